@@ -1,0 +1,279 @@
+//! What goes on the audit log, and the log as a trait. Not a log: `claviger-broker` has the durable one.
+
+use std::fmt::Debug;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::custody::{Assurance, CustodyKind};
+use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest};
+use crate::future::BoxFuture;
+use crate::key::{Algorithm, KeyRef};
+use crate::name::{AgentName, GrantAlias};
+use crate::refusal::{Refusal, Rule};
+use crate::request::InstanceId;
+
+/// The position of an entry in the log, counted from 0.
+pub type EntryIndex = u64;
+
+/// One entry as JSON has at most this many bytes: it fits a tlog-tiles entry bundle, whose lengths are 16 bits.
+pub const MAX_ENTRY: usize = 32 * 1024;
+
+/// One entry of the log. Holds names, digests, sizes and reasons; never content, secrets, or text that was not escaped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it was decided or done.
+    pub time: Timestamp,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A host opened the log.
+    HostStarted {
+        /// The version of Claviger.
+        version: String,
+        /// What recovery found after an unclean stop, if there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recovered: Option<Recovered>,
+    },
+    /// The host closed the log in order.
+    HostStopped,
+    /// A key was made.
+    KeyCreated {
+        /// Which.
+        key: KeyRef,
+        /// Its profile's kind.
+        profile: String,
+        /// Its algorithm.
+        algorithm: Algorithm,
+        /// Where it lives.
+        custody: CustodyKind,
+        /// How hard it is.
+        assurance: Assurance,
+        /// RFC 7638 thumbprint.
+        key_id: String,
+    },
+    /// An agent was admitted under a manifest.
+    Admitted {
+        /// The agent.
+        agent: AgentName,
+        /// Its code.
+        component: ComponentDigest,
+        /// The manifest's bytes.
+        manifest: ManifestDigest,
+        /// The aliases it was granted.
+        grants: Vec<GrantAlias>,
+    },
+    /// An agent was not admitted.
+    NotAdmitted {
+        /// The agent.
+        agent: AgentName,
+        /// Its code.
+        component: ComponentDigest,
+        /// The manifest's bytes.
+        manifest: ManifestDigest,
+        /// Every reason.
+        reasons: Vec<String>,
+    },
+    /// An instance began to run.
+    Started {
+        /// The instance.
+        instance: InstanceId,
+        /// The agent.
+        agent: AgentName,
+        /// Its code.
+        component: ComponentDigest,
+    },
+    /// An instance ended.
+    Ended {
+        /// The instance.
+        instance: InstanceId,
+        /// The agent.
+        agent: AgentName,
+        /// How.
+        end: InstanceEnd,
+    },
+    /// A use of a credential was authorised. Durable before the use; `Settled` says what came of it.
+    Allowed(Use),
+    /// Requests were refused.
+    Denied {
+        /// The instance.
+        instance: InstanceId,
+        /// The agent.
+        agent: AgentName,
+        /// The grant, or the text that named none, escaped.
+        grant: String,
+        /// What the agent learned.
+        refusal: Refusal,
+        /// Which rule refused.
+        rule: Rule,
+        /// What happened and what was expected.
+        detail: String,
+        /// How many equal refusals this entry stands for.
+        count: u64,
+    },
+    /// What came of an authorised use.
+    Settled {
+        /// The entry that authorised it.
+        of: EntryIndex,
+        /// What came of it.
+        settlement: Settlement,
+    },
+    /// A grant was suspended.
+    Suspended {
+        /// The agent.
+        agent: AgentName,
+        /// The grant.
+        grant: GrantAlias,
+        /// Why: a rule that was violated, or none if an operator did it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Rule>,
+    },
+    /// An operator resumed a grant.
+    Resumed {
+        /// The agent.
+        agent: AgentName,
+        /// The grant.
+        grant: GrantAlias,
+    },
+}
+
+/// An authorised use: which agent, under which revision of which manifest, with which version of which key, on what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Use {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The agent.
+    pub agent: AgentName,
+    /// Its code.
+    pub component: ComponentDigest,
+    /// The manifest's bytes.
+    pub manifest: ManifestDigest,
+    /// The grant.
+    pub grant: GrantAlias,
+    /// The key and its version.
+    pub key: KeyRef,
+    /// The profile's kind.
+    pub profile: String,
+    /// The digest of the agent's content.
+    pub content: ContentDigest,
+    /// The length of the agent's content in bytes.
+    pub size: u64,
+}
+
+/// What came of an authorised use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Settlement {
+    /// The result was given to the agent.
+    Released,
+    /// The operation failed; nothing was released.
+    Failed,
+    /// The agent went away before the operation ended.
+    Abandoned,
+    /// The host died in between; written by recovery.
+    Indeterminate,
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum InstanceEnd {
+    /// It returned.
+    Finished,
+    /// It returned an error of its own.
+    Failed,
+    /// It was stopped at a limit.
+    Stopped {
+        /// Which limit of the manifest.
+        limit: StopLimit,
+    },
+    /// It trapped: a fault of its code.
+    Trapped {
+        /// The trap, in the engine's words, escaped; no agent text.
+        trap: String,
+    },
+    /// The embedder dropped it.
+    Dropped,
+}
+
+/// The limit that stopped an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum StopLimit {
+    /// Wall-clock time, host calls included.
+    Deadline,
+    /// Processor time in the guest.
+    Cpu,
+    /// Linear memory, all memories together.
+    Memory,
+    /// Table elements.
+    Tables,
+    /// The stack.
+    Stack,
+    /// Bytes lifted in one host call.
+    HostCall,
+    /// Open handles.
+    Handles,
+    /// Bytes on stdout or stderr.
+    Output,
+}
+
+/// What recovery found when a log was opened after an unclean stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// How many whole entries were kept.
+    pub entries: u64,
+    /// How many bytes of a torn last entry were dropped. Nothing was released under it.
+    pub dropped_bytes: u64,
+    /// How many authorised uses had no settlement.
+    pub indeterminate: u64,
+}
+
+/// An append-only log. Whoever gets `Ok` from [`AuditSink::append`] knows that the entry survives what the log's durability
+/// promises.
+pub trait AuditSink: Debug + Send + Sync {
+    /// Appends an entry and returns when it is durable. Dropping the future does not take the entry back.
+    ///
+    /// # Errors
+    /// When the entry is not known to be durable. From then on every append fails until the log is opened anew.
+    fn append(&self, entry: Entry) -> BoxFuture<'_, Result<EntryIndex, AuditError>>;
+
+    /// Adds an entry without waiting. It is on the log before any entry appended later. A failure shows at the next append.
+    fn note(&self, entry: Entry);
+
+    /// Makes everything durable and signs a checkpoint (C2SP tlog-checkpoint).
+    ///
+    /// # Errors
+    /// When the log or its key cannot be used.
+    fn checkpoint(&self) -> BoxFuture<'_, Result<String, AuditError>>;
+}
+
+/// Why the log cannot be used. Whatever it is, nothing is released.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// Writing or syncing failed, now or earlier.
+    #[error("the audit log cannot be written: {0}")]
+    Write(std::sync::Arc<std::io::Error>),
+    /// The entry is over its bound.
+    #[error("an audit entry has at most {MAX_ENTRY} bytes, this one {0}")]
+    TooLarge(usize),
+    /// The log on disk is not what was written.
+    #[error("the audit log is damaged: {0}")]
+    Damaged(String),
+    /// The log was closed.
+    #[error("the audit log is closed")]
+    Closed,
+    /// The log's key cannot sign.
+    #[error("the audit log's checkpoint cannot be signed: {0}")]
+    Signer(String),
+}

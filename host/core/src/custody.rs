@@ -1,0 +1,192 @@
+//! What holds key material, as traits. Not an implementation: `claviger-broker` has the software one, `claviger-tpm` the TPM's.
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::future::BoxFuture;
+use crate::key::{Algorithm, KeyRef, PublicKey, Signature};
+use crate::permit::Permit;
+use crate::profile::Framed;
+use crate::secret::Secret;
+
+/// Where key material lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum CustodyKind {
+    /// In the TPM, which signs; the private key never leaves it.
+    Tpm,
+    /// Sealed by the TPM; unsealed into locked memory of the host while in use.
+    TpmSealed,
+    /// Encrypted under the keyring's root key; decrypted into locked memory of the host while in use.
+    Software,
+}
+
+impl CustodyKind {
+    /// The name on the command line and in listings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tpm => "tpm",
+            Self::TpmSealed => "tpm-sealed",
+            Self::Software => "software",
+        }
+    }
+}
+
+impl fmt::Display for CustodyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What protects a key against whoever has the disk. Recorded when the key is made and shown everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Assurance {
+    /// As strong as the passphrase.
+    Passphrase,
+    /// A software TPM: its state is a file beside the keyring. For development.
+    Swtpm,
+    /// A TPM that is a device of this machine.
+    Hardware,
+}
+
+impl Assurance {
+    /// The name in listings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passphrase => "passphrase",
+            Self::Swtpm => "swtpm",
+            Self::Hardware => "hardware",
+        }
+    }
+}
+
+impl fmt::Display for Assurance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A key just made.
+pub struct Generated {
+    /// The public key.
+    pub public: PublicKey,
+    /// What the keyring stores, encrypted: a seed, or a TPM blob with its authorisation value.
+    pub material: Secret,
+}
+
+impl Debug for Generated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generated")
+            .field("public", &self.public)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes keys and opens them for use.
+pub trait Custody: Debug + Send + Sync {
+    /// Where the keys live.
+    fn kind(&self) -> CustodyKind;
+
+    /// Which algorithms it has.
+    fn algorithms(&self) -> &[Algorithm];
+
+    /// Makes a key. Dropping the future may leave a finished key behind that nobody stored; it is unreachable.
+    ///
+    /// # Errors
+    /// When the device fails or does not know the algorithm.
+    fn generate<'a>(
+        &'a self,
+        key: &'a KeyRef,
+        algorithm: Algorithm,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>>;
+
+    /// Opens a key from its material, for many signatures. Dropping the key unloads and wipes it.
+    ///
+    /// # Errors
+    /// When the material is not this custody's, is damaged, or does not belong to `public`.
+    fn open<'a>(
+        &'a self,
+        key: &'a KeyRef,
+        public: &'a PublicKey,
+        material: Secret,
+    ) -> BoxFuture<'a, Result<Arc<dyn SigningKey>, CustodyError>>;
+}
+
+/// A key that is open.
+pub trait SigningKey: Debug + Send + Sync {
+    /// Signs a framed message. Refuses a permit that does not cover exactly this message and this key
+    /// ([`Permit::covers`]). Dropping the future abandons the signature; a device may still finish it unseen.
+    ///
+    /// # Errors
+    /// When the permit is for something else, or the device fails; never hangs longer than the custody's own deadline.
+    fn sign<'a>(
+        &'a self,
+        permit: &'a Permit,
+        message: &'a Framed,
+    ) -> BoxFuture<'a, Result<Signature, CustodyError>>;
+}
+
+/// Seals small secrets so that only this machine, or only this passphrase, opens them again.
+pub trait Sealer: Debug + Send + Sync {
+    /// What protects the sealed bytes.
+    fn assurance(&self) -> Assurance;
+
+    /// Seals 1 to 128 bytes (the least a TPM 2.0 accepts as sealed data) for this purpose.
+    ///
+    /// # Errors
+    /// When the device fails or the secret is too long.
+    fn seal<'a>(
+        &'a self,
+        purpose: &'a str,
+        secret: &'a Secret,
+    ) -> BoxFuture<'a, Result<Vec<u8>, CustodyError>>;
+
+    /// Opens what [`Sealer::seal`] returned for the same purpose.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotOurs`] when it was sealed elsewhere or for another purpose, or was changed.
+    fn unseal<'a>(
+        &'a self,
+        purpose: &'a str,
+        sealed: &'a [u8],
+    ) -> BoxFuture<'a, Result<Secret, CustodyError>>;
+}
+
+/// Why custody could not do it. No variant holds key material.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CustodyError {
+    /// The permit was issued for another key or another message.
+    #[error("the permit does not cover this message under this key")]
+    PermitMismatch,
+    /// The algorithm is not available here.
+    #[error("{custody} custody has no {algorithm} keys")]
+    Algorithm {
+        /// Which custody.
+        custody: CustodyKind,
+        /// What was asked.
+        algorithm: Algorithm,
+    },
+    /// Sealed or wrapped by another machine or passphrase, or changed since.
+    #[error("{0}")]
+    NotOurs(String),
+    /// The device cannot be used now. Trying later may help.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The caller waits in a queue that is full.
+    #[error("too many requests of this agent are waiting for the device")]
+    Busy,
+    /// Locked memory could not be had.
+    #[error(transparent)]
+    Memory(#[from] crate::secret::SecretError),
+    /// The device answered something it must not.
+    #[error("{0}")]
+    Fault(String),
+}

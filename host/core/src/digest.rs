@@ -1,0 +1,113 @@
+//! SHA-256 digests, one type for each thing that is digested, so that they cannot be mixed up. Not a general hash.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+
+/// Why a text is not a digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected `sha256:` and 64 lower-case hexadecimal digits")]
+pub struct NotADigest;
+
+macro_rules! digest {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type([u8; 32]);
+
+        impl $type {
+            /// The digest of these bytes.
+            #[must_use]
+            pub fn of(bytes: &[u8]) -> Self {
+                Self(Sha256::digest(bytes).into())
+            }
+
+            /// The 32 bytes of the digest.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut text = [0_u8; 64];
+                hex::encode_to_slice(self.0, &mut text).map_err(|_| fmt::Error)?;
+                f.write_str("sha256:")?;
+                f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NotADigest;
+            fn from_str(text: &str) -> Result<Self, NotADigest> {
+                let digits = text.strip_prefix("sha256:").ok_or(NotADigest)?;
+                if digits.bytes().any(|b| b.is_ascii_uppercase()) {
+                    return Err(NotADigest);
+                }
+                let mut bytes = [0; 32];
+                hex::decode_to_slice(digits, &mut bytes).map_err(|_| NotADigest)?;
+                Ok(Self(bytes))
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+digest! {
+    /// The digest of a component's bytes: the identity of an agent's code.
+    ComponentDigest
+}
+digest! {
+    /// The digest of a manifest's bytes: which revision of it decided.
+    ManifestDigest
+}
+digest! {
+    /// The digest of what an agent asked to have signed.
+    ContentDigest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_reads_what_it_wrote_and_nothing_looser() {
+        let digest = ComponentDigest::of(b"abc");
+        let text = digest.to_string();
+        assert_eq!(
+            text,
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        assert_eq!(text.parse(), Ok(digest));
+        for bad in [
+            &text[7..],
+            &text[..70],
+            &text.to_uppercase(),
+            &format!("{text}0"),
+            "",
+        ] {
+            assert_eq!(bad.parse::<ComponentDigest>(), Err(NotADigest), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Public keys, signatures and the identity of a key version. Not private keys: custody holds those.
+
+use std::fmt;
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use p256::pkcs8::EncodePublicKey as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::name::KeyName;
+
+/// Counts the versions of a credential from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyVersion(pub u32);
+
+impl KeyVersion {
+    /// The version a new credential starts with.
+    pub const FIRST: Self = Self(1);
+}
+
+impl fmt::Display for KeyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0)
+    }
+}
+
+/// One version of one key: what material, permits and audit entries are bound to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeyRef {
+    /// The key.
+    pub name: KeyName,
+    /// Which version of it.
+    pub version: KeyVersion,
+}
+
+impl fmt::Display for KeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
+    }
+}
+
+/// A signature algorithm. Fixed when a key is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// Ed25519 (RFC 8032). No TPM knows it: the seed is sealed, not resident.
+    Ed25519,
+    /// ECDSA on NIST P-256 with SHA-256 (FIPS 186-5).
+    P256,
+}
+
+impl Algorithm {
+    /// The name in manifests, on the command line and in WIT.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ed25519 => "ed25519",
+            Self::P256 => "p256",
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+    fn from_str(text: &str) -> Result<Self, UnknownAlgorithm> {
+        match text {
+            "ed25519" => Ok(Self::Ed25519),
+            "p256" => Ok(Self::P256),
+            _ => Err(UnknownAlgorithm),
+        }
+    }
+}
+
+/// No algorithm has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected `ed25519` or `p256`")]
+pub struct UnknownAlgorithm;
+
+/// Why bytes are not a public key or not a signature of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// Not a point of the curve, or not in the one encoding that is accepted.
+    #[error("not a valid {0} public key")]
+    NotAKey(Algorithm),
+    /// The signature does not verify.
+    #[error("the signature does not verify under the {0} key")]
+    BadSignature(Algorithm),
+    /// The key cannot be written in the format asked for.
+    #[error("the key cannot be encoded")]
+    Encoding,
+}
+
+/// A public key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    algorithm: Algorithm,
+    // Invariant: 32 bytes for Ed25519 (RFC 8032); 65 bytes, SEC 1 uncompressed and on the curve, for P-256.
+    bytes: Vec<u8>,
+}
+
+impl PublicKey {
+    /// Checks and takes an Ed25519 public key of 32 bytes.
+    ///
+    /// # Errors
+    /// When the bytes are not a point, or one of small order.
+    pub fn ed25519(bytes: &[u8]) -> Result<Self, KeyError> {
+        let bad = KeyError::NotAKey(Algorithm::Ed25519);
+        let array: [u8; 32] = bytes.try_into().map_err(|_| bad.clone())?;
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&array).map_err(|_| bad.clone())?;
+        if key.is_weak() {
+            return Err(bad);
+        }
+        Ok(Self {
+            algorithm: Algorithm::Ed25519,
+            bytes: bytes.to_vec(),
+        })
+    }
+
+    /// Checks and takes a P-256 public key in any SEC 1 encoding.
+    ///
+    /// # Errors
+    /// When the bytes are not a point of the curve.
+    pub fn p256(sec1: &[u8]) -> Result<Self, KeyError> {
+        let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(sec1)
+            .map_err(|_| KeyError::NotAKey(Algorithm::P256))?;
+        Ok(Self {
+            algorithm: Algorithm::P256,
+            bytes: key.to_encoded_point(false).as_bytes().to_vec(),
+        })
+    }
+
+    /// Reads a key of this algorithm from the encoding of [`PublicKey::as_bytes`].
+    ///
+    /// # Errors
+    /// When the bytes are not such a key.
+    pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, KeyError> {
+        match algorithm {
+            Algorithm::Ed25519 => Self::ed25519(bytes),
+            Algorithm::P256 => Self::p256(bytes),
+        }
+    }
+
+    /// Verifies a signature over a message. Ed25519 strictly (no malleable or small-order keys), P-256 with either S.
+    ///
+    /// # Errors
+    /// When the signature does not verify.
+    pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), KeyError> {
+        let bad = || KeyError::BadSignature(self.algorithm);
+        if signature.algorithm != self.algorithm {
+            return Err(bad());
+        }
+        match self.algorithm {
+            Algorithm::Ed25519 => {
+                let array: [u8; 32] = self.bytes.as_slice().try_into().map_err(|_| bad())?;
+                let key = ed25519_dalek::VerifyingKey::from_bytes(&array).map_err(|_| bad())?;
+                key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.bytes))
+                    .map_err(|_| bad())
+            }
+            Algorithm::P256 => {
+                use p256::ecdsa::signature::Verifier as _;
+                let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(&self.bytes).map_err(|_| bad())?;
+                let parsed = p256::ecdsa::Signature::from_slice(&signature.bytes).map_err(|_| bad())?;
+                key.verify(message, &parsed).map_err(|_| bad())
+            }
+        }
+    }
+
+    /// Which algorithm the key is for.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The raw key: 32 bytes for Ed25519, 65 bytes of uncompressed SEC 1 for P-256.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The RFC 7638 thumbprint (SHA-256, base64url without padding; 43 characters): the key's `kid`.
+    #[must_use]
+    pub fn thumbprint(&self) -> String {
+        // RFC 7638 §3.2: the required members in lexicographic order, without white space.
+        let canonical = match self.algorithm {
+            Algorithm::Ed25519 => format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, self.coordinate_x()),
+            Algorithm::P256 => {
+                format!(
+                    r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#,
+                    self.coordinate_x(),
+                    self.coordinate_y()
+                )
+            }
+        };
+        Base64UrlUnpadded::encode_string(&Sha256::digest(canonical.as_bytes()))
+    }
+
+    /// The key as a JWK (RFC 7517; RFC 8037 for Ed25519) with `kid`, `use` and `alg`.
+    #[must_use]
+    pub fn to_jwk(&self) -> serde_json::Value {
+        match self.algorithm {
+            Algorithm::Ed25519 => serde_json::json!({
+                "kty": "OKP", "crv": "Ed25519", "x": self.coordinate_x(),
+                "kid": self.thumbprint(), "use": "sig", "alg": "EdDSA",
+            }),
+            Algorithm::P256 => serde_json::json!({
+                "kty": "EC", "crv": "P-256", "x": self.coordinate_x(), "y": self.coordinate_y(),
+                "kid": self.thumbprint(), "use": "sig", "alg": "ES256",
+            }),
+        }
+    }
+
+    /// The key as SubjectPublicKeyInfo in PEM (RFC 7468), which `openssl pkey -pubin` reads.
+    ///
+    /// # Errors
+    /// When the key cannot be encoded, which the invariant excludes.
+    pub fn to_pem(&self) -> Result<String, KeyError> {
+        use spki::der::pem::LineEnding;
+        match self.algorithm {
+            Algorithm::Ed25519 => {
+                let info = spki::SubjectPublicKeyInfoRef {
+                    algorithm: spki::AlgorithmIdentifierRef {
+                        oid: spki::ObjectIdentifier::new_unwrap("1.3.101.112"), // RFC 8410
+                        parameters: None,
+                    },
+                    subject_public_key: spki::der::asn1::BitStringRef::from_bytes(&self.bytes)
+                        .map_err(|_| KeyError::Encoding)?,
+                };
+                let document = spki::Document::try_from(info).map_err(|_| KeyError::Encoding)?;
+                document
+                    .to_pem("PUBLIC KEY", LineEnding::LF)
+                    .map_err(|_| KeyError::Encoding)
+            }
+            Algorithm::P256 => p256::PublicKey::from_sec1_bytes(&self.bytes)
+                .map_err(|_| KeyError::Encoding)?
+                .to_public_key_pem(LineEnding::LF)
+                .map_err(|_| KeyError::Encoding),
+        }
+    }
+
+    /// The key as one OpenSSH line, as in `authorized_keys` and `allowed_signers`, with this comment.
+    ///
+    /// # Errors
+    /// When the key cannot be encoded, which the invariant excludes.
+    pub fn to_openssh(&self, comment: &str) -> Result<String, KeyError> {
+        ssh_key::PublicKey::new(self.to_ssh_key_data()?, comment)
+            .to_openssh()
+            .map_err(|_| KeyError::Encoding)
+    }
+
+    /// The key in the form that the `ssh-key` crate frames SSHSIG with.
+    pub(crate) fn to_ssh_key_data(&self) -> Result<ssh_key::public::KeyData, KeyError> {
+        match self.algorithm {
+            Algorithm::Ed25519 => {
+                let array: [u8; 32] = self.bytes.as_slice().try_into().map_err(|_| KeyError::Encoding)?;
+                Ok(ssh_key::public::KeyData::Ed25519(
+                    ssh_key::public::Ed25519PublicKey(array),
+                ))
+            }
+            Algorithm::P256 => ssh_key::public::EcdsaPublicKey::from_sec1_bytes(&self.bytes)
+                .map(ssh_key::public::KeyData::Ecdsa)
+                .map_err(|_| KeyError::Encoding),
+        }
+    }
+
+    fn coordinate_x(&self) -> String {
+        let range = match self.algorithm {
+            Algorithm::Ed25519 => 0..32,
+            Algorithm::P256 => 1..33,
+        };
+        Base64UrlUnpadded::encode_string(self.bytes.get(range).unwrap_or_default())
+    }
+
+    fn coordinate_y(&self) -> String {
+        Base64UrlUnpadded::encode_string(self.bytes.get(33..65).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({} {})", self.algorithm, self.thumbprint())
+    }
+}
+
+/// A raw signature of 64 bytes: RFC 8032 for Ed25519, `r ‖ s` (IEEE P1363) for P-256.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Signature {
+    algorithm: Algorithm,
+    bytes: [u8; 64],
+}
+
+impl Signature {
+    /// A signature of this algorithm. Whether it verifies is [`PublicKey::verify`]'s to say.
+    #[must_use]
+    pub const fn new(algorithm: Algorithm, bytes: [u8; 64]) -> Self {
+        Self { algorithm, bytes }
+    }
+
+    /// Which algorithm made it.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The 64 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 64] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({})", self.algorithm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thumbprint_is_the_one_of_rfc_8037_appendix_a3() {
+        let x = Base64UrlUnpadded::decode_vec("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").unwrap();
+        let key = PublicKey::ed25519(&x).unwrap();
+        assert_eq!(key.thumbprint(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    }
+
+    #[test]
+    fn a_key_off_the_curve_or_of_small_order_is_refused() {
+        assert!(PublicKey::ed25519(&[0; 32]).is_err());
+        assert!(PublicKey::ed25519(&[1; 31]).is_err());
+        assert!(PublicKey::p256(&[4; 65]).is_err());
+    }
+}

@@ -1,0 +1,36 @@
+//! The words of Claviger as types: names, the manifest, requests, refusals, profiles, permits, and the traits between crates.
+//!
+//! This crate reads no files, opens no sockets, reads no clock, and knows no async runtime, no wasmtime, no TPM and no TLS.
+//! What it decides, it decides from its arguments.
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod audit;
+pub mod broker;
+pub mod clock;
+pub mod custody;
+pub mod digest;
+pub mod egress;
+pub mod future;
+pub mod key;
+pub mod manifest;
+pub mod name;
+pub mod permit;
+pub mod profile;
+pub mod refusal;
+pub mod request;
+pub mod secret;
+
+pub use admission::{Admission, AdmissionId, NotAdmitted};
+pub use audit::{AuditError, AuditSink, Entry, EntryIndex, Event};
+pub use broker::Broker;
+pub use clock::Clock;
+pub use digest::{ComponentDigest, ContentDigest, ManifestDigest};
+pub use future::BoxFuture;
+pub use key::{Algorithm, KeyRef, KeyVersion, PublicKey, Signature};
+pub use manifest::Manifest;
+pub use name::{AgentName, GrantAlias, KeyName};
+pub use permit::Permit;
+pub use refusal::Refusal;
+pub use request::{InstanceId, Outcome, Request};
+pub use secret::Secret;

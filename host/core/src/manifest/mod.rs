@@ -1,0 +1,181 @@
+//! The operator's manifest as types that cannot be wrong, and the way from TOML to them. Does not read files: whoever has the
+//! text gives it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::admission::CapabilityKind;
+use crate::digest::{ComponentDigest, ManifestDigest};
+use crate::name::{AgentName, GrantAlias, KeyName, VariableName};
+use crate::profile::Narrowing;
+
+mod hours;
+mod parse;
+mod problem;
+mod quantity;
+
+pub use hours::{Hours, NotHours};
+pub use problem::{Problem, Severity};
+pub use quantity::{Bytes, NotAQuantity, Rate};
+
+/// A manifest has at most this many bytes; one with 200 grants has about 30 000.
+pub const MAX_MANIFEST: usize = 256 * 1024;
+/// A manifest has at most this many grants.
+pub const MAX_GRANTS: usize = 256;
+
+/// What one agent may do.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Manifest {
+    /// The digest of the TOML text: which revision decided.
+    pub digest: ManifestDigest,
+    /// Who it is.
+    pub agent: Agent,
+    /// What it may consume.
+    pub limits: Limits,
+    /// What it finds in the closed subset of WASI.
+    pub world: World,
+    /// What it may do with credentials, by alias.
+    pub grants: BTreeMap<GrantAlias, Grant>,
+}
+
+impl Manifest {
+    /// Reads a manifest. Warnings come with the manifest; errors come all at once, instead of it.
+    ///
+    /// # Errors
+    /// Every problem found, in the order of the text; at least one is an error.
+    pub fn parse(text: &str) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        parse::parse(text)
+    }
+}
+
+/// `[agent]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Agent {
+    /// Names it in the log and counts its budgets.
+    pub name: AgentName,
+    /// Where its component is, relative to the manifest's folder.
+    pub component: String,
+    /// The bytes that were approved. Written by `claviger pin`; without it the agent is not admitted.
+    pub digest: Option<ComponentDigest>,
+}
+
+/// `[limits]`: every one has a default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// All linear memories together. Default 64 MiB, at most 1 GiB.
+    pub memory: Bytes,
+    /// Wall-clock time of one run, host calls included; the agent is killed at it. Default 60 s, at most 24 h.
+    pub deadline: Duration,
+    /// Processor time in the guest of one run. Default 10 s, at most the deadline.
+    pub cpu: Duration,
+    /// Bytes on stdout and on stderr, each, and of the answer. Default 1 MiB, at most 16 MiB.
+    pub output: Bytes,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: Bytes(64 << 20),
+            deadline: Duration::from_secs(60),
+            cpu: Duration::from_secs(10),
+            output: Bytes(1 << 20),
+        }
+    }
+}
+
+/// What the agent finds in the closed subset of WASI: `args`, `[env]`, `[files]`. Everything else is absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct World {
+    /// Arguments after the program's name.
+    pub args: Vec<String>,
+    /// Environment variables. Nothing is inherited.
+    pub env: BTreeMap<VariableName, String>,
+    /// Folders, by the absolute path under which the agent sees them.
+    pub files: BTreeMap<String, Folder>,
+}
+
+/// One folder of `[files]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Folder {
+    /// Where it is, relative to the manifest's folder.
+    pub host: String,
+    /// What the agent may do in it.
+    pub access: Access,
+}
+
+/// What an agent may do in a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// `read`.
+    Read,
+    /// `read-write`.
+    ReadWrite,
+}
+
+/// One grant: a capability with a credential, and its constraints.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Grant {
+    /// What it allows.
+    pub capability: Capability,
+    /// How often and when.
+    pub constraints: Constraints,
+}
+
+/// What a grant allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Capability {
+    /// `sign = { key = "…", … }`.
+    Sign {
+        /// The key.
+        key: KeyName,
+        /// What of the key's profile.
+        narrowing: Narrowing,
+    },
+}
+
+impl Capability {
+    /// Which interface it needs.
+    #[must_use]
+    pub const fn kind(&self) -> CapabilityKind {
+        match self {
+            Self::Sign { .. } => CapabilityKind::Sign,
+        }
+    }
+}
+
+/// The constraints any grant can have. Each is checked at every use.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Constraints {
+    /// `uses = 500`: how often in all, counted on the audit log by agent name and alias.
+    pub uses: Option<NonZeroU64>,
+    /// `rate = "30/hour"`.
+    pub rate: Option<Rate>,
+    /// `hours = "Mon-Fri 08:00-18:00 Europe/Zurich"`, or a list of such.
+    pub hours: Vec<Hours>,
+    /// `expires = 2027-01-01T00:00:00Z`: the first moment at which it no longer holds.
+    pub expires: Option<Timestamp>,
+    /// `on-violation = "deny" | "suspend"`.
+    pub on_violation: OnViolation,
+}
+
+/// What a refused request under a grant leads to, if the agent is to blame for it: spent uses, exceeded rate, outside hours, or
+/// content that does not fit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnViolation {
+    /// Only the refusal.
+    #[default]
+    Deny,
+    /// The grant is suspended until an operator resumes it.
+    Suspend,
+}

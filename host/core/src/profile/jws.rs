@@ -1,0 +1,142 @@
+//! Compact JWS (RFC 7515) over JSON claims (RFC 7519, RFC 8725). Not a general signer of JSON: the host owns the header and the
+//! registered claims, the agent the rest.
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use serde::de::{MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::key::{Algorithm, Signature};
+use crate::name::{Principal, TokenType};
+use crate::profile::{FrameContext, FrameError};
+
+/// The registered claims (RFC 7519 §4.1), and those that make a token speak for somebody or bind it to a key. A payload that
+/// sets one is refused, not corrected: the agent's author should know.
+const HOST_CLAIMS: [&str; 11] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "cnf",
+    "act",
+    "azp",
+    "client_id",
+];
+
+pub(super) struct HostClaims<'a> {
+    pub(super) issuer: &'a Principal,
+    pub(super) audience: &'a Principal,
+    pub(super) subject: Option<&'a Principal>,
+    pub(super) ttl: u32,
+}
+
+/// The signing input: base64url(header) `.` base64url(payload).
+pub(super) fn message(
+    claims: &HostClaims<'_>,
+    typ: &TokenType,
+    content: &[u8],
+    context: &FrameContext<'_>,
+) -> Result<Vec<u8>, FrameError> {
+    let Object(mut payload) = serde_json::from_slice(content).map_err(|_| FrameError::NotAnObject)?;
+    if let Some(claim) = HOST_CLAIMS.into_iter().find(|claim| payload.contains_key(*claim)) {
+        return Err(FrameError::HostClaim(claim));
+    }
+    let issued = context.now.as_second();
+    payload.insert("iss".into(), claims.issuer.as_str().into());
+    payload.insert("aud".into(), claims.audience.as_str().into());
+    if let Some(subject) = claims.subject {
+        payload.insert("sub".into(), subject.as_str().into());
+    }
+    payload.insert("iat".into(), issued.into());
+    payload.insert("exp".into(), issued.saturating_add(i64::from(claims.ttl)).into());
+    payload.insert(
+        "jti".into(),
+        Base64UrlUnpadded::encode_string(&context.nonce).into(),
+    );
+
+    let alg = match context.key.algorithm() {
+        Algorithm::Ed25519 => "EdDSA", // RFC 8037
+        Algorithm::P256 => "ES256",    // RFC 7518
+    };
+    let header = serde_json::json!({ "alg": alg, "typ": typ.as_str(), "kid": context.key.thumbprint() });
+    let mut message = Base64UrlUnpadded::encode_string(header.to_string().as_bytes());
+    message.push('.');
+    message.push_str(&Base64UrlUnpadded::encode_string(
+        Value::Object(payload).to_string().as_bytes(),
+    ));
+    Ok(message.into_bytes())
+}
+
+/// The compact serialisation: the signing input, `.`, base64url(signature).
+pub(super) fn compact(message: &[u8], signature: &Signature) -> Vec<u8> {
+    let mut token = message.to_vec();
+    token.push(b'.');
+    token.extend_from_slice(Base64UrlUnpadded::encode_string(signature.as_bytes()).as_bytes());
+    token
+}
+
+/// A JSON object whose members are unique, also in nested objects: two parsers cannot disagree on what was signed.
+struct Object(Map<String, Value>);
+
+impl<'de> serde::Deserialize<'de> for Object {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Strict::deserialize(deserializer)? {
+            Strict(Value::Object(map)) => Ok(Self(map)),
+            Strict(_) => Err(serde::de::Error::custom("not an object")),
+        }
+    }
+}
+
+struct Strict(Value);
+
+impl<'de> serde::Deserialize<'de> for Strict {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Strict;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON with unique member names")
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+    fn visit_unit<E>(self) -> Result<Strict, E> {
+        Ok(Strict(Value::Null))
+    }
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut access: A) -> Result<Strict, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Strict(item)) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Strict(Value::Array(items)))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Strict, A::Error> {
+        let mut map = Map::new();
+        while let Some((name, Strict(value))) = access.next_entry::<String, Strict>()? {
+            if map.insert(name, value).is_some() {
+                return Err(serde::de::Error::custom("a member occurs twice"));
+            }
+        }
+        Ok(Strict(Value::Object(map)))
+    }
+}

@@ -1,0 +1,432 @@
+//! What a key is for, and the one way to bytes that a key signs. There is no way to sign bytes that no profile framed.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::ContentDigest;
+use crate::key::{KeyError, PublicKey, Signature};
+use crate::name::{Label, Namespace, Principal, TokenType};
+
+mod jws;
+mod labeled;
+mod sshsig;
+
+/// The most content one signature covers under `sshsig`: a release archive of usual size, held once in host memory.
+pub const MAX_SSHSIG_CONTENT: usize = 16 * 1024 * 1024;
+/// The most content one signature covers under `jws` and `labeled`: these are messages, not files.
+pub const MAX_MESSAGE_CONTENT: usize = 64 * 1024;
+/// The longest life a key's profile may give a JWS, in seconds: longer-lived tokens are keys in disguise.
+pub const MAX_TOKEN_LIFE: u32 = 24 * 60 * 60;
+
+/// A key's purpose: protocol and parameters, immutable from its creation. Signatures made under one profile verify under no
+/// other: each frames its messages so that they start differently (see the oracle-matrix test).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Profile {
+    /// Armoured SSHSIG (OpenSSH PROTOCOL.sshsig), hashed with SHA-512.
+    Sshsig {
+        /// The namespaces the key may ever sign under; at least one. A grant names one of them.
+        namespaces: BTreeSet<Namespace>,
+    },
+    /// Compact JWS (RFC 7515) over a JSON object of claims (RFC 7519).
+    Jws {
+        /// The `iss` of every token.
+        issuer: Principal,
+        /// The `typ` of every token.
+        typ: TokenType,
+        /// The audiences the key may ever sign for; at least one. A grant names one of them.
+        audiences: BTreeSet<Principal>,
+        /// The longest life of a token in seconds; at most [`MAX_TOKEN_LIFE`].
+        max_ttl: u32,
+    },
+    /// Opaque bytes under a fixed label, in a frame that no known protocol accepts.
+    Labeled {
+        /// What the signatures are for.
+        label: Label,
+    },
+}
+
+impl Profile {
+    /// The name in manifests, on the command line and in WIT.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Sshsig { .. } => "sshsig",
+            Self::Jws { .. } => "jws",
+            Self::Labeled { .. } => "labeled",
+        }
+    }
+
+    /// Checks the parameters; done when a key is created and when one is read from the keyring.
+    ///
+    /// # Errors
+    /// The first parameter that is out of its bounds.
+    pub fn validate(&self) -> Result<(), ProfileError> {
+        match self {
+            Self::Sshsig { namespaces } if namespaces.is_empty() => Err(ProfileError::Empty("namespace")),
+            Self::Jws { audiences, .. } if audiences.is_empty() => Err(ProfileError::Empty("audience")),
+            Self::Jws { max_ttl, .. } if *max_ttl == 0 || *max_ttl > MAX_TOKEN_LIFE => {
+                Err(ProfileError::Life(*max_ttl))
+            }
+            Self::Sshsig { .. } | Self::Jws { .. } | Self::Labeled { .. } => Ok(()),
+        }
+    }
+
+    /// What remains of the profile when a grant narrows it. A grant can only narrow.
+    ///
+    /// # Errors
+    /// When the grant asks for something the key was not made for, or leaves open what the key leaves open.
+    pub fn narrow(&self, narrowing: &Narrowing) -> Result<SigningRule, ProfileError> {
+        self.validate()?;
+        let Narrowing {
+            namespace,
+            audience,
+            subject,
+            ttl,
+            label,
+        } = narrowing;
+        let foreign = |field: &'static str, present: bool| {
+            if present {
+                Err(ProfileError::Foreign {
+                    profile: self.kind(),
+                    field,
+                })
+            } else {
+                Ok(())
+            }
+        };
+        match self {
+            Self::Sshsig { namespaces } => {
+                foreign("audience", audience.is_some())?;
+                foreign("subject", subject.is_some())?;
+                foreign("ttl", ttl.is_some())?;
+                foreign("label", label.is_some())?;
+                let namespace = choose("namespace", namespaces, namespace.as_ref())?;
+                Ok(SigningRule::Sshsig { namespace })
+            }
+            Self::Jws {
+                issuer,
+                typ,
+                audiences,
+                max_ttl,
+            } => {
+                foreign("namespace", namespace.is_some())?;
+                foreign("label", label.is_some())?;
+                let ttl = ttl.unwrap_or(*max_ttl);
+                if ttl == 0 || ttl > *max_ttl {
+                    return Err(ProfileError::Ttl {
+                        asked: ttl,
+                        allowed: *max_ttl,
+                    });
+                }
+                Ok(SigningRule::Jws {
+                    issuer: issuer.clone(),
+                    typ: typ.clone(),
+                    audience: choose("audience", audiences, audience.as_ref())?,
+                    subject: subject.clone(),
+                    ttl,
+                })
+            }
+            Self::Labeled { label: own } => {
+                foreign("namespace", namespace.is_some())?;
+                foreign("audience", audience.is_some())?;
+                foreign("subject", subject.is_some())?;
+                foreign("ttl", ttl.is_some())?;
+                match label {
+                    Some(asked) if asked != own => Err(ProfileError::NotAmong {
+                        field: "label",
+                        asked: asked.to_string(),
+                        allowed: own.to_string(),
+                    }),
+                    Some(_) | None => Ok(SigningRule::Labeled { label: own.clone() }),
+                }
+            }
+        }
+    }
+}
+
+/// What a grant says to narrow a key's profile. Fields that do not belong to the profile are errors at admission.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Narrowing {
+    /// `sshsig`: the one namespace.
+    pub namespace: Option<Namespace>,
+    /// `jws`: the one audience.
+    pub audience: Option<Principal>,
+    /// `jws`: the `sub` of every token; none if absent.
+    pub subject: Option<Principal>,
+    /// `jws`: the life of a token in seconds.
+    pub ttl: Option<u32>,
+    /// `labeled`: the label, repeated so that the manifest can be read alone.
+    pub label: Option<Label>,
+}
+
+/// Why a profile or its narrowing is not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// A list that must name something is empty.
+    #[error("the profile names no {0}; expected at least one")]
+    Empty(&'static str),
+    /// The life of tokens is out of bounds.
+    #[error("tokens may live 1 to {MAX_TOKEN_LIFE} seconds, not {0}")]
+    Life(u32),
+    /// The field belongs to another profile.
+    #[error("`{field}` does not apply to a key with profile `{profile}`")]
+    Foreign {
+        /// The key's profile.
+        profile: &'static str,
+        /// The field.
+        field: &'static str,
+    },
+    /// The key was not made for this.
+    #[error("the key was not made for {field} `{asked}`, only for {allowed}")]
+    NotAmong {
+        /// The field.
+        field: &'static str,
+        /// What the grant asks.
+        asked: String,
+        /// What the key allows.
+        allowed: String,
+    },
+    /// The key allows several and the grant names none.
+    #[error("the key allows several values of `{field}` ({allowed}); the grant must name one")]
+    Ambiguous {
+        /// The field.
+        field: &'static str,
+        /// What the key allows.
+        allowed: String,
+    },
+    /// The grant asks for longer-lived tokens than the key allows.
+    #[error("the key allows tokens of 1 to {allowed} seconds, not {asked}")]
+    Ttl {
+        /// What the grant asks.
+        asked: u32,
+        /// What the key allows.
+        allowed: u32,
+    },
+}
+
+/// How one grant signs: the profile with every choice made. Frozen at admission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum SigningRule {
+    /// Armoured SSHSIG under this namespace.
+    Sshsig {
+        /// The namespace.
+        namespace: Namespace,
+    },
+    /// Compact JWS with these claims set by the host.
+    Jws {
+        /// `iss`.
+        issuer: Principal,
+        /// `typ`.
+        typ: TokenType,
+        /// `aud`.
+        audience: Principal,
+        /// `sub`, if any.
+        subject: Option<Principal>,
+        /// Seconds from `iat` to `exp`.
+        ttl: u32,
+    },
+    /// Opaque bytes under this label.
+    Labeled {
+        /// The label.
+        label: Label,
+    },
+}
+
+/// What a frame needs beside the content, none of it chosen by the agent.
+#[derive(Debug, Clone, Copy)]
+pub struct FrameContext<'a> {
+    /// The key that will sign.
+    pub key: &'a PublicKey,
+    /// The time of the decision.
+    pub now: Timestamp,
+    /// Random bytes from the host, for a token's `jti`.
+    pub nonce: [u8; 16],
+}
+
+impl SigningRule {
+    /// Frames content: the only way to a [`Framed`] message, hence the only way to a signature.
+    ///
+    /// # Errors
+    /// When the content is too large or does not fit the profile. The message quotes no content.
+    pub fn frame(&self, content: &[u8], context: &FrameContext<'_>) -> Result<Framed, FrameError> {
+        let max = match self {
+            Self::Sshsig { .. } => MAX_SSHSIG_CONTENT,
+            Self::Jws { .. } | Self::Labeled { .. } => MAX_MESSAGE_CONTENT,
+        };
+        if content.len() > max {
+            return Err(FrameError::TooLarge {
+                allowed: max,
+                sent: content.len(),
+            });
+        }
+        let (message, finish) = match self {
+            Self::Sshsig { namespace } => (
+                sshsig::message(namespace, content)?,
+                Finish::Sshsig {
+                    namespace: namespace.clone(),
+                },
+            ),
+            Self::Jws {
+                issuer,
+                typ,
+                audience,
+                subject,
+                ttl,
+            } => {
+                let claims = jws::HostClaims {
+                    issuer,
+                    audience,
+                    subject: subject.as_ref(),
+                    ttl: *ttl,
+                };
+                (jws::message(&claims, typ, content, context)?, Finish::Jws)
+            }
+            Self::Labeled { label } => (labeled::message(label, content), Finish::Labeled),
+        };
+        Ok(Framed {
+            message,
+            finish,
+            key: context.key.clone(),
+            content: ContentDigest::of(content),
+            size: content.len(),
+        })
+    }
+}
+
+/// A message that a profile framed for one key. Private fields and no other constructor: custody signs nothing else.
+pub struct Framed {
+    // Invariant: built by a profile of this module.
+    message: Vec<u8>,
+    finish: Finish,
+    key: PublicKey,
+    content: ContentDigest,
+    size: usize,
+}
+
+enum Finish {
+    Sshsig { namespace: Namespace },
+    Jws,
+    Labeled,
+}
+
+impl Framed {
+    /// The bytes to sign (Ed25519) or to hash with SHA-256 and sign (P-256).
+    #[must_use]
+    pub fn message(&self) -> &[u8] {
+        &self.message
+    }
+
+    /// The key it was framed for.
+    #[must_use]
+    pub const fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// The digest of the agent's content, for the audit log.
+    #[must_use]
+    pub const fn content(&self) -> ContentDigest {
+        self.content
+    }
+
+    /// The length of the agent's content in bytes.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Puts a signature into the form the profile gives out.
+    ///
+    /// # Errors
+    /// When the signature is of another algorithm than the key.
+    pub fn finish(&self, signature: &Signature) -> Result<Vec<u8>, KeyError> {
+        if signature.algorithm() != self.key.algorithm() {
+            return Err(KeyError::BadSignature(self.key.algorithm()));
+        }
+        match &self.finish {
+            Finish::Sshsig { namespace } => sshsig::armour(namespace, &self.key, signature),
+            Finish::Jws => Ok(jws::compact(&self.message, signature)),
+            Finish::Labeled => Ok(signature.as_bytes().to_vec()),
+        }
+    }
+}
+
+impl fmt::Debug for Framed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Framed")
+            .field("content", &self.content)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why content cannot be framed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The content is over the profile's bound.
+    #[error("the profile allows {allowed} bytes of content, the agent sent {sent}")]
+    TooLarge {
+        /// The bound in bytes.
+        allowed: usize,
+        /// What came, in bytes.
+        sent: usize,
+    },
+    /// The payload of a JWS is not a JSON object with unique members.
+    #[error("the payload is not a JSON object with unique member names")]
+    NotAnObject,
+    /// The payload sets a claim that the host sets.
+    #[error("the payload sets `{0}`, which only the host sets")]
+    HostClaim(&'static str),
+    /// The key or message cannot be encoded, which the types exclude.
+    #[error("the message cannot be encoded")]
+    Encoding,
+}
+
+impl From<KeyError> for FrameError {
+    fn from(_: KeyError) -> Self {
+        Self::Encoding
+    }
+}
+
+/// The bytes whose signature a `labeled` key gives for this content: what a verifier hashes. Public for verifiers.
+#[must_use]
+pub fn labeled_message(label: &Label, content: &[u8]) -> Vec<u8> {
+    labeled::message(label, content)
+}
+
+fn choose<T: Ord + Clone + fmt::Display>(
+    field: &'static str,
+    allowed: &BTreeSet<T>,
+    asked: Option<&T>,
+) -> Result<T, ProfileError> {
+    let list = || {
+        allowed
+            .iter()
+            .map(|item| format!("`{item}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    match asked {
+        Some(asked) if allowed.contains(asked) => Ok(asked.clone()),
+        Some(asked) => Err(ProfileError::NotAmong {
+            field,
+            asked: asked.to_string(),
+            allowed: list(),
+        }),
+        None => match (allowed.len(), allowed.first()) {
+            (1, Some(only)) => Ok(only.clone()),
+            _ => Err(ProfileError::Ambiguous {
+                field,
+                allowed: list(),
+            }),
+        },
+    }
+}

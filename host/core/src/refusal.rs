@@ -1,0 +1,97 @@
+//! What an agent may learn of a refusal, and what the audit log learns. Not a place for secrets: neither holds one.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a request was refused, as the agent sees it. Closed on purpose: the WIT enum has exactly these cases, and a new one is
+/// a new version of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// No grant of this name, or it does not cover the request.
+    #[error("not granted")]
+    NotGranted,
+    /// The grant's time is over.
+    #[error("expired")]
+    Expired,
+    /// The key or grant was revoked.
+    #[error("revoked")]
+    Revoked,
+    /// Suspended until an operator resumes it.
+    #[error("suspended")]
+    Suspended,
+    /// The uses are spent.
+    #[error("over budget")]
+    OverBudget,
+    /// Not now; later may succeed.
+    #[error("throttled")]
+    Throttled,
+    /// An operator was asked and did not approve.
+    #[error("not approved")]
+    NotApproved,
+    /// The content does not fit the key's profile, or a bound was exceeded.
+    #[error("invalid")]
+    Invalid,
+    /// The host cannot serve now.
+    #[error("unavailable")]
+    Unavailable,
+}
+
+/// The rule that refused, for the audit log and `explain`. The agent never sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Rule {
+    /// The instance is not known or has ended.
+    Instance,
+    /// The manifest has no such grant.
+    Grant,
+    /// The grant's capability is another one.
+    Capability,
+    /// `expires` has passed.
+    Expires,
+    /// Outside `hours`.
+    Hours,
+    /// `uses` are spent.
+    Uses,
+    /// `rate` is exceeded.
+    Rate,
+    /// The grant is suspended.
+    Suspension,
+    /// The key is disabled, revoked or gone, or was changed since admission.
+    KeyState,
+    /// The content does not fit the profile.
+    Content,
+    /// The content is larger than its bound.
+    ContentSize,
+    /// The wall clock is behind times already on record.
+    Clock,
+    /// Custody could not do the operation.
+    Custody,
+    /// The audit log cannot be written.
+    Audit,
+    /// The manifest grants no outbound HTTP.
+    Egress,
+}
+
+/// A refusal with its reason; what a guard returns and the log records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// What the agent learns.
+    pub refusal: Refusal,
+    /// Which rule decided.
+    pub rule: Rule,
+    /// What happened and what was expected, for the operator. Without control characters; at most 200 characters.
+    pub detail: String,
+}
+
+impl Denial {
+    /// A denial whose detail may quote what an agent sent: it is escaped and cut here.
+    #[must_use]
+    pub fn new(refusal: Refusal, rule: Rule, detail: &str) -> Self {
+        Self {
+            refusal,
+            rule,
+            detail: crate::name::escape(detail, 200),
+        }
+    }
+}
