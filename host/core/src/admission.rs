@@ -16,7 +16,6 @@ pub struct AdmissionId(pub u64);
 /// A capability that needs an interface of its own linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum CapabilityKind {
     /// `claviger:credentials/signing`.
     Sign,
@@ -66,7 +65,6 @@ pub struct NotAdmitted {
 /// One reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum NotAdmittedReason {
     /// The component's bytes are not those that were pinned.
     #[error(

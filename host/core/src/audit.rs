@@ -32,7 +32,6 @@ pub struct Entry {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum Event {
     /// A host opened the log.
     HostStarted {
@@ -135,6 +134,8 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cause: Option<Rule>,
     },
+    /// An operator vouched for the clock after it had run ahead; times before this entry no longer count.
+    ClockAccepted,
     /// An operator resumed a grant.
     Resumed {
         /// The agent.
@@ -165,6 +166,11 @@ pub struct Use {
     pub content: ContentDigest,
     /// The length of the agent's content in bytes.
     pub size: u64,
+    /// Which use of the grant this is, counted from 1 by agent name and alias.
+    pub number: u64,
+    /// Under a rate: the moment at which the bucket is full again (the GCRA's theoretical arrival time).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_until: Option<Timestamp>,
 }
 
 /// What came of an authorised use.
@@ -184,7 +190,6 @@ pub enum Settlement {
 /// How an instance ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum InstanceEnd {
     /// It returned.
     Finished,
@@ -207,7 +212,6 @@ pub enum InstanceEnd {
 /// The limit that stopped an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum StopLimit {
     /// Wall-clock time, host calls included.
     Deadline,

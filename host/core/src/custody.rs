@@ -14,7 +14,6 @@ use crate::secret::Secret;
 /// Where key material lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum CustodyKind {
     /// In the TPM, which signs; the private key never leaves it.
     Tpm,
@@ -45,7 +44,6 @@ impl fmt::Display for CustodyKind {
 /// What protects a key against whoever has the disk. Recorded when the key is made and shown everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum Assurance {
     /// As strong as the passphrase.
     Passphrase,
@@ -161,7 +159,6 @@ pub trait Sealer: Debug + Send + Sync {
 
 /// Why custody could not do it. No variant holds key material.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum CustodyError {
     /// The permit was issued for another key or another message.
     #[error("the permit does not cover this message under this key")]

@@ -43,7 +43,6 @@ impl fmt::Display for KeyRef {
 /// A signature algorithm. Fixed when a key is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[non_exhaustive]
 pub enum Algorithm {
     /// Ed25519 (RFC 8032). No TPM knows it: the seed is sealed, not resident.
     Ed25519,

@@ -2,6 +2,9 @@
 //!
 //! This crate reads no files, opens no sockets, reads no clock, and knows no async runtime, no wasmtime, no TPM and no TLS.
 //! What it decides, it decides from its arguments.
+//!
+//! Its enums are closed, not `#[non_exhaustive]`: Claviger's crates match them without `_`, so that a new variant must be thought
+//! of wherever it matters. Error enums of one operation stay open.
 #![forbid(unsafe_code)]
 
 pub mod admission;

@@ -34,11 +34,16 @@ use crate::request::InstanceId;
 /// ```
 /// fn use_once(permit: claviger_core::Permit) { permit.settle(claviger_core::audit::Settlement::Released); }
 /// ```
+#[expect(
+    missing_debug_implementations,
+    reason = "a permit that prints is a permit that leaks into logs"
+)]
 #[must_use = "a permit that is dropped is logged as abandoned"]
 pub struct Permit {
     // Invariant: `allowed` is durable in `sink` at `index`.
     index: EntryIndex,
     allowed: Use,
+    message: Option<u64>,
     sink: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     settlement: Settlement,
@@ -64,16 +69,38 @@ impl Permit {
         Ok(Self {
             index,
             allowed,
+            message: None,
             sink,
             clock,
             settlement: Settlement::Abandoned,
         })
     }
 
-    /// Whether this permit is for signing this message with this key.
+    /// As [`Permit::record`], for signing this message and no other.
+    ///
+    /// # Errors
+    /// When the entry cannot be made durable: then nothing may be signed.
+    pub async fn to_sign(
+        sink: Arc<dyn AuditSink>,
+        clock: Arc<dyn Clock>,
+        time: Timestamp,
+        allowed: Use,
+        message: &Framed,
+    ) -> Result<Self, AuditError> {
+        let mut permit = Self::record(sink, clock, time, allowed).await?;
+        permit.message = Some(message.serial());
+        Ok(permit)
+    }
+
+    /// Whether this permit is for signing this very message with this key. The same content in another frame is another message.
     #[must_use]
     pub fn covers(&self, key: &KeyRef, message: &Framed) -> bool {
-        self.allowed.key == *key && self.allowed.content == message.content()
+        self.allowed.key == *key
+            && self
+                .message
+                .map_or(self.allowed.content == message.content(), |serial| {
+                    serial == message.serial()
+                })
     }
 
     /// Says what came of the use.

@@ -36,10 +36,10 @@ pub enum Refusal {
     Unavailable,
 }
 
-/// The rule that refused, for the audit log and `explain`. The agent never sees it.
+/// The rule that refused, for the audit log and `explain`. The agent never sees it. Closed, so that whoever acts on a rule is made
+/// to think of a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum Rule {
     /// The instance is not known or has ended.
     Instance,

@@ -21,7 +21,6 @@ impl fmt::Display for InstanceId {
 /// What an agent asks.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum Request {
     /// Opens a grant to sign. Uses nothing up.
     OpenSigner {
@@ -61,7 +60,6 @@ impl fmt::Debug for Request {
 /// What a request that was not refused gives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum Outcome {
     /// The grant exists and is a right to sign.
     SignerOpened {

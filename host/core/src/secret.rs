@@ -24,6 +24,7 @@ pub enum SecretError {
 /// # Security
 /// Has no `Debug`, `Clone`, `Display` or `Serialize`. Whoever calls [`Secret::expose`] copies nothing that outlives the call,
 /// and wipes what it must copy.
+#[expect(missing_debug_implementations, reason = "a secret is never printed")]
 pub struct Secret {
     // Invariant: locked, DONTDUMP, at least `len` bytes long.
     pages: MmapMut,
@@ -140,10 +141,10 @@ mod tests {
         let mut found = None;
         let mut inside = false;
         for line in smaps.lines() {
-            if let Some((from, to)) = line.split(' ').next().and_then(|range| range.split_once('-')) {
-                if let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16)) {
-                    inside = (from..to).contains(&address);
-                }
+            if let Some((from, to)) = line.split(' ').next().and_then(|range| range.split_once('-'))
+                && let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16))
+            {
+                inside = (from..to).contains(&address);
             }
             if inside && line.starts_with("VmFlags:") {
                 found = Some(line.to_owned());

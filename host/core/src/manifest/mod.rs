@@ -12,19 +12,33 @@ use crate::digest::{ComponentDigest, ManifestDigest};
 use crate::name::{AgentName, GrantAlias, KeyName, VariableName};
 use crate::profile::Narrowing;
 
+pub mod fields;
 mod hours;
 mod parse;
+mod pin;
 mod problem;
 mod quantity;
 
 pub use hours::{Hours, NotHours};
-pub use problem::{Problem, Severity};
-pub use quantity::{Bytes, NotAQuantity, Rate};
+pub use problem::{Problem, Severity, code};
+pub use quantity::{Bytes, NotAQuantity, Rate, format_duration, parse_duration};
 
 /// A manifest has at most this many bytes; one with 200 grants has about 30 000.
 pub const MAX_MANIFEST: usize = 256 * 1024;
 /// A manifest has at most this many grants.
 pub const MAX_GRANTS: usize = 256;
+/// An agent gets at most this many arguments; a command line longer than that belongs in a file.
+pub const MAX_ARGS: usize = 64;
+/// An agent gets at most this many environment variables; a shell's environment has about as many.
+pub const MAX_ENV: usize = 64;
+/// An argument, or the value of an environment variable, has at most this many bytes: both are copied for every instance.
+pub const MAX_TEXT: usize = 4 * 1024;
+/// An agent sees at most this many folders; each is an open descriptor for every instance.
+pub const MAX_FILES: usize = 16;
+/// A path has at most this many bytes: `PATH_MAX` on Linux.
+pub const MAX_PATH: usize = 4 * 1024;
+/// A grant has at most this many windows: all are compared at every use.
+pub const MAX_HOURS: usize = 16;
 
 /// What one agent may do.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +64,15 @@ impl Manifest {
     pub fn parse(text: &str) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         parse::parse(text)
     }
+
+    /// The text with `digest` in `[agent]` set to this one: what `claviger pin` writes. Every other byte is kept, comments and
+    /// the order of fields included.
+    ///
+    /// # Errors
+    /// When the text is no manifest, digest aside: every problem found.
+    pub fn with_digest(text: &str, digest: ComponentDigest) -> Result<String, Vec<Problem>> {
+        pin::with_digest(text, digest)
+    }
 }
 
 /// `[agent]`.
@@ -68,13 +91,13 @@ pub struct Agent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// All linear memories together. Default 64 MiB, at most 1 GiB.
+    /// All linear memories together. Default 64 MiB; 64 KiB to 1 GiB.
     pub memory: Bytes,
-    /// Wall-clock time of one run, host calls included; the agent is killed at it. Default 60 s, at most 24 h.
+    /// Wall-clock time of one run, host calls included; the agent is killed at it. Default 60 s; 1 ms to 24 h.
     pub deadline: Duration,
-    /// Processor time in the guest of one run. Default 10 s, at most the deadline.
+    /// Processor time in the guest of one run. Default 10 s, or the deadline if that is less; 1 ms to the deadline.
     pub cpu: Duration,
-    /// Bytes on stdout and on stderr, each, and of the answer. Default 1 MiB, at most 16 MiB.
+    /// Bytes on stdout and on stderr, each, and of the answer. Default 1 MiB; 1 B to 16 MiB.
     pub output: Bytes,
 }
 
@@ -86,6 +109,19 @@ impl Default for Limits {
             cpu: Duration::from_secs(10),
             output: Bytes(1 << 20),
         }
+    }
+}
+
+impl Limits {
+    /// Every limit by its name in the manifest, as an operator writes it, to be listed.
+    #[must_use]
+    pub fn rows(&self) -> [(&'static str, String); 4] {
+        [
+            (fields::MEMORY.name, self.memory.to_string()),
+            (fields::DEADLINE.name, format_duration(self.deadline)),
+            (fields::CPU.name, format_duration(self.cpu)),
+            (fields::OUTPUT.name, self.output.to_string()),
+        ]
     }
 }
 
@@ -132,7 +168,6 @@ pub struct Grant {
 
 /// What a grant allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Capability {
     /// `sign = { key = "…", … }`.
     Sign {

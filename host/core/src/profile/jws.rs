@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::key::{Algorithm, Signature};
 use crate::name::{Principal, TokenType};
-use crate::profile::{FrameContext, FrameError};
+use crate::profile::{FrameContext, FrameError, number};
 
 /// The registered claims (RFC 7519 §4.1), and those that make a token speak for somebody or bind it to a key. A payload that
 /// sets one is refused, not corrected: the agent's author should know.
@@ -39,6 +39,11 @@ pub(super) fn message(
     content: &[u8],
     context: &FrameContext<'_>,
 ) -> Result<Vec<u8>, FrameError> {
+    // First whether it is JSON at all, since numbers are checked as they are written.
+    serde_json::from_slice::<serde::de::IgnoredAny>(content).map_err(|_| FrameError::NotAnObject)?;
+    if !number::all_survive(content) {
+        return Err(FrameError::Number);
+    }
     let Object(mut payload) = serde_json::from_slice(content).map_err(|_| FrameError::NotAnObject)?;
     if let Some(claim) = HOST_CLAIMS.into_iter().find(|claim| payload.contains_key(*claim)) {
         return Err(FrameError::HostClaim(claim));

@@ -16,7 +16,7 @@ pub(super) fn message(label: &Label, content: &[u8]) -> Vec<u8> {
         assert!(
             MAX_NAME <= u8::MAX as usize,
             "the length of a label fits one byte"
-        )
+        );
     };
     let label = label.as_str().as_bytes();
     let mut message = Vec::with_capacity(MAGIC.len() + 9 + label.len() + content.len());

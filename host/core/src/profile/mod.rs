@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,10 @@ use crate::name::{Label, Namespace, Principal, TokenType};
 
 mod jws;
 mod labeled;
+mod number;
 mod sshsig;
+#[cfg(test)]
+mod tests;
 
 /// The most content one signature covers under `sshsig`: a release archive of usual size, held once in host memory.
 pub const MAX_SSHSIG_CONTENT: usize = 16 * 1024 * 1024;
@@ -25,7 +29,6 @@ pub const MAX_TOKEN_LIFE: u32 = 24 * 60 * 60;
 /// other: each frames its messages so that they start differently (see the oracle-matrix test).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-#[non_exhaustive]
 pub enum Profile {
     /// Armoured SSHSIG (OpenSSH PROTOCOL.sshsig), hashed with SHA-512.
     Sshsig {
@@ -213,7 +216,6 @@ pub enum ProfileError {
 /// How one grant signs: the profile with every choice made. Frozen at admission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum SigningRule {
     /// Armoured SSHSIG under this namespace.
     Sshsig {
@@ -297,6 +299,7 @@ impl SigningRule {
             key: context.key.clone(),
             content: ContentDigest::of(content),
             size: content.len(),
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         })
     }
 }
@@ -309,7 +312,12 @@ pub struct Framed {
     key: PublicKey,
     content: ContentDigest,
     size: usize,
+    // Invariant: no two messages of a process have the same.
+    serial: u64,
 }
+
+/// Counts the framed messages of this process, so that a permit can be bound to one of them.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 enum Finish {
     Sshsig { namespace: Namespace },
@@ -334,6 +342,11 @@ impl Framed {
     #[must_use]
     pub const fn content(&self) -> ContentDigest {
         self.content
+    }
+
+    /// Which message of this process it is.
+    pub(crate) const fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// The length of the agent's content in bytes.
@@ -369,7 +382,6 @@ impl fmt::Debug for Framed {
 
 /// Why content cannot be framed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum FrameError {
     /// The content is over the profile's bound.
     #[error("the profile allows {allowed} bytes of content, the agent sent {sent}")]
@@ -382,6 +394,11 @@ pub enum FrameError {
     /// The payload of a JWS is not a JSON object with unique members.
     #[error("the payload is not a JSON object with unique member names")]
     NotAnObject,
+    /// A number of the payload would change when it is read and written again.
+    #[error(
+        "the payload has a number that not every JSON parser reads alike; expected integers of 64 bits and fractions of at most 15 digits, or a string"
+    )]
+    Number,
     /// The payload sets a claim that the host sets.
     #[error("the payload sets `{0}`, which only the host sets")]
     HostClaim(&'static str),
