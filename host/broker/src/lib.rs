@@ -1,1 +1,15 @@
-//! Not written yet.
+//! The only code that reaches a credential: it decides each request, logs it, and uses the key. It knows no Wasm and no HTTP.
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod clock;
+pub mod custody;
+pub mod guard;
+pub mod keyring;
+pub mod ledger;
+pub mod local;
+
+
+
+pub use clock::{ManualClock, SystemClock};
+pub use local::LocalBroker;

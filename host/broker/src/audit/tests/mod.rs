@@ -1,0 +1,4 @@
+//! The log under attack. Each promise of the log is a sentence here.
+
+mod basic;
+mod kit;

@@ -1,0 +1,275 @@
+//! Decides one use: clock, suspension, expiry, hours, uses, rate, in this order. It does nothing else: it neither logs nor touches keys.
+
+use claviger_core::manifest::{Constraints, OnViolation, Rate};
+use claviger_core::refusal::{Denial, Rule};
+use claviger_core::Refusal;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::ledger::GrantState;
+
+/// The wall clock may be this far behind the latest time on record: what NTP corrects in one step without being asked.
+pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
+
+/// The time to decide by: never before what is on record.
+///
+/// # Errors
+/// When the clock is behind by more than [`CLOCK_TOLERANCE`]: an expired grant could revive.
+pub fn trusted_time(now: Timestamp, latest: Option<Timestamp>) -> Result<Timestamp, Denial> {
+    match latest {
+        Some(latest) if latest.duration_since(now) > CLOCK_TOLERANCE => Err(Denial::new(
+            Refusal::Unavailable,
+            Rule::Clock,
+            &format!("the clock says {now}, but {latest} is on record; set the clock, or run `claviger audit accept-clock`"),
+        )),
+        Some(latest) => Ok(now.max(latest)),
+        None => Ok(now),
+    }
+}
+
+/// What a use that may happen does to the grant's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// The new end of the rate's bucket.
+    pub rate_until: Option<Timestamp>,
+}
+
+/// Decides one use of a grant at a trusted time.
+///
+/// # Errors
+/// The first rule that stands against it.
+pub fn decide(constraints: &Constraints, state: &GrantState, now: Timestamp) -> Result<Allowance, Denial> {
+    for check in CHECKS {
+        check(constraints, state, now)?;
+    }
+    Ok(Allowance { rate_until: constraints.rate.map(|rate| rate_after(rate, state, now)) })
+}
+
+/// One line of an explanation: a rule, what it compares, and whether it allows.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// The rule.
+    pub rule: Rule,
+    /// Whether a use is allowed by it.
+    pub allows: bool,
+    /// What it compares.
+    pub detail: String,
+}
+
+/// Says of every rule whether it would allow a use now, by the very checks that decide.
+#[must_use]
+pub fn explain(constraints: &Constraints, state: &GrantState, now: Timestamp) -> Vec<Finding> {
+    let standing = [
+        (Rule::Suspension, "not suspended".to_owned()),
+        (Rule::Expires, constraints.expires.map_or_else(|| "never expires".to_owned(), |at| format!("expires {at}"))),
+        (
+            Rule::Hours,
+            if constraints.hours.is_empty() {
+                "at any hour".to_owned()
+            } else {
+                constraints.hours.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            },
+        ),
+        (
+            Rule::Uses,
+            constraints.uses.map_or_else(
+                || format!("{} used, no limit", state.uses),
+                |uses| format!("{} of {uses} used", state.uses),
+            ),
+        ),
+        (Rule::Rate, constraints.rate.map_or_else(|| "no rate".to_owned(), |rate| rate.to_string())),
+    ];
+    CHECKS
+        .iter()
+        .zip(standing)
+        .map(|(check, (rule, detail))| match check(constraints, state, now) {
+            Ok(()) => Finding { rule, allows: true, detail },
+            Err(denial) => Finding { rule, allows: false, detail: denial.detail },
+        })
+        .collect()
+}
+
+/// Whether a denial is the agent's doing, so that `on-violation` applies.
+#[must_use]
+pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
+    let to_blame = match denial.rule {
+        Rule::Hours | Rule::Uses | Rule::Rate | Rule::Content | Rule::ContentSize => true,
+        Rule::Instance
+        | Rule::Grant
+        | Rule::Capability
+        | Rule::Expires
+        | Rule::Suspension
+        | Rule::KeyState
+        | Rule::Clock
+        | Rule::Custody
+        | Rule::Audit
+        | Rule::Egress => false,
+    };
+    match constraints.on_violation {
+        OnViolation::Deny => false,
+        OnViolation::Suspend => to_blame,
+    }
+}
+
+type Check = fn(&Constraints, &GrantState, Timestamp) -> Result<(), Denial>;
+
+/// In the order of decision; `explain` walks the same list.
+const CHECKS: [Check; 5] = [suspension, expiry, hours, uses, rate];
+
+fn suspension(_: &Constraints, state: &GrantState, _: Timestamp) -> Result<(), Denial> {
+    if state.suspended {
+        return Err(Denial::new(
+            Refusal::Suspended,
+            Rule::Suspension,
+            "the grant is suspended; `claviger grant resume` resumes it",
+        ));
+    }
+    Ok(())
+}
+
+fn expiry(constraints: &Constraints, _: &GrantState, now: Timestamp) -> Result<(), Denial> {
+    match constraints.expires {
+        Some(expires) if now >= expires => {
+            Err(Denial::new(Refusal::Expired, Rule::Expires, &format!("the grant expired {expires}")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn hours(constraints: &Constraints, _: &GrantState, now: Timestamp) -> Result<(), Denial> {
+    if constraints.hours.is_empty() || constraints.hours.iter().any(|window| window.contains(now)) {
+        return Ok(());
+    }
+    let windows = constraints.hours.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Err(Denial::new(Refusal::Throttled, Rule::Hours, &format!("{now} is outside {windows}")))
+}
+
+fn uses(constraints: &Constraints, state: &GrantState, _: Timestamp) -> Result<(), Denial> {
+    match constraints.uses {
+        Some(uses) if state.uses >= uses.get() => {
+            Err(Denial::new(Refusal::OverBudget, Rule::Uses, &format!("{} of {uses} uses are spent", state.uses)))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The generic cell rate algorithm (ITU-T I.371) with a bucket of `uses`.
+fn rate(constraints: &Constraints, state: &GrantState, now: Timestamp) -> Result<(), Denial> {
+    let Some(rate) = constraints.rate else { return Ok(()) };
+    let full = state.rate_until.unwrap_or(now).max(now);
+    let per = SignedDuration::try_from(rate.per).unwrap_or(SignedDuration::MAX);
+    // There is room for one more if the bucket, after it, is full again within the period.
+    if full.duration_since(now).saturating_add(interval(rate)) > per {
+        return Err(Denial::new(Refusal::Throttled, Rule::Rate, &format!("the rate of {rate} is exceeded")));
+    }
+    Ok(())
+}
+
+fn rate_after(rate: Rate, state: &GrantState, now: Timestamp) -> Timestamp {
+    let full = state.rate_until.unwrap_or(now).max(now);
+    full.saturating_add(interval(rate)).unwrap_or(Timestamp::MAX)
+}
+
+/// The time in which one use comes back, rounded down to a nanosecond, so that `uses` of them never exceed the period.
+fn interval(rate: Rate) -> SignedDuration {
+    SignedDuration::try_from(rate.per / rate.uses.get()).unwrap_or(SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::{NonZeroU32, NonZeroU64};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn constraints(set: impl FnOnce(&mut Constraints)) -> Constraints {
+        let mut constraints = Constraints::default();
+        set(&mut constraints);
+        constraints
+    }
+
+    #[track_caller]
+    fn check(constraints: &Constraints, state: GrantState, now: &str, expected: Result<(), Rule>) {
+        let decided = decide(constraints, &state, at(now)).map(drop).map_err(|denial| denial.rule);
+        assert_eq!(decided, expected);
+        // What `explain` says is what `decide` does.
+        let refusing = explain(constraints, &state, at(now)).into_iter().find(|finding| !finding.allows);
+        assert_eq!(refusing.map(|finding| finding.rule), expected.err());
+    }
+
+    #[test]
+    fn every_rule_refuses_at_its_bound_and_allows_just_before() {
+        let used = |uses| GrantState { uses, ..GrantState::default() };
+        let none = GrantState::default();
+        check(&constraints(|_| {}), none, "2026-06-01T12:00:00Z", Ok(()));
+
+        let uses = constraints(|c| c.uses = NonZeroU64::new(3));
+        check(&uses, used(2), "2026-06-01T12:00:00Z", Ok(()));
+        check(&uses, used(3), "2026-06-01T12:00:00Z", Err(Rule::Uses));
+        check(&uses, used(u64::MAX), "2026-06-01T12:00:00Z", Err(Rule::Uses));
+
+        let expires = constraints(|c| c.expires = Some(at("2026-06-01T12:00:00Z")));
+        check(&expires, none, "2026-06-01T11:59:59.999999999Z", Ok(()));
+        check(&expires, none, "2026-06-01T12:00:00Z", Err(Rule::Expires));
+
+        let hours = constraints(|c| c.hours = vec!["Mon-Fri 08:00-18:00 Europe/Zurich".parse().unwrap()]);
+        check(&hours, none, "2026-06-01T15:59:59Z", Ok(())); // a Monday, 17:59:59 in Zurich
+        check(&hours, none, "2026-06-01T16:00:00Z", Err(Rule::Hours));
+        check(&hours, none, "2026-06-06T10:00:00Z", Err(Rule::Hours));
+
+        let suspended = GrantState { suspended: true, ..none };
+        check(&constraints(|_| {}), suspended, "2026-06-01T12:00:00Z", Err(Rule::Suspension));
+    }
+
+    #[test]
+    fn a_rate_allows_its_burst_then_refills_evenly() {
+        let rated =
+            constraints(|c| c.rate = Some(Rate { uses: NonZeroU32::new(30).unwrap(), per: Duration::from_secs(3600) }));
+        let mut state = GrantState::default();
+        let mut now = at("2026-06-01T12:00:00Z");
+        let mut use_one = |now| match decide(&rated, &state, now) {
+            Ok(allowance) => {
+                state.rate_until = allowance.rate_until;
+                true
+            }
+            Err(denial) => {
+                assert_eq!((denial.refusal, denial.rule), (Refusal::Throttled, Rule::Rate));
+                false
+            }
+        };
+        assert_eq!((0..40).filter(|_| use_one(now)).count(), 30);
+        now += SignedDuration::from_secs(119);
+        assert!(!use_one(now));
+        now += SignedDuration::from_secs(1);
+        assert!(use_one(now));
+        assert!(!use_one(now));
+        now += SignedDuration::from_hours(48);
+        assert_eq!((0..40).filter(|_| use_one(now)).count(), 30);
+    }
+
+    #[test]
+    fn a_clock_behind_the_record_is_not_trusted() {
+        let latest = Some(at("2026-06-01T12:00:00Z"));
+        assert_eq!(trusted_time(at("2026-06-01T12:00:01Z"), latest).unwrap(), at("2026-06-01T12:00:01Z"));
+        // Within the tolerance time stands still, it does not go back.
+        assert_eq!(trusted_time(at("2026-06-01T11:59:55Z"), latest).unwrap(), at("2026-06-01T12:00:00Z"));
+        let denial = trusted_time(at("2026-06-01T11:59:54Z"), latest).unwrap_err();
+        assert_eq!((denial.refusal, denial.rule), (Refusal::Unavailable, Rule::Clock));
+    }
+
+    #[test]
+    fn only_what_the_agent_did_suspends() {
+        let suspending = constraints(|c| c.on_violation = OnViolation::Suspend);
+        let denial = |rule| Denial::new(Refusal::Unavailable, rule, "");
+        for rule in [Rule::Uses, Rule::Rate, Rule::Hours, Rule::Content, Rule::ContentSize] {
+            assert!(suspends(&suspending, &denial(rule)), "{rule:?}");
+            assert!(!suspends(&constraints(|_| {}), &denial(rule)), "{rule:?}");
+        }
+        for rule in [Rule::Custody, Rule::Audit, Rule::Clock, Rule::Expires, Rule::KeyState] {
+            assert!(!suspends(&suspending, &denial(rule)), "{rule:?}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! What makes a row unreadable and unchangeable without the root key: subkeys, envelopes, and the list of all rows under a MAC.
+//! Knows no database and no files.
+
+use std::collections::BTreeMap;
+
+use chacha20poly1305::{AeadInPlace as _, KeyInit as _, XChaCha20Poly1305};
+use claviger_core::profile::Profile;
+use claviger_core::{Algorithm, KeyRef, KeyVersion, PublicKey, Secret};
+use hkdf::Hkdf;
+use hmac::{Hmac, Mac as _};
+use jiff::Timestamp;
+use rand_core::{OsRng, RngCore as _};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::record::{KeyRecord, KeyState, RootKind, assurance_named, custody_named};
+use super::{FORMAT, KeyringError, KeyringInfo, RootSpec};
+
+const NONCE: usize = 24;
+const TAG: usize = 16;
+
+/// What a subkey is for. One name, one use: a subkey never serves two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Purpose {
+    /// The seed of the audit log's signing key.
+    AuditLog,
+    /// Authenticates compiled components.
+    CompileCache,
+}
+
+impl Purpose {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::AuditLog => "audit-log",
+            Self::CompileCache => "compile-cache",
+        }
+    }
+}
+
+/// Derives a subkey (HKDF-SHA256, RFC 5869, without salt: the root key is uniform).
+pub(super) fn subkey(root: &Secret, purpose: Purpose, len: usize) -> Result<Secret, KeyringError> {
+    derive(root, purpose.as_str(), len)
+}
+
+fn derive(root: &Secret, purpose: &str, len: usize) -> Result<Secret, KeyringError> {
+    let info = [b"claviger/v1/", purpose.as_bytes()].concat();
+    Secret::fill_with(len, |bytes| {
+        Hkdf::<Sha256>::new(None, root.expose())
+            .expand(&info, bytes)
+            .map_err(|_| KeyringError::Encryption)
+    })
+}
+
+/// 1 to 64 KiB of fresh random bytes of the operating system.
+pub(super) fn random(len: usize) -> Result<Secret, KeyringError> {
+    Secret::fill_with(len, |bytes| {
+        OsRng
+            .try_fill_bytes(bytes)
+            .map_err(|e| KeyringError::Random(e.to_string()))
+    })
+}
+
+/// The two subkeys that the keyring keeps to itself.
+pub(super) struct Envelope {
+    material: Secret,
+    list: Secret,
+}
+
+impl Envelope {
+    pub(super) fn new(root: &Secret) -> Result<Self, KeyringError> {
+        Ok(Self {
+            material: derive(root, "envelope", 32)?,
+            list: derive(root, "row-mac", 32)?,
+        })
+    }
+
+    /// Encrypts material into its row. Every plaintext column is associated data: material cannot be moved to another row.
+    pub(super) fn seal(&self, row: &mut Row, material: &Secret) -> Result<(), KeyringError> {
+        let mut nonce = [0; NONCE];
+        OsRng
+            .try_fill_bytes(&mut nonce)
+            .map_err(|e| KeyringError::Random(e.to_string()))?;
+        let mut tag = [0; TAG];
+        let sealed = Secret::fill_with(material.len(), |bytes| {
+            bytes.copy_from_slice(material.expose());
+            tag = self
+                .cipher()?
+                .encrypt_in_place_detached(&nonce.into(), &row.associated(), bytes)
+                .map_err(|_| KeyringError::Encryption)?
+                .into();
+            Ok::<(), KeyringError>(())
+        })?;
+        row.nonce = nonce.to_vec();
+        row.material = [sealed.expose(), &tag].concat();
+        Ok(())
+    }
+
+    /// Decrypts the material of a row.
+    pub(super) fn open(&self, row: &Row) -> Result<Secret, KeyringError> {
+        let changed = || KeyringError::integrity(format!("key `{}` was changed", row.label()));
+        let nonce: [u8; NONCE] = row.nonce.as_slice().try_into().map_err(|_| changed())?;
+        let split = row.material.len().saturating_sub(TAG);
+        let (sealed, tag) = row.material.split_at_checked(split).ok_or_else(changed)?;
+        let tag: [u8; TAG] = tag.try_into().map_err(|_| changed())?;
+        if sealed.is_empty() {
+            return Err(changed());
+        }
+        Secret::fill_with(sealed.len(), |bytes| {
+            bytes.copy_from_slice(sealed);
+            self.cipher()?
+                .decrypt_in_place_detached(&nonce.into(), &row.associated(), bytes, &tag.into())
+                .map_err(|_| changed())
+        })
+    }
+
+    /// Puts the MAC on the list of rows.
+    pub(super) fn authenticate(&self, meta: &mut Meta) -> Result<(), KeyringError> {
+        meta.mac = self.mac(meta)?.finalize().into_bytes().to_vec();
+        Ok(())
+    }
+
+    /// Checks that exactly these rows are what was written last.
+    pub(super) fn verify(&self, meta: &Meta, rows: &[Row]) -> Result<(), KeyringError> {
+        self.mac(meta)?
+            .verify_slice(&meta.mac)
+            .map_err(|_| KeyringError::integrity("its list of keys or its settings do not authenticate"))?;
+        let mut listed: BTreeMap<String, String> = meta
+            .list()?
+            .into_iter()
+            .map(|item| (item.key.to_string(), item.digest))
+            .collect();
+        for row in rows {
+            let label = row.label();
+            match listed.remove(&label) {
+                Some(digest) if digest == row.digest() => {}
+                Some(_) => return Err(KeyringError::integrity(format!("key `{label}` was changed"))),
+                None => {
+                    return Err(KeyringError::integrity(format!(
+                        "key `{label}` was not put there by the keyring"
+                    )));
+                }
+            }
+        }
+        match listed.into_keys().next() {
+            Some(label) => Err(KeyringError::integrity(format!("key `{label}` is missing"))),
+            None => Ok(()),
+        }
+    }
+
+    fn cipher(&self) -> Result<XChaCha20Poly1305, KeyringError> {
+        XChaCha20Poly1305::new_from_slice(self.material.expose()).map_err(|_| KeyringError::Encryption)
+    }
+
+    fn mac(&self, meta: &Meta) -> Result<Hmac<Sha256>, KeyringError> {
+        let mut mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(self.list.expose())
+            .map_err(|_| KeyringError::Encryption)?;
+        mac.update(&meta.authenticated());
+        Ok(mac)
+    }
+}
+
+/// One row of `keys` as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) version: u32,
+    pub(super) state: String,
+    pub(super) profile: String,
+    pub(super) algorithm: String,
+    pub(super) custody: String,
+    pub(super) assurance: String,
+    pub(super) public: Vec<u8>,
+    pub(super) created: String,
+    pub(super) updated: String,
+    pub(super) nonce: Vec<u8>,
+    pub(super) material: Vec<u8>,
+}
+
+impl Row {
+    /// A row without material.
+    pub(super) fn new(record: &KeyRecord) -> Result<Self, KeyringError> {
+        Ok(Self {
+            name: record.key.name.to_string(),
+            version: record.key.version.0,
+            state: record.state.to_string(),
+            profile: serde_json::to_string(&record.profile).map_err(|_| KeyringError::Encryption)?,
+            algorithm: record.algorithm.to_string(),
+            custody: record.custody.to_string(),
+            assurance: record.assurance.to_string(),
+            public: record.public.as_bytes().to_vec(),
+            created: record.created.to_string(),
+            updated: record.updated.to_string(),
+            nonce: Vec::new(),
+            material: Vec::new(),
+        })
+    }
+
+    /// Reads the columns back into types.
+    pub(super) fn record(&self) -> Result<KeyRecord, KeyringError> {
+        let label = self.label();
+        let wrong =
+            move |column: &str| KeyringError::integrity(format!("key `{label}` has an impossible {column}"));
+        let algorithm: Algorithm = self.algorithm.parse().map_err(|_| wrong("algorithm"))?;
+        let profile: Profile = serde_json::from_str(&self.profile).map_err(|_| wrong("profile"))?;
+        profile.validate().map_err(|_| wrong("profile"))?;
+        Ok(KeyRecord {
+            key: KeyRef {
+                name: self.name.parse().map_err(|_| wrong("name"))?,
+                version: KeyVersion(self.version),
+            },
+            state: self.state.parse::<KeyState>().map_err(|_| wrong("state"))?,
+            profile,
+            algorithm,
+            custody: custody_named(&self.custody).map_err(|_| wrong("custody"))?,
+            assurance: assurance_named(&self.assurance).map_err(|_| wrong("assurance"))?,
+            public: PublicKey::from_bytes(algorithm, &self.public).map_err(|_| wrong("public key"))?,
+            created: self.created.parse::<Timestamp>().map_err(|_| wrong("time"))?,
+            updated: self.updated.parse::<Timestamp>().map_err(|_| wrong("time"))?,
+        })
+    }
+
+    /// The digest of every column, for the list.
+    pub(super) fn digest(&self) -> String {
+        let mut bytes = self.associated();
+        append(&mut bytes, &self.nonce);
+        append(&mut bytes, &self.material);
+        hex::encode(Sha256::digest(&bytes))
+    }
+
+    /// How the row is named in messages, whatever its name is.
+    pub(super) fn label(&self) -> String {
+        format!(
+            "{}@v{}",
+            claviger_core::name::escape(&self.name, 64),
+            self.version
+        )
+    }
+
+    /// Every column that is not encrypted, each behind its length.
+    fn associated(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append(&mut bytes, b"claviger key v1");
+        append(&mut bytes, self.name.as_bytes());
+        append(&mut bytes, &self.version.to_be_bytes());
+        for text in [
+            &self.state,
+            &self.profile,
+            &self.algorithm,
+            &self.custody,
+            &self.assurance,
+            &self.created,
+            &self.updated,
+        ] {
+            append(&mut bytes, text.as_bytes());
+        }
+        append(&mut bytes, &self.public);
+        bytes
+    }
+}
+
+/// The one row of `meta` as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Meta {
+    pub(super) created: String,
+    pub(super) root_kind: String,
+    pub(super) root_settings: String,
+    pub(super) root: Vec<u8>,
+    pub(super) vkey: Option<String>,
+    pub(super) generation: u64,
+    pub(super) list: String,
+    pub(super) mac: Vec<u8>,
+}
+
+/// One entry of the list of rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listed {
+    pub(super) key: KeyRef,
+    pub(super) digest: String,
+}
+
+impl Meta {
+    pub(super) fn info(&self) -> Result<KeyringInfo, KeyringError> {
+        let wrong = |what: &str| KeyringError::integrity(format!("it has an impossible {what}"));
+        let kind: RootKind = self.root_kind.parse().map_err(|_| wrong("kind of root"))?;
+        Ok(KeyringInfo {
+            format: FORMAT,
+            created: self.created.parse().map_err(|_| wrong("time of creation"))?,
+            root: RootSpec {
+                kind,
+                settings: self.root_settings.clone(),
+            },
+            assurance: kind.assurance(),
+            vkey: self.vkey.clone(),
+            generation: self.generation,
+        })
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<Listed>, KeyringError> {
+        serde_json::from_str(&self.list)
+            .map_err(|_| KeyringError::integrity("its list of keys cannot be read"))
+    }
+
+    /// The next generation with this list; to be authenticated.
+    pub(super) fn next(&self, list: &[Listed]) -> Result<Self, KeyringError> {
+        Ok(Self {
+            generation: self.generation.saturating_add(1),
+            list: serde_json::to_string(list).map_err(|_| KeyringError::Encryption)?,
+            mac: Vec::new(),
+            ..self.clone()
+        })
+    }
+
+    fn authenticated(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append(&mut bytes, b"claviger keyring");
+        append(&mut bytes, &FORMAT.to_be_bytes());
+        append(&mut bytes, self.created.as_bytes());
+        append(&mut bytes, self.root_kind.as_bytes());
+        append(&mut bytes, self.root_settings.as_bytes());
+        append(&mut bytes, &self.root);
+        // An absent key and an empty one differ.
+        append(&mut bytes, &[u8::from(self.vkey.is_some())]);
+        append(&mut bytes, self.vkey.as_deref().unwrap_or_default().as_bytes());
+        append(&mut bytes, &self.generation.to_be_bytes());
+        append(&mut bytes, self.list.as_bytes());
+        bytes
+    }
+}
+
+/// Appends a field behind its length, so that no two lists of fields have the same bytes.
+fn append(bytes: &mut Vec<u8>, field: &[u8]) {
+    bytes.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
+    bytes.extend_from_slice(field);
+}

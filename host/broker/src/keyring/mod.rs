@@ -1,0 +1,491 @@
+//! The durable store of keys: their versions, states, and encrypted material, in one SQLite file under a root key that a sealer
+//! protects. Not custody: it does not know what material means. Not the audit log: whoever changes a key logs that first.
+//!
+//! One process has the keyring open; others may read what is public. Whoever has only the disk learns names, profiles and
+//! public keys, and cannot change one byte unnoticed, except by putting an older copy of the whole file in its place
+//! ([`KeyringInfo::generation`] then goes back). The format is docs/adr/0003-keyring-format.md.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use claviger_core::custody::Sealer;
+use claviger_core::{KeyName, KeyRef, KeyVersion, Secret};
+use jiff::Timestamp;
+
+mod envelope;
+mod error;
+mod folder;
+mod record;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use envelope::Purpose;
+pub use error::KeyringError;
+pub use record::{KeyRecord, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
+
+use envelope::{Envelope, Listed, Meta, Row};
+use folder::{DATABASE, Folder, FolderLock, UNFINISHED};
+use store::{Change, Store};
+
+/// The version of the file's format that this code reads and writes.
+pub const FORMAT: u32 = 1;
+/// A keyring has at most this many versions of keys: its list is written anew with every change.
+pub const MAX_KEYS: usize = 4096;
+/// The settings of a root have at most this many bytes: a TCTI, a name, a path.
+pub const MAX_SETTINGS: usize = 4096;
+
+/// The root key is one of HKDF-SHA256's full strength.
+const ROOT: usize = 32;
+const ROOT_PURPOSE: &str = "root";
+
+type Records = BTreeMap<KeyName, BTreeMap<KeyVersion, Arc<KeyRecord>>>;
+
+/// An open keyring.
+///
+/// Its methods are synchronous and wait for the disk when they write or read material; looking up a record does not. Dropping
+/// it wipes the root key and releases the folder.
+pub struct Keyring {
+    folder: PathBuf,
+    root: Secret,
+    records: RwLock<Records>,
+    // Declared before the lock: the database is closed before another process may open it.
+    file: Mutex<OpenFile>,
+    _lock: FolderLock,
+}
+
+/// The database, the keys to it, and what is known to be in it.
+struct OpenFile {
+    store: Store,
+    envelope: Envelope,
+    // Invariant: what `store` holds, authenticated; `info` is what it says.
+    meta: Meta,
+    info: KeyringInfo,
+}
+
+impl Keyring {
+    /// Makes a keyring in this folder and opens it. The folder and its parents are made where they are missing.
+    ///
+    /// Dropping the future, or a crash, leaves no keyring or a whole one.
+    ///
+    /// # Errors
+    /// When there is one already, when the sealer is not of the kind that `spec` names or fails, or when the folder is not
+    /// the user's alone.
+    pub async fn create(
+        folder: &Path,
+        spec: RootSpec,
+        sealer: &dyn Sealer,
+        now: Timestamp,
+    ) -> Result<Self, KeyringError> {
+        offered(spec.kind, sealer)?;
+        if spec.settings.len() > MAX_SETTINGS {
+            return Err(KeyringError::TooLong {
+                what: "the text of the root's settings",
+                allowed: MAX_SETTINGS,
+                sent: spec.settings.len(),
+            });
+        }
+        refuse_existing(folder)?;
+        let root = envelope::random(ROOT)?;
+        let sealed = sealer
+            .seal(ROOT_PURPOSE, &root)
+            .await
+            .map_err(KeyringError::Root)?;
+        // A root key that does not open again would take every key with it. Better to know now.
+        let again = sealer
+            .unseal(ROOT_PURPOSE, &sealed)
+            .await
+            .map_err(KeyringError::Root)?;
+        if !again.equals(root.expose()) {
+            return Err(KeyringError::Root(claviger_core::custody::CustodyError::Fault(
+                "the sealer opened something else than it sealed".to_owned(),
+            )));
+        }
+        let envelope = Envelope::new(&root)?;
+        let mut meta = Meta {
+            created: now.to_string(),
+            root_kind: spec.kind.to_string(),
+            root_settings: spec.settings,
+            root: sealed,
+            vkey: None,
+            generation: 1,
+            list: "[]".to_owned(),
+            mac: Vec::new(),
+        };
+        envelope.authenticate(&mut meta)?;
+        let folder = Folder::make(folder)?;
+        let lock = folder.lock()?;
+        // Again, now that nobody else can make one.
+        refuse_existing(folder.path())?;
+        publish(&folder, &meta)?;
+        Self::verified(&folder, lock, Store::open(&folder.database()?)?, meta, root)
+    }
+
+    /// Opens the keyring in this folder for this process alone, and checks every row.
+    ///
+    /// # Errors
+    /// When there is none, another process has it, others can reach it, the sealer does not open its root key, or anything
+    /// in it was changed.
+    pub async fn open(folder: &Path, sealer: &dyn Sealer) -> Result<Self, KeyringError> {
+        let folder = Folder::check(folder)?;
+        let database = folder.database()?;
+        let lock = folder.lock()?;
+        let store = Store::open(&database)?;
+        let meta = store.meta()?;
+        offered(meta.info()?.root.kind, sealer)?;
+        let root = sealer
+            .unseal(ROOT_PURPOSE, &meta.root)
+            .await
+            .map_err(KeyringError::Root)?;
+        if root.len() != ROOT {
+            return Err(KeyringError::integrity("its root key has a wrong length"));
+        }
+        Self::verified(&folder, lock, store, meta, root)
+    }
+
+    /// What the keyring says of itself, without opening it: which sealer to make.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    ///
+    /// # Security
+    /// Nothing is authenticated. Opening with the wrong sealer fails; nothing else may hang on this.
+    pub fn peek(folder: &Path) -> Result<KeyringInfo, KeyringError> {
+        Store::open_read_only(&Folder::check(folder)?.database()?)?
+            .meta()?
+            .info()
+    }
+
+    /// Every version of every key, without opening the keyring, also while another process has it open.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    ///
+    /// # Security
+    /// For showing. Nothing is authenticated: whoever can write the file can change what this shows.
+    pub fn list_public(folder: &Path) -> Result<Vec<KeyRecord>, KeyringError> {
+        let store = Store::open_read_only(&Folder::check(folder)?.database()?)?;
+        store.rows()?.iter().map(Row::record).collect()
+    }
+
+    /// Adds a key, which is active at once and on disk when this returns.
+    ///
+    /// # Errors
+    /// When the key has an active version, its version is not the next one, its parameters are out of bounds, or the disk
+    /// fails; then the keyring is as it was.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the material is wiped when this returns"
+    )]
+    pub fn insert(&self, new: NewKey, now: Timestamp) -> Result<Arc<KeyRecord>, KeyringError> {
+        let key = new.key.clone();
+        new.profile.validate().map_err(|problem| KeyringError::Profile {
+            key: key.clone(),
+            problem,
+        })?;
+        if new.algorithm != new.public.algorithm() {
+            return Err(KeyringError::Algorithm { key });
+        }
+        let mut file = self.file();
+        self.refuse_version(&key)?;
+        let mut list = file.meta.list()?;
+        if list.len() >= MAX_KEYS {
+            return Err(KeyringError::Full);
+        }
+        let record = KeyRecord {
+            key: key.clone(),
+            state: KeyState::Active,
+            profile: new.profile.clone(),
+            algorithm: new.algorithm,
+            custody: new.custody,
+            assurance: new.assurance,
+            public: new.public.clone(),
+            created: now,
+            updated: now,
+        };
+        let mut row = Row::new(&record)?;
+        file.envelope.seal(&mut row, &new.material)?;
+        list.push(Listed {
+            key,
+            digest: row.digest(),
+        });
+        file.write(&Change::Insert(&row), &list)?;
+        Ok(self.remember(record))
+    }
+
+    /// Moves a version of a key to another state: an active one can be disabled or revoked, a disabled one enabled or revoked.
+    ///
+    /// # Errors
+    /// When there is no such key, it cannot become that, another version is active, or the disk fails; then it is as it was.
+    pub fn set_state(
+        &self,
+        key: &KeyRef,
+        state: KeyState,
+        now: Timestamp,
+    ) -> Result<Arc<KeyRecord>, KeyringError> {
+        let mut file = self.file();
+        let old = self
+            .record(key)
+            .ok_or_else(|| KeyringError::NoKey { key: key.clone() })?;
+        if !old.state.may_become(state) || (state == KeyState::Active && self.key(&key.name).is_some()) {
+            return Err(KeyringError::Transition {
+                key: key.clone(),
+                from: old.state,
+                to: state,
+            });
+        }
+        let material = file.envelope.open(&file.row(key)?)?;
+        let record = KeyRecord {
+            state,
+            updated: now,
+            ..(*old).clone()
+        };
+        let mut row = Row::new(&record)?;
+        file.envelope.seal(&mut row, &material)?;
+        let mut list = file.meta.list()?;
+        for item in list.iter_mut().filter(|item| item.key == *key) {
+            item.digest = row.digest();
+        }
+        file.write(&Change::Replace(&row), &list)?;
+        Ok(self.remember(record))
+    }
+
+    /// Records which audit log belongs to the keyring; the same one again changes nothing.
+    ///
+    /// # Errors
+    /// When another log is recorded, the text has over [`MAX_SETTINGS`] bytes, or the disk fails.
+    pub fn set_vkey(&self, vkey: &str) -> Result<(), KeyringError> {
+        let mut file = self.file();
+        match &file.meta.vkey {
+            Some(recorded) if recorded == vkey => return Ok(()),
+            Some(recorded) => {
+                return Err(KeyringError::OtherLog {
+                    recorded: recorded.clone(),
+                    offered: claviger_core::name::escape(vkey, 200),
+                });
+            }
+            None => {}
+        }
+        if vkey.len() > MAX_SETTINGS {
+            return Err(KeyringError::TooLong {
+                what: "the audit log's public key",
+                allowed: MAX_SETTINGS,
+                sent: vkey.len(),
+            });
+        }
+        let list = file.meta.list()?;
+        let next = Meta {
+            vkey: Some(vkey.to_owned()),
+            ..file.meta.next(&list)?
+        };
+        file.write_meta(&Change::None, next)
+    }
+
+    /// The active version of a key. Cheap: for every use.
+    #[must_use]
+    pub fn key(&self, name: &KeyName) -> Option<Arc<KeyRecord>> {
+        self.records()
+            .get(name)?
+            .values()
+            .rev()
+            .find(|record| record.state == KeyState::Active)
+            .cloned()
+    }
+
+    /// One version of a key, whatever its state. Cheap.
+    #[must_use]
+    pub fn record(&self, key: &KeyRef) -> Option<Arc<KeyRecord>> {
+        self.records().get(&key.name)?.get(&key.version).cloned()
+    }
+
+    /// Every version of every key, by name and version.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Arc<KeyRecord>> {
+        self.records()
+            .values()
+            .flat_map(BTreeMap::values)
+            .cloned()
+            .collect()
+    }
+
+    /// The material of one version of a key, for custody to open. Reads the disk.
+    ///
+    /// # Errors
+    /// When there is no such key, or its row is not the one that was written last.
+    pub fn material(&self, key: &KeyRef) -> Result<Secret, KeyringError> {
+        let file = self.file();
+        file.envelope.open(&file.row(key)?)
+    }
+
+    /// A key of `len` bytes (1 to 8160) for this purpose, the same each time.
+    ///
+    /// # Errors
+    /// When the length is out of bounds or memory cannot be locked.
+    pub fn subkey(&self, purpose: Purpose, len: usize) -> Result<Secret, KeyringError> {
+        envelope::subkey(&self.root, purpose, len)
+    }
+
+    /// What the keyring says of itself, now authenticated.
+    #[must_use]
+    pub fn info(&self) -> KeyringInfo {
+        self.file().info.clone()
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn verified(
+        folder: &Folder,
+        lock: FolderLock,
+        store: Store,
+        meta: Meta,
+        root: Secret,
+    ) -> Result<Self, KeyringError> {
+        let envelope = Envelope::new(&root)?;
+        let rows = store.rows()?;
+        envelope.verify(&meta, &rows)?;
+        let mut records = Records::new();
+        for row in &rows {
+            let record = row.record()?;
+            records
+                .entry(record.key.name.clone())
+                .or_default()
+                .insert(record.key.version, Arc::new(record));
+        }
+        Ok(Self {
+            folder: folder.path().to_path_buf(),
+            root,
+            records: RwLock::new(records),
+            file: Mutex::new(OpenFile {
+                store,
+                envelope,
+                info: meta.info()?,
+                meta,
+            }),
+            _lock: lock,
+        })
+    }
+
+    /// At most one version is active, and versions count up by one: a number is never used twice.
+    fn refuse_version(&self, key: &KeyRef) -> Result<(), KeyringError> {
+        let records = self.records();
+        let versions = records.get(&key.name);
+        let next = versions
+            .and_then(|versions| versions.keys().next_back())
+            .map_or(KeyVersion::FIRST, |last| KeyVersion(last.0.saturating_add(1)));
+        let active = versions.and_then(|v| v.values().find(|record| record.state == KeyState::Active));
+        let problem = match active {
+            Some(record) => format!("`{}` is active", record.key),
+            None if key.version != next => format!("its next version is {next}"),
+            None => return Ok(()),
+        };
+        Err(KeyringError::KeyExists {
+            key: key.clone(),
+            problem,
+        })
+    }
+
+    fn remember(&self, record: KeyRecord) -> Arc<KeyRecord> {
+        let record = Arc::new(record);
+        self.records
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(record.key.name.clone())
+            .or_default()
+            .insert(record.key.version, Arc::clone(&record));
+        record
+    }
+
+    // A panic elsewhere leaves both locks' data whole: each is changed in one step, after the disk.
+    fn records(&self) -> RwLockReadGuard<'_, Records> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self) -> MutexGuard<'_, OpenFile> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenFile {
+    fn write(&mut self, change: &Change<'_>, list: &[Listed]) -> Result<(), KeyringError> {
+        let next = self.meta.next(list)?;
+        self.write_meta(change, next)
+    }
+
+    fn write_meta(&mut self, change: &Change<'_>, mut next: Meta) -> Result<(), KeyringError> {
+        self.envelope.authenticate(&mut next)?;
+        let info = next.info()?;
+        self.store.write(change, &next)?;
+        self.meta = next;
+        self.info = info;
+        Ok(())
+    }
+
+    /// The row of a key as it is on disk, if it is still the one on the list.
+    fn row(&self, key: &KeyRef) -> Result<Row, KeyringError> {
+        let listed = self.meta.list()?.into_iter().find(|item| item.key == *key);
+        let Some(listed) = listed else {
+            return Err(KeyringError::NoKey { key: key.clone() });
+        };
+        match self.store.row(key.name.as_str(), key.version.0)? {
+            Some(row) if row.digest() == listed.digest => Ok(row),
+            Some(_) => Err(KeyringError::integrity(format!("key `{key}` was changed"))),
+            None => Err(KeyringError::integrity(format!("key `{key}` is missing"))),
+        }
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
+    }
+}
+
+fn offered(recorded: RootKind, sealer: &dyn Sealer) -> Result<(), KeyringError> {
+    if recorded.assurance() == sealer.assurance() {
+        return Ok(());
+    }
+    Err(KeyringError::OtherRoot {
+        recorded,
+        offered: sealer.assurance(),
+    })
+}
+
+fn refuse_existing(folder: &Path) -> Result<(), KeyringError> {
+    let path = folder.join(DATABASE);
+    match std::fs::symlink_metadata(&path) {
+        Ok(_) => Err(KeyringError::Exists {
+            folder: folder.to_path_buf(),
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(KeyringError::io("look at", &path, e)),
+    }
+}
+
+/// Writes the database under another name and renames it when it is whole and on disk. The folder is locked.
+fn publish(folder: &Folder, meta: &Meta) -> Result<(), KeyringError> {
+    let unfinished = folder.path().join(UNFINISHED);
+    let finished = folder.path().join(DATABASE);
+    // What a crash left behind was never a keyring.
+    for suffix in ["", "-journal", "-wal", "-shm"] {
+        folder::remove_if_there(&folder.path().join(format!("{UNFINISHED}{suffix}")))?;
+    }
+    folder::make_file(&unfinished)?;
+    Store::create(&unfinished, meta)?;
+    rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        &unfinished,
+        rustix::fs::CWD,
+        &finished,
+        rustix::fs::RenameFlags::NOREPLACE,
+    )
+    .map_err(|e| KeyringError::io("put in place", &finished, e.into()))?;
+    folder.sync()
+}

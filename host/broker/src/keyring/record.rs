@@ -1,0 +1,234 @@
+//! What the keyring knows of a key, and of itself. Not key material, and nothing secret.
+
+use std::fmt;
+use std::str::FromStr;
+
+use claviger_core::custody::{Assurance, CustodyKind};
+use claviger_core::profile::Profile;
+use claviger_core::{Algorithm, KeyRef, PublicKey, Secret};
+use jiff::Timestamp;
+
+/// What protects the root key. Fixed when the keyring is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RootKind {
+    /// A passphrase, through Argon2id.
+    Passphrase,
+    /// A TPM that is a device of this machine.
+    Tpm,
+    /// A software TPM. For development.
+    Swtpm,
+}
+
+impl RootKind {
+    /// The name in the keyring and in listings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passphrase => "passphrase",
+            Self::Tpm => "tpm",
+            Self::Swtpm => "swtpm",
+        }
+    }
+
+    /// What a sealer for such a root must offer.
+    #[must_use]
+    pub const fn assurance(self) -> Assurance {
+        match self {
+            Self::Passphrase => Assurance::Passphrase,
+            Self::Tpm => Assurance::Hardware,
+            Self::Swtpm => Assurance::Swtpm,
+        }
+    }
+}
+
+impl fmt::Display for RootKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// No kind of root, state, custody or assurance has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected}, not `{found}`")]
+pub struct UnknownName {
+    expected: String,
+    found: String,
+}
+
+impl FromStr for RootKind {
+    type Err = UnknownName;
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        named(text, &[Self::Passphrase, Self::Tpm, Self::Swtpm], Self::as_str)
+    }
+}
+
+/// How a new keyring's root key is protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootSpec {
+    /// By what.
+    pub kind: RootKind,
+    /// What the maker of the sealer needs to find it again, such as a TCTI and the name of a TPM's storage key. Not secret; at
+    /// most [`super::MAX_SETTINGS`] bytes.
+    pub settings: String,
+}
+
+/// What a keyring says of itself without being opened. Only opening proves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyringInfo {
+    /// The version of the file's format.
+    pub format: u32,
+    /// When it was made.
+    pub created: Timestamp,
+    /// What protects the root key.
+    pub root: RootSpec,
+    /// How hard that is.
+    pub assurance: Assurance,
+    /// The public key of the audit log that belongs to the keyring, as a C2SP signed-note `vkey`, once there is one.
+    pub vkey: Option<String>,
+    /// How often the keyring was changed. Goes back only if an older copy was put in its place.
+    pub generation: u64,
+}
+
+/// Where one version of a key is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyState {
+    /// Made, not yet used.
+    Pending,
+    /// Used for everything.
+    Active,
+    /// No longer used for anything new; what it made is still accepted.
+    Retiring,
+    /// Kept for the record.
+    Retired,
+    /// Out of use until it is enabled again.
+    Disabled,
+    /// Out of use for good.
+    Revoked,
+    /// Its material is gone.
+    Destroyed,
+}
+
+impl KeyState {
+    /// The name in listings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Retiring => "retiring",
+            Self::Retired => "retired",
+            Self::Disabled => "disabled",
+            Self::Revoked => "revoked",
+            Self::Destroyed => "destroyed",
+        }
+    }
+
+    /// Whether a key may go from this state to that one by [`super::Keyring::set_state`].
+    pub(super) const fn may_become(self, to: Self) -> bool {
+        match self {
+            Self::Active => matches!(to, Self::Disabled | Self::Revoked),
+            Self::Disabled => matches!(to, Self::Active | Self::Revoked),
+            Self::Pending | Self::Retiring | Self::Retired | Self::Revoked | Self::Destroyed => false,
+        }
+    }
+}
+
+impl fmt::Display for KeyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for KeyState {
+    type Err = UnknownName;
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        let all = [
+            Self::Pending,
+            Self::Active,
+            Self::Retiring,
+            Self::Retired,
+            Self::Disabled,
+            Self::Revoked,
+            Self::Destroyed,
+        ];
+        named(text, &all, Self::as_str)
+    }
+}
+
+/// One version of a key, without its material.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyRecord {
+    /// Its name and version.
+    pub key: KeyRef,
+    /// Where it is in its life.
+    pub state: KeyState,
+    /// What it is for.
+    pub profile: Profile,
+    /// Which algorithm it is for.
+    pub algorithm: Algorithm,
+    /// Where its material lives.
+    pub custody: CustodyKind,
+    /// How hard it is.
+    pub assurance: Assurance,
+    /// Its public half.
+    pub public: PublicKey,
+    /// When it was added.
+    pub created: Timestamp,
+    /// When its state last changed.
+    pub updated: Timestamp,
+}
+
+/// A key to add. It becomes active at once.
+pub struct NewKey {
+    /// Its name and version: the first, or the next.
+    pub key: KeyRef,
+    /// What it is for. Cannot be changed later.
+    pub profile: Profile,
+    /// Which algorithm it is for.
+    pub algorithm: Algorithm,
+    /// Where its material lives.
+    pub custody: CustodyKind,
+    /// How hard it is.
+    pub assurance: Assurance,
+    /// Its public half.
+    pub public: PublicKey,
+    /// What custody gave for keeping.
+    pub material: Secret,
+}
+
+impl fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewKey")
+            .field("key", &self.key)
+            .field("custody", &self.custody)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The name of a custody, read back from the keyring.
+pub(super) fn custody_named(text: &str) -> Result<CustodyKind, UnknownName> {
+    let all = [CustodyKind::Tpm, CustodyKind::TpmSealed, CustodyKind::Software];
+    named(text, &all, CustodyKind::as_str)
+}
+
+/// The name of an assurance, read back from the keyring.
+pub(super) fn assurance_named(text: &str) -> Result<Assurance, UnknownName> {
+    let all = [Assurance::Passphrase, Assurance::Swtpm, Assurance::Hardware];
+    named(text, &all, Assurance::as_str)
+}
+
+fn named<T: Copy>(text: &str, all: &[T], name: fn(T) -> &'static str) -> Result<T, UnknownName> {
+    all.iter()
+        .copied()
+        .find(|item| name(*item) == text)
+        .ok_or_else(|| UnknownName {
+            expected: all
+                .iter()
+                .map(|item| format!("`{}`", name(*item)))
+                .collect::<Vec<_>>()
+                .join(" or "),
+            found: claviger_core::name::escape(text, 64),
+        })
+}

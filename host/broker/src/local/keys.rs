@@ -1,0 +1,210 @@
+//! Keys in the hands of the broker: made, opened for use, closed when idle, and compared with the log. Not their storage.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use claviger_core::audit::Event;
+use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, SigningKey};
+use claviger_core::key::{Algorithm, KeyVersion};
+use claviger_core::profile::{Profile, ProfileError};
+use claviger_core::{AuditError, KeyName, KeyRef};
+use tokio::sync::OnceCell;
+
+use super::{LocalBroker, OpenError};
+use crate::keyring::{KeyRecord, KeyringError, NewKey};
+
+/// An open key that nobody used for this long is closed and wiped.
+const IDLE: Duration = Duration::from_secs(300);
+/// How often idle keys are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// What to make.
+#[derive(Debug, Clone)]
+pub struct KeyCreation {
+    /// Its name.
+    pub name: KeyName,
+    /// What it is for.
+    pub profile: Profile,
+    /// Its algorithm.
+    pub algorithm: Algorithm,
+    /// Where it shall live. Never changed to something weaker: what is not there is an error.
+    pub custody: CustodyKind,
+}
+
+/// Why a key was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NewKeyError {
+    /// The profile's parameters are wrong.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// There is a key of this name.
+    #[error("there is a key `{0}` already; it was left as it is")]
+    Exists(KeyName),
+    /// There is no such custody here.
+    #[error("this keyring has no `{0}` custody")]
+    NoCustody(CustodyKind),
+    /// The custody failed.
+    #[error(transparent)]
+    Custody(#[from] CustodyError),
+    /// The keyring failed, or has a key of this name.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// The log cannot be written; the key exists, and is logged when the log is opened again.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
+impl LocalBroker {
+    /// The custody a key of this algorithm gets if the operator names none: the hardest there is.
+    #[must_use]
+    pub fn default_custody(&self, algorithm: Algorithm) -> CustodyKind {
+        let has = |kind: CustodyKind| {
+            self.custodies.get(kind.as_str()).is_some_and(|custody| custody.algorithms().contains(&algorithm))
+        };
+        if has(CustodyKind::Tpm) {
+            CustodyKind::Tpm
+        } else {
+            match self.assurance {
+                Assurance::Swtpm | Assurance::Hardware => CustodyKind::TpmSealed,
+                Assurance::Passphrase => CustodyKind::Software,
+            }
+        }
+    }
+
+    /// Makes a key, stores it and puts it on the log.
+    ///
+    /// # Errors
+    /// When the name is taken, the custody is not there or fails, or something cannot be written.
+    pub async fn create_key(&self, creation: KeyCreation) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let KeyCreation { name, profile, algorithm, custody: kind } = creation;
+        profile.validate()?;
+        let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
+        if !custody.algorithms().contains(&algorithm) {
+            return Err(CustodyError::Algorithm { custody: kind, algorithm }.into());
+        }
+        let key = KeyRef { name, version: KeyVersion::FIRST };
+        if self.keyring.record(&key).is_some() {
+            return Err(NewKeyError::Exists(key.name));
+        }
+        let made = custody.generate(&key, algorithm).await?;
+        let new = NewKey {
+            key,
+            profile,
+            algorithm,
+            custody: kind,
+            assurance: self.assurance,
+            public: made.public,
+            material: made.material,
+        };
+        let record = self.keyring.insert(new, self.clock.now())?;
+        self.append(created(&record)).await?;
+        Ok(record)
+    }
+
+    /// Compares keyring and log. A key without an entry was made just before a crash and is logged now; an entry without its key
+    /// means that the database was put back or edited.
+    pub(super) fn reconcile(&self) -> Result<(), OpenError> {
+        let ledger = self.snapshot();
+        let records = self.keyring.keys();
+        for (key, key_id) in ledger.keys() {
+            match records.iter().find(|record| record.key == *key) {
+                None => {
+                    return Err(OpenError::Disagree(format!(
+                        "the log says that key `{key}` was made, the keyring does not have it"
+                    )));
+                }
+                Some(record) if record.public.thumbprint() != key_id => {
+                    return Err(OpenError::Disagree(format!("key `{key}` is not the one that the log names")));
+                }
+                Some(_) => {}
+            }
+        }
+        for record in &records {
+            if !ledger.keys().any(|(key, _)| *key == record.key) {
+                self.note(created(record));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn open_key(&self, record: &Arc<KeyRecord>) -> Result<Arc<dyn SigningKey>, CustodyError> {
+        let slot = self.open_keys.slot(&record.key);
+        let key = slot
+            .get_or_try_init(|| async {
+                let custody = self.custody(record.custody).ok_or_else(|| {
+                    CustodyError::Unavailable(format!("the {} custody of key `{}` is not here", record.custody, record.key))
+                })?;
+                let material =
+                    self.keyring.material(&record.key).map_err(|error| CustodyError::Fault(error.to_string()))?;
+                custody.open(&record.key, &record.public, material).await
+            })
+            .await?;
+        Ok(Arc::clone(key))
+    }
+
+    fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
+        self.custodies.get(kind.as_str())
+    }
+}
+
+fn created(record: &KeyRecord) -> Event {
+    Event::KeyCreated {
+        key: record.key.clone(),
+        profile: record.profile.kind().to_owned(),
+        algorithm: record.algorithm,
+        custody: record.custody,
+        assurance: record.assurance,
+        key_id: record.public.thumbprint(),
+    }
+}
+
+type Slot = Arc<OnceCell<Arc<dyn SigningKey>>>;
+
+/// The keys that are open, each closed when it was idle for a while.
+pub(super) struct OpenKeys {
+    slots: Mutex<HashMap<KeyRef, (Slot, Instant)>>,
+    // Dropping it ends the sweeping thread.
+    _alive: SyncSender<()>,
+}
+
+impl OpenKeys {
+    pub(super) fn with_idle_sweep() -> Arc<Self> {
+        let (alive, gone) = sync_channel(0);
+        let keys = Arc::new(Self { slots: Mutex::default(), _alive: alive });
+        let weak = Arc::downgrade(&keys);
+        let sweep = move || {
+            while gone.recv_timeout(SWEEP) == Err(RecvTimeoutError::Timeout) {
+                let Some(keys) = weak.upgrade() else { return };
+                keys.close_idle(Instant::now());
+            }
+        };
+        // Without the thread keys stay open until the broker is closed, which is what happens to busy ones anyway.
+        drop(std::thread::Builder::new().name("claviger-idle".to_owned()).spawn(sweep));
+        keys
+    }
+
+    fn slot(&self, key: &KeyRef) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((slot, used)) = slots.get_mut(key) {
+            *used = Instant::now();
+            return Arc::clone(slot);
+        }
+        let slot = Slot::default();
+        slots.insert(key.clone(), (Arc::clone(&slot), Instant::now()));
+        slot
+    }
+
+    fn close_idle(&self, now: Instant) {
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, (_, used)| now.saturating_duration_since(*used) < IDLE);
+    }
+
+    pub(super) fn close_all(&self) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

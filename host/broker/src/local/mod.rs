@@ -1,0 +1,341 @@
+//! The broker in this process: keyring, audit log, custodies and guard behind the one trait. Not a policy: `guard` decides.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use claviger_core::audit::{Entry, Event, InstanceEnd, Recovered};
+use claviger_core::custody::{Assurance, Custody, Sealer};
+use claviger_core::egress::{Answer, BodyStream, RequestHead};
+use claviger_core::manifest::Manifest;
+use claviger_core::refusal::{Denial, Rule};
+use claviger_core::{
+    Admission, AdmissionId, AuditError, AuditSink, Broker, BoxFuture, Clock, ComponentDigest, InstanceId, NotAdmitted,
+    Outcome, Refusal, Request,
+};
+
+use crate::audit::{Durability, LogKey, LogKeyError, LogOptions, OpenError as LogOpenError, TileLog};
+use crate::clock::SystemClock;
+use crate::custody::{SealedCustody, SoftwareCustody};
+use crate::keyring::{Keyring, KeyringError, Purpose, RootSpec};
+use crate::ledger::Ledger;
+
+mod admit;
+mod denials;
+mod grants;
+mod keys;
+mod perform;
+
+pub use keys::{KeyCreation, NewKeyError};
+
+use admit::Admitted;
+use denials::Denials;
+use keys::OpenKeys;
+
+/// What a local broker is opened with.
+#[derive(Debug)]
+pub struct Options {
+    /// The keyring's folder.
+    pub folder: PathBuf,
+    /// Opens the keyring's root key.
+    pub sealer: Arc<dyn Sealer>,
+    /// A device that holds resident keys, if there is one.
+    pub resident: Option<Arc<dyn Custody>>,
+    /// When an audit entry counts as written.
+    pub durability: Durability,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Options {
+    /// The defaults: no resident custody, durability `sync`, the system's clock.
+    #[must_use]
+    pub fn new(folder: impl Into<PathBuf>, sealer: Arc<dyn Sealer>) -> Self {
+        Self {
+            folder: folder.into(),
+            sealer,
+            resident: None,
+            durability: Durability::Sync,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Keeps resident keys on this device.
+    #[must_use]
+    pub fn resident(mut self, custody: Arc<dyn Custody>) -> Self {
+        self.resident = Some(custody);
+        self
+    }
+
+    /// Sets when an audit entry counts as written.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Takes the time from this clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+}
+
+/// Why a local broker cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The keyring cannot be opened.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// The audit log's key cannot be made.
+    #[error(transparent)]
+    LogKey(#[from] LogKeyError),
+    /// The audit log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogOpenError),
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// Making the keyring was interrupted before it had an audit log. It holds no keys.
+    #[error("making the keyring in `{}` was interrupted; it holds no keys: remove the folder and make it again", .0.display())]
+    Unfinished(PathBuf),
+    /// The log and the keyring contradict each other.
+    #[error("the keyring and the audit log disagree: {0}")]
+    Disagree(String),
+}
+
+/// Decides, logs and uses the credentials of one keyring. One at a time has a keyring open.
+pub struct LocalBroker {
+    keyring: Arc<Keyring>,
+    log: Arc<TileLog>,
+    custodies: BTreeMap<&'static str, Arc<dyn Custody>>,
+    assurance: Assurance,
+    clock: Arc<dyn Clock>,
+    recovered: Option<Recovered>,
+    ledger: Mutex<Ledger>,
+    admissions: RwLock<HashMap<AdmissionId, Arc<Admitted>>>,
+    next_admission: AtomicU64,
+    instances: RwLock<HashMap<InstanceId, Arc<Instance>>>,
+    open_keys: Arc<OpenKeys>,
+}
+
+/// One running instance.
+struct Instance {
+    id: InstanceId,
+    admitted: Arc<Admitted>,
+    denials: Mutex<Denials>,
+}
+
+impl LocalBroker {
+    /// Makes a keyring and its audit log in the folder, and opens them.
+    ///
+    /// # Errors
+    /// When there is one already, or either cannot be made. What was made is left as it is: an empty keyring is harmless.
+    pub async fn create(options: Options, root: RootSpec) -> Result<Arc<Self>, OpenError> {
+        let keyring = Keyring::create(&options.folder, root, options.sealer.as_ref(), options.clock.now()).await?;
+        let key = log_key(&keyring)?;
+        let vkey = key.vkey();
+        let log = TileLog::create(LogOptions {
+            folder: options.folder.join(AUDIT_FOLDER),
+            durability: options.durability,
+            key,
+            clock: Arc::clone(&options.clock),
+        })?;
+        log.close()?;
+        // Last: a keyring that records its log has one, and a log that is gone later was removed.
+        keyring.set_vkey(&vkey)?;
+        drop((log, keyring));
+        Self::open(options).await
+    }
+
+    /// Opens the keyring and its audit log, replays the log into the ledger, and compares the two.
+    ///
+    /// # Errors
+    /// When either cannot be opened or they contradict each other.
+    pub async fn open(options: Options) -> Result<Arc<Self>, OpenError> {
+        let Options { folder, sealer, resident, durability, clock } = options;
+        let keyring = Arc::new(Keyring::open(&folder, sealer.as_ref()).await?);
+        let info = keyring.info();
+        if info.vkey.is_none() {
+            return Err(OpenError::Unfinished(folder));
+        }
+        let key = log_key(&keyring)?;
+        let mut ledger = Ledger::default();
+        let (log, recovered) = TileLog::open(
+            LogOptions { folder: folder.join(AUDIT_FOLDER), durability, key, clock: Arc::clone(&clock) },
+            &mut |_, entry| ledger.apply(entry),
+        )?;
+        let mut custodies: BTreeMap<&'static str, Arc<dyn Custody>> = BTreeMap::new();
+        let software: Arc<dyn Custody> = Arc::new(SoftwareCustody);
+        for custody in [Some(software), Some(Arc::new(SealedCustody::new(sealer))), resident].into_iter().flatten() {
+            custodies.insert(custody.kind().as_str(), custody);
+        }
+        let broker = Self {
+            keyring,
+            log,
+            custodies,
+            assurance: info.assurance,
+            clock,
+            recovered,
+            ledger: Mutex::new(ledger),
+            admissions: RwLock::default(),
+            next_admission: AtomicU64::new(1),
+            instances: RwLock::default(),
+            open_keys: OpenKeys::with_idle_sweep(),
+        };
+        broker.reconcile()?;
+        let started = Event::HostStarted {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            recovered: broker.recovered.clone(),
+        };
+        broker.append(started).await?;
+        Ok(Arc::new(broker))
+    }
+
+    /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused.
+    ///
+    /// # Errors
+    /// When the log cannot be written; nothing was released that is not on it.
+    pub async fn close(&self) -> Result<(), AuditError> {
+        let running: Vec<_> = read(&self.instances).keys().copied().collect();
+        for instance in running {
+            self.end(instance, InstanceEnd::Dropped);
+        }
+        self.open_keys.close_all();
+        self.append(Event::HostStopped).await?;
+        self.log.close()
+    }
+
+    /// Signs a checkpoint of the audit log now and returns it.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub async fn checkpoint(&self) -> Result<String, AuditError> {
+        self.log.checkpoint().await
+    }
+
+    /// Vouches for the system's clock after it had run ahead: an operator's decision, on record.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub async fn accept_clock(&self) -> Result<(), AuditError> {
+        let entry = Entry { time: self.clock.now(), event: Event::ClockAccepted };
+        self.ledger().apply(&entry);
+        self.log.append(entry).await.map(drop)
+    }
+
+    /// The keyring.
+    #[must_use]
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// What recovery found when the log was opened after an unclean stop.
+    #[must_use]
+    pub const fn recovered(&self) -> Option<&Recovered> {
+        self.recovered.as_ref()
+    }
+
+    /// What the log says now.
+    #[must_use]
+    pub fn snapshot(&self) -> Ledger {
+        self.ledger().clone()
+    }
+
+    async fn append(&self, event: Event) -> Result<u64, AuditError> {
+        let entry = Entry { time: self.time(), event };
+        self.ledger().apply(&entry);
+        self.log.append(entry).await
+    }
+
+    fn note(&self, event: Event) {
+        let entry = Entry { time: self.time(), event };
+        self.ledger().apply(&entry);
+        self.log.note(entry);
+    }
+
+    /// The time for an entry: never before what is on record, so that the log reads forwards.
+    fn time(&self) -> jiff::Timestamp {
+        let now = self.clock.now();
+        self.ledger().latest().map_or(now, |latest| latest.max(now))
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // A panic while the ledger was held cannot leave it half changed: each change is one assignment.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn instance(&self, who: InstanceId) -> Option<Arc<Instance>> {
+        read(&self.instances).get(&who).cloned()
+    }
+}
+
+/// The audit log's folder in the keyring's folder.
+pub const AUDIT_FOLDER: &str = "audit";
+
+/// The log's key is derived from the root key: whoever opens the keyring can sign, nobody else.
+fn log_key(keyring: &Keyring) -> Result<LogKey, OpenError> {
+    Ok(LogKey::from_seed(LOG_ORIGIN, keyring.subkey(Purpose::AuditLog, 32)?)?)
+}
+
+/// The log's origin (C2SP tlog-checkpoint). Logs of different keyrings differ by their keys.
+const LOG_ORIGIN: &str = "claviger/audit";
+
+impl Broker for LocalBroker {
+    fn admit<'a>(
+        &'a self,
+        manifest: &'a Manifest,
+        component: ComponentDigest,
+    ) -> BoxFuture<'a, Result<Admission, NotAdmitted>> {
+        Box::pin(self.admit_agent(manifest, component))
+    }
+
+    fn start(&self, admission: AdmissionId) -> Result<InstanceId, Refusal> {
+        let admitted = read(&self.admissions).get(&admission).cloned().ok_or(Refusal::NotGranted)?;
+        let id = InstanceId(self.ledger().next_instance());
+        self.note(Event::Started { instance: id, agent: admitted.agent.clone(), component: admitted.component });
+        let instance = Instance { id, admitted, denials: Mutex::new(Denials::new(self.clock.now())) };
+        write(&self.instances).insert(id, Arc::new(instance));
+        Ok(id)
+    }
+
+    fn end(&self, who: InstanceId, how: InstanceEnd) {
+        let Some(instance) = write(&self.instances).remove(&who) else { return };
+        self.flush_denials(&instance);
+        self.note(Event::Ended { instance: who, agent: instance.admitted.agent.clone(), end: how });
+    }
+
+    fn perform(&self, who: InstanceId, request: Request) -> BoxFuture<'_, Result<Outcome, Refusal>> {
+        Box::pin(self.perform_request(who, request))
+    }
+
+    fn send(&self, who: InstanceId, _: RequestHead, _: BodyStream) -> BoxFuture<'_, Result<Answer, Refusal>> {
+        Box::pin(async move {
+            let denial = Denial::new(Refusal::NotGranted, Rule::Egress, "the manifest grants no outbound HTTP");
+            match self.instance(who) {
+                Some(instance) => Err(self.deny(&instance, "http", denial).await),
+                None => Err(Refusal::NotGranted),
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for LocalBroker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalBroker").field("keyring", &self.keyring).finish_non_exhaustive()
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

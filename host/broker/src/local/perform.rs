@@ -1,0 +1,184 @@
+//! The one path from a request to a result: find, frame, decide, log, use, settle. Every refusal on it is logged.
+
+use std::sync::Arc;
+
+use claviger_core::audit::{Event, Settlement, Use};
+use claviger_core::name::nearest;
+use claviger_core::profile::{FrameContext, FrameError, Framed};
+use claviger_core::refusal::{Denial, Rule};
+use claviger_core::request::SignerInfo;
+use claviger_core::{AuditSink, GrantAlias, InstanceId, Outcome, Permit, Refusal, Request};
+use jiff::Timestamp;
+use rand_core::RngCore as _;
+
+use super::admit::AdmittedGrant;
+use super::{Instance, LocalBroker};
+use crate::guard;
+use crate::keyring::KeyRecord;
+
+impl LocalBroker {
+    pub(super) async fn perform_request(&self, who: InstanceId, request: Request) -> Result<Outcome, Refusal> {
+        // An instance that has ended has no agent to log a refusal for.
+        let Some(instance) = self.instance(who) else { return Err(Refusal::NotGranted) };
+        match request {
+            Request::OpenSigner { alias } => self.open_signer(&instance, &alias).await,
+            Request::DescribeSigner { grant } => self.describe(&instance, &grant).await,
+            Request::Sign { grant, content } => self.sign(&instance, &grant, &content).await,
+            Request::ListGrants => Ok(Outcome::Grants { grants: self.list_grants(&instance) }),
+        }
+    }
+
+    async fn open_signer(&self, instance: &Instance, alias: &str) -> Result<Outcome, Refusal> {
+        let known = alias.parse::<GrantAlias>().ok().filter(|alias| instance.admitted.grants.contains_key(alias));
+        let Some(grant) = known else {
+            let denial = Denial::new(Refusal::NotGranted, Rule::Grant, &no_such_grant(instance, alias));
+            return Err(self.deny(instance, alias, denial).await);
+        };
+        Ok(Outcome::SignerOpened { grant })
+    }
+
+    async fn describe(&self, instance: &Instance, alias: &GrantAlias) -> Result<Outcome, Refusal> {
+        let (_, record) = match self.find(instance, alias) {
+            Ok(found) => found,
+            Err(denial) => return Err(self.deny(instance, alias.as_str(), denial).await),
+        };
+        let public_key = record.public.to_openssh("").map_err(|_| Refusal::Unavailable)?;
+        Ok(Outcome::Signer(SignerInfo {
+            profile: record.profile.kind().to_owned(),
+            algorithm: record.algorithm.to_string(),
+            key_id: record.public.thumbprint(),
+            version: record.key.version.0,
+            public_key,
+        }))
+    }
+
+    async fn sign(&self, instance: &Instance, alias: &GrantAlias, content: &[u8]) -> Result<Outcome, Refusal> {
+        let (permit, record, message) = match self.authorise(instance, alias, content).await {
+            Ok(authorised) => authorised,
+            Err(denial) => return Err(self.refuse(instance, alias, denial).await),
+        };
+        // From here the use is on the log: whatever happens, the permit settles it.
+        match self.sign_with(&permit, &record, &message).await {
+            Ok(signature) => {
+                permit.settle(Settlement::Released);
+                Ok(Outcome::Signed { signature })
+            }
+            Err(denial) => {
+                permit.settle(Settlement::Failed);
+                Err(self.refuse(instance, alias, denial).await)
+            }
+        }
+    }
+
+    /// Everything up to the durable entry. No key is opened here.
+    async fn authorise(
+        &self,
+        instance: &Instance,
+        alias: &GrantAlias,
+        content: &[u8],
+    ) -> Result<(Permit, Arc<KeyRecord>, Framed), Denial> {
+        let (grant, record) = self.find(instance, alias)?;
+        let time = self.trusted_now()?;
+        // Cheap rules first, so that a suspended agent cannot make the host hash megabytes.
+        guard::decide(&grant.constraints, &self.ledger().grant(&instance.admitted.agent, alias), time)?;
+        let message = frame(grant, &record, content, time)?;
+
+        let agent = &instance.admitted.agent;
+        let (number, rate_until) = {
+            // Deciding and reserving under one lock: of two callers for the last use one is refused.
+            let mut ledger = self.ledger();
+            let allowance = guard::decide(&grant.constraints, &ledger.grant(agent, alias), time)?;
+            (ledger.reserve(agent, alias, time, allowance.rate_until), allowance.rate_until)
+        };
+        let allowed = Use {
+            instance: instance.id,
+            agent: agent.clone(),
+            component: instance.admitted.component,
+            manifest: instance.admitted.manifest,
+            grant: alias.clone(),
+            key: record.key.clone(),
+            profile: record.profile.kind().to_owned(),
+            content: message.content(),
+            size: message.size() as u64,
+            number,
+            rate_until,
+        };
+        let sink: Arc<dyn AuditSink> = Arc::clone(&self.log) as _;
+        let permit = Permit::to_sign(sink, Arc::clone(&self.clock), time, allowed, &message)
+            .await
+            .map_err(|error| Denial::new(Refusal::Unavailable, Rule::Audit, &error.to_string()))?;
+        Ok((permit, record, message))
+    }
+
+    async fn sign_with(&self, permit: &Permit, record: &Arc<KeyRecord>, message: &Framed) -> Result<Vec<u8>, Denial> {
+        let failed = |text: &str| Denial::new(Refusal::Unavailable, Rule::Custody, text);
+        let key = self.open_key(record).await.map_err(|error| failed(&error.to_string()))?;
+        let signature = key.sign(permit, message).await.map_err(|error| failed(&error.to_string()))?;
+        message.finish(&signature).map_err(|error| failed(&error.to_string()))
+    }
+
+    fn find<'a>(
+        &self,
+        instance: &'a Instance,
+        alias: &GrantAlias,
+    ) -> Result<(&'a AdmittedGrant, Arc<KeyRecord>), Denial> {
+        let Some(grant) = instance.admitted.grants.get(alias) else {
+            return Err(Denial::new(Refusal::NotGranted, Rule::Grant, &no_such_grant(instance, alias.as_str())));
+        };
+        let record = self
+            .active_key(&grant.key)
+            .map_err(|text| Denial::new(Refusal::Revoked, Rule::KeyState, &text))?;
+        Ok((grant, record))
+    }
+
+    fn trusted_now(&self) -> Result<Timestamp, Denial> {
+        guard::trusted_time(self.clock.now(), self.ledger().latest())
+    }
+
+    /// Logs a refusal of a grant and, where its manifest says so, suspends it.
+    async fn refuse(&self, instance: &Instance, alias: &GrantAlias, denial: Denial) -> Refusal {
+        let agent = &instance.admitted.agent;
+        let suspend = instance
+            .admitted
+            .grants
+            .get(alias)
+            .is_some_and(|grant| guard::suspends(&grant.constraints, &denial));
+        if suspend && !self.ledger().grant(agent, alias).suspended {
+            let event = Event::Suspended { agent: agent.clone(), grant: alias.clone(), cause: Some(denial.rule) };
+            // The ledger is suspended even if the log fails; a failed log refuses everything anyway.
+            if self.append(event).await.is_err() {
+                return Refusal::Unavailable;
+            }
+        }
+        self.deny(instance, alias.as_str(), denial).await
+    }
+}
+
+fn frame(
+    grant: &AdmittedGrant,
+    record: &KeyRecord,
+    content: &[u8],
+    now: Timestamp,
+) -> Result<Framed, Denial> {
+    let mut nonce = [0; 16];
+    rand_core::OsRng
+        .try_fill_bytes(&mut nonce)
+        .map_err(|_| Denial::new(Refusal::Unavailable, Rule::Custody, "the system gives no random numbers"))?;
+    grant.rule.frame(content, &FrameContext { key: &record.public, now, nonce }).map_err(|error| {
+        let rule = match error {
+            FrameError::TooLarge { .. } => Rule::ContentSize,
+            FrameError::NotAnObject | FrameError::Number | FrameError::HostClaim(_) | FrameError::Encoding => {
+                Rule::Content
+            }
+        };
+        Denial::new(Refusal::Invalid, rule, &error.to_string())
+    })
+}
+
+fn no_such_grant(instance: &Instance, asked: &str) -> String {
+    let aliases = || instance.admitted.grants.keys().map(GrantAlias::as_str);
+    match nearest(asked, aliases()) {
+        Some(near) => format!("the manifest has no grant `{asked}`; the nearest is `{near}`"),
+        None => format!("the manifest has no grant `{asked}`"),
+    }
+}
