@@ -1,1 +1,32 @@
-//! Not written yet.
+//! Custody on a TPM 2.0: resident P-256 keys, sealed secrets, and the private software TPM that development uses.
+//!
+//! One thread owns the device ([`Tpm`]); everything else asks it through bounded queues, one for each agent instance. This
+//! crate knows no keyring, no manifest and no policy; what a key may sign was decided before, and a [`Permit`] says so.
+//!
+//! libtss2 writes a line to stderr for every command that fails; a program that wants its stderr to itself calls
+//! [`quiet_libtss2`] first in `main`.
+//!
+//! [`Permit`]: claviger_core::Permit
+
+mod actor;
+mod blob;
+mod choice;
+mod code;
+mod custody;
+mod device;
+mod error;
+mod link;
+mod process;
+mod sealer;
+mod swtpm;
+mod template;
+mod tpm;
+
+#[cfg(test)]
+mod tests;
+
+pub use choice::TpmChoice;
+pub use error::TpmError;
+pub use process::quiet_libtss2;
+pub use sealer::MAX_SEALED;
+pub use tpm::{SessionKind, Tpm, TpmFacts};

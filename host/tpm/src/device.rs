@@ -1,0 +1,364 @@
+//! The TPM as one thread sees it: connection, storage root key, session, loaded keys, and recovery. Not a queue: `actor.rs` has
+//! it. Nothing here is shared.
+
+use std::time::Duration;
+
+use claviger_core::custody::{Assurance, CustodyError};
+use claviger_core::{Algorithm, Secret};
+use rand_core::{OsRng, RngCore as _};
+use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
+use tss_esapi::constants::{PropertyTag, StartupType};
+use tss_esapi::structures::{
+    Auth, Digest, HashcheckTicket, Private, Public, SensitiveData, Signature as TpmSignature, SignatureScheme,
+};
+use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
+use tss_esapi::{Error, WrapperErrorKind};
+
+use crate::blob::{AUTH, Blob};
+use crate::choice::TpmChoice;
+use crate::code::{Code, describe};
+use crate::error::TpmError;
+use crate::link::{Link, LinkPlan};
+use crate::swtpm::{ChildId, Swtpm};
+use crate::template;
+use crate::tpm::{SessionKind, TpmFacts};
+
+/// How often a command is sent again to a TPM that says "retry", "yielded" or "testing", and the first pause; it doubles each
+/// time, to some 2.5 s in all.
+const WAIT_TRIES: u32 = 8;
+const WAIT_FIRST: Duration = Duration::from_millis(10);
+
+/// A key with what is needed to load it again.
+pub(crate) struct KeyBlob {
+    pub(crate) id: KeyId,
+    pub(crate) public: Public,
+    pub(crate) private: Private,
+    pub(crate) auth: Secret,
+}
+
+/// Numbers the open keys of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyId(pub(crate) u64);
+
+/// What a new object is stored as.
+pub(crate) struct Created {
+    pub(crate) public: Public,
+    pub(crate) private: Private,
+}
+
+/// Why an operation on a link failed.
+pub(crate) enum Failure {
+    /// A command failed: decide by its code.
+    Tss(Error),
+    /// The answer is final.
+    Final(CustodyError),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Tss(error)
+    }
+}
+
+/// The device and everything that has to be made anew when it is lost.
+pub(crate) struct Device {
+    choice: TpmChoice,
+    session: SessionKind,
+    // Invariant: set by the first connection, and never changed.
+    srk_name: Option<Vec<u8>>,
+    // Every handle and session belongs to one link, so after a reset or a crash none of an older generation can be used.
+    // Dropped before the child: closing a context flushes handles.
+    link: Option<Link>,
+    swtpm: Option<Swtpm>,
+    child: ChildId,
+}
+
+impl Device {
+    /// Opens the device and finds its storage root key. With `srk_name`, only the TPM that has this one.
+    pub(crate) fn open(
+        choice: TpmChoice,
+        session: SessionKind,
+        srk_name: Option<Vec<u8>>,
+        child: ChildId,
+    ) -> Result<Self, TpmError> {
+        if let TpmChoice::Device(path) = &choice {
+            crate::choice::probe_device(path)?;
+        }
+        let mut device = Self {
+            choice,
+            session,
+            srk_name,
+            link: None,
+            swtpm: None,
+            child,
+        };
+        device.link()?;
+        Ok(device)
+    }
+
+    pub(crate) fn srk_name(&self) -> &[u8] {
+        self.srk_name.as_deref().unwrap_or_default()
+    }
+
+    /// Makes a signing key with this authorisation value.
+    pub(crate) fn create_key(&mut self, auth: &Secret) -> Result<Created, CustodyError> {
+        self.run("make a key", |link| {
+            let public = template::signing_key()?;
+            link.create(public, auth.expose(), None)
+        })
+    }
+
+    /// Loads a key, to see that it can be.
+    pub(crate) fn load_key(&mut self, key: &KeyBlob) -> Result<(), CustodyError> {
+        self.run("load a key", |link| link.load_key(key).map(|_| ()))
+    }
+
+    /// Unloads a key that is not needed any more.
+    pub(crate) fn unload_key(&mut self, id: KeyId) {
+        if let Some(link) = &mut self.link {
+            link.forget_key(id);
+        }
+    }
+
+    /// Signs a SHA-256 digest: `r ‖ s`.
+    pub(crate) fn sign(&mut self, key: &KeyBlob, digest: &[u8; 32]) -> Result<[u8; 64], CustodyError> {
+        self.run("sign", |link| {
+            let handle = link.load_key(key)?;
+            // The key is not a restricted one, so no ticket is needed to show that the TPM hashed the message.
+            let ticket = HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
+                tag: TPM2_ST_HASHCHECK,
+                hierarchy: TPM2_RH_NULL,
+                digest: tss_esapi::tss2_esys::TPM2B_DIGEST::default(),
+            })?;
+            let digest = Digest::try_from(digest.as_slice())?;
+            let signature = link
+                .context()
+                .sign(handle, digest, SignatureScheme::Null, ticket)?;
+            let TpmSignature::EcDsa(pair) = signature else {
+                return Err(Failure::Tss(Error::WrapperError(
+                    WrapperErrorKind::WrongValueFromTpm,
+                )));
+            };
+            let mut bytes = [0_u8; 64];
+            let (r, s) = bytes.split_at_mut(32);
+            let written = template::left_pad(r, pair.signature_r().value())
+                .and_then(|()| template::left_pad(s, pair.signature_s().value()));
+            match written {
+                Some(()) => Ok(bytes),
+                None => Err(Failure::Tss(Error::WrapperError(
+                    WrapperErrorKind::WrongValueFromTpm,
+                ))),
+            }
+        })
+    }
+
+    /// Seals data under this authorisation value.
+    pub(crate) fn seal(&mut self, auth: &[u8; AUTH], data: &Secret) -> Result<Created, CustodyError> {
+        self.run("seal", |link| {
+            let public = template::sealed_data()?;
+            let data = SensitiveData::try_from(data.expose())?;
+            link.create(public, auth, Some(data))
+        })
+    }
+
+    /// Opens sealed data.
+    pub(crate) fn unseal(&mut self, blob: &Blob, auth: &[u8; AUTH]) -> Result<Secret, CustodyError> {
+        self.run("unseal", |link| {
+            let handle = link.load_object(&blob.public, &blob.private, auth)?;
+            let result = link.context().unseal(handle.into());
+            let flushed = link.flush(handle);
+            let data = result?;
+            flushed?;
+            // `SensitiveData` wipes itself; this is the one copy that stays.
+            Secret::fill_with(data.len(), |bytes| {
+                bytes.copy_from_slice(data.value());
+                Ok::<(), claviger_core::secret::SecretError>(())
+            })
+            .map_err(|error| Failure::Final(error.into()))
+        })
+    }
+
+    /// What `doctor` shows.
+    pub(crate) fn facts(&mut self) -> Result<TpmFacts, CustodyError> {
+        let choice = self.choice.clone();
+        let sessions = self.session;
+        let srk_name = hex::encode(self.srk_name());
+        self.run("describe itself", |link| {
+            let context = link.context();
+            let mut number = |tag| context.get_tpm_property(tag).map(Option::unwrap_or_default);
+            let manufacturer = number(PropertyTag::Manufacturer)?;
+            let firmware = (
+                number(PropertyTag::FirmwareVersion1)?,
+                number(PropertyTag::FirmwareVersion2)?,
+            );
+            let manufacturer = text(manufacturer);
+            let assurance = assurance(&choice, &manufacturer);
+            Ok(TpmFacts {
+                rollback_detectable: matches!(assurance, Assurance::Hardware),
+                manufacturer,
+                firmware: format!("{:08x}.{:08x}", firmware.0, firmware.1),
+                assurance,
+                srk_name: srk_name.clone(),
+                sessions,
+                resident_algorithms: vec![Algorithm::P256],
+            })
+        })
+    }
+
+    /// Shuts the TPM down in order if it is our own. Then everything is closed.
+    pub(crate) fn close(mut self) {
+        if let (Some(link), true) = (&mut self.link, self.swtpm.is_some()) {
+            link.unload_all();
+            // If this fails the state is as after a power cut, which swtpm survives.
+            link.context()
+                .execute_without_session(|c| c.shutdown(StartupType::Clear))
+                .ok();
+        }
+        self.link = None;
+        if let Some(child) = self.swtpm.take() {
+            child.stop();
+        }
+    }
+
+    /// Runs an operation that may be repeated: after a lost connection or reset once, for lack of slots once, and while the TPM
+    /// asks for patience.
+    pub(crate) fn run<T>(
+        &mut self,
+        doing: &'static str,
+        mut operation: impl FnMut(&mut Link) -> Result<T, Failure>,
+    ) -> Result<T, CustodyError> {
+        let (mut linked_anew, mut slots_freed, mut waits) = (false, false, 0);
+        loop {
+            let error = match operation(self.link()?) {
+                Ok(value) => return Ok(value),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Tss(error)) => error,
+            };
+            let unavailable = |why: &str| {
+                CustodyError::Unavailable(format!("the TPM cannot {doing}: {why} ({})", describe(&error)))
+            };
+            match Code::of(&error) {
+                Code::Dead | Code::Stale if !linked_anew => {
+                    linked_anew = true;
+                    self.unlink();
+                }
+                Code::Dead => {
+                    self.unlink();
+                    return Err(unavailable("the connection was lost twice"));
+                }
+                Code::Stale => {
+                    self.unlink();
+                    return Err(unavailable("it was reset twice"));
+                }
+                Code::Slots if !slots_freed => {
+                    slots_freed = true;
+                    self.unlink();
+                }
+                Code::Slots => return Err(unavailable("other programs hold all its slots")),
+                Code::Wait if waits < WAIT_TRIES => {
+                    std::thread::sleep(WAIT_FIRST * 2_u32.saturating_pow(waits));
+                    waits += 1;
+                }
+                Code::Wait => return Err(unavailable("it is busy")),
+                Code::Lockout => {
+                    return Err(unavailable(
+                        "it is locked against guessing; no key of ours causes this; see `tpm2_getcap properties-variable` and \
+                         `tpm2_dictionarylockout --clear-lockout`",
+                    ));
+                }
+                Code::Auth | Code::Integrity => {
+                    return Err(CustodyError::NotOurs(format!(
+                        "this was made by another TPM or for another purpose, or was changed ({})",
+                        describe(&error)
+                    )));
+                }
+                Code::Parameter(_) | Code::Other(_) | Code::Local => {
+                    // Something nobody foresaw: nothing of this connection is trusted further.
+                    self.unlink();
+                    return Err(CustodyError::Fault(format!(
+                        "the TPM failed to {doing} ({})",
+                        describe(&error)
+                    )));
+                }
+            }
+        }
+    }
+
+    /// The connection, made if there is none.
+    fn link(&mut self) -> Result<&mut Link, TpmError> {
+        if self.link.is_none() {
+            if let TpmChoice::Swtpm { state } = &self.choice {
+                // Whatever became of the last child: collected first, so that its lock and its ports are free.
+                self.swtpm = None;
+                self.swtpm = Some(Swtpm::start(state, &self.child)?);
+            }
+            let plan = LinkPlan {
+                choice: &self.choice,
+                port: self.swtpm.as_ref().map(Swtpm::port),
+                session: self.session,
+                srk_name: self.srk_name.as_deref(),
+            };
+            let link = open_patiently(&plan)?;
+            self.srk_name.get_or_insert_with(|| link.srk_name().to_vec());
+            self.link = Some(link);
+        }
+        self.link.as_mut().ok_or_else(|| TpmError::Open {
+            place: self.choice.place(),
+            cause: "no connection".to_owned(),
+        })
+    }
+
+    fn unlink(&mut self) {
+        self.link = None;
+    }
+}
+
+/// Opens a connection, and waits for a TPM that says "retry" or tests itself, as one does after the machine started.
+fn open_patiently(plan: &LinkPlan<'_>) -> Result<Link, TpmError> {
+    let mut waits = 0;
+    loop {
+        match Link::open(plan) {
+            Err(TpmError::Command { code: Some(code), .. })
+                if Code::of_raw(code) == Code::Wait && waits < WAIT_TRIES =>
+            {
+                std::thread::sleep(WAIT_FIRST * 2_u32.saturating_pow(waits));
+                waits += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Four characters in a number, as `TPM_PT_MANUFACTURER` has them, made safe to show.
+fn text(number: u32) -> String {
+    let bytes: Vec<u8> = number.to_be_bytes().into_iter().filter(|b| *b != 0).collect();
+    claviger_core::name::escape(&String::from_utf8_lossy(&bytes), 8)
+        .trim()
+        .to_owned()
+}
+
+/// How hard it is. Software that poses as a device, such as the TPM of most virtual machines, is software.
+pub(crate) fn assurance(choice: &TpmChoice, manufacturer: &str) -> Assurance {
+    // swtpm says "IBM"; Microsoft's simulator says "XYZZ". No TPM sold says either.
+    let simulated = matches!(manufacturer, "IBM" | "XYZZ");
+    match choice {
+        TpmChoice::Swtpm { .. } => Assurance::Swtpm,
+        TpmChoice::Tcti(name) if name.starts_with("swtpm") || name.starts_with("mssim") => Assurance::Swtpm,
+        TpmChoice::Device(_) | TpmChoice::Tcti(_) if simulated => Assurance::Swtpm,
+        TpmChoice::Device(_) | TpmChoice::Tcti(_) => Assurance::Hardware,
+    }
+}
+
+/// 32 random bytes in locked memory, for an authorisation value.
+pub(crate) fn random_secret() -> Result<Secret, CustodyError> {
+    Secret::fill_with(AUTH, |bytes| {
+        OsRng
+            .try_fill_bytes(bytes)
+            .map_err(|e| CustodyError::Unavailable(format!("the system gives no random numbers: {e}")))
+    })
+}
+
+/// What an object may be used with, in the form libtss2 takes.
+pub(crate) fn auth(bytes: &[u8]) -> Result<Auth, Failure> {
+    Ok(Auth::try_from(bytes)?)
+}

@@ -1,0 +1,121 @@
+//! Secrets that only this TPM opens, for the purpose they were sealed for. Not resident keys: `custody.rs`.
+//!
+//! The authorisation value of the sealed object is `SHA-256("claviger seal v1" ‖ 0x00 ‖ salt ‖ purpose)`, with 32 random bytes of
+//! salt stored beside it. So the TPM itself refuses another purpose, and all its 128 bytes are left for the secret. The value
+//! keeps nobody out who has the blob: what protects it is that only this TPM can open it.
+
+use std::sync::Arc;
+
+use claviger_core::custody::{Assurance, CustodyError, Sealer};
+use claviger_core::{BoxFuture, Secret};
+use rand_core::{OsRng, RngCore as _};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use crate::actor::{Actor, Lane};
+use crate::blob::{self, AUTH, Kind};
+use crate::template;
+
+/// The most bytes that are sealed at once: the least that every TPM 2.0 takes (MAX_SYM_DATA, Library Part 2).
+pub const MAX_SEALED: usize = 128;
+
+const DOMAIN: &[u8] = b"claviger seal v1\0";
+
+/// Seals under the storage root key.
+#[derive(Debug)]
+pub(crate) struct TpmSealer {
+    actor: Arc<Actor>,
+    assurance: Assurance,
+}
+
+impl TpmSealer {
+    pub(crate) const fn new(actor: Arc<Actor>, assurance: Assurance) -> Self {
+        Self { actor, assurance }
+    }
+
+    async fn seal(&self, purpose: &str, secret: &Secret) -> Result<Vec<u8>, CustodyError> {
+        if secret.len() > MAX_SEALED {
+            return Err(CustodyError::Fault(format!(
+                "a TPM seals at most {MAX_SEALED} bytes, not {}",
+                secret.len()
+            )));
+        }
+        let mut salt = [0_u8; AUTH];
+        OsRng
+            .try_fill_bytes(&mut salt)
+            .map_err(|e| CustodyError::Unavailable(format!("the system gives no random numbers: {e}")))?;
+        let auth = value(&salt, purpose);
+        // The future may be dropped while the device is at work, so the work has a copy of its own, in locked memory too.
+        let data = Secret::fill_with(secret.len(), |bytes| {
+            bytes.copy_from_slice(secret.expose());
+            Ok::<(), CustodyError>(())
+        })?;
+        let created = self
+            .actor
+            .run(Lane::Host, move |device| device.seal(&auth, &data))
+            .await?;
+        let bytes = blob::encode(Kind::Sealed, &salt, &created.public, &created.private)
+            .map_err(|error| CustodyError::Fault(error.to_string()))?;
+        Ok(bytes.to_vec())
+    }
+
+    async fn unseal(&self, purpose: &str, sealed: &[u8]) -> Result<Secret, CustodyError> {
+        let not_ours = |error: blob::BlobError| CustodyError::NotOurs(error.to_string());
+        let blob = blob::decode(Kind::Sealed, sealed).map_err(not_ours)?;
+        let template = template::sealed_data().map_err(|error| CustodyError::Fault(error.to_string()))?;
+        if !template::is_of(&blob.public, &template) {
+            return Err(CustodyError::NotOurs(
+                "the blob is not one that this crate sealed".to_owned(),
+            ));
+        }
+        let auth = value(&blob.value, purpose);
+        self.actor
+            .run(Lane::Host, move |device| device.unseal(&blob, &auth))
+            .await
+    }
+}
+
+/// The salt has a fixed length, so no two pairs of salt and purpose give the same input.
+fn value(salt: &[u8; AUTH], purpose: &str) -> Zeroizing<[u8; AUTH]> {
+    let hash = Sha256::new()
+        .chain_update(DOMAIN)
+        .chain_update(salt)
+        .chain_update(purpose.as_bytes());
+    Zeroizing::new(hash.finalize().into())
+}
+
+impl Sealer for TpmSealer {
+    fn assurance(&self) -> Assurance {
+        self.assurance
+    }
+
+    fn seal<'a>(
+        &'a self,
+        purpose: &'a str,
+        secret: &'a Secret,
+    ) -> BoxFuture<'a, Result<Vec<u8>, CustodyError>> {
+        Box::pin(self.seal(purpose, secret))
+    }
+
+    fn unseal<'a>(
+        &'a self,
+        purpose: &'a str,
+        sealed: &'a [u8],
+    ) -> BoxFuture<'a, Result<Secret, CustodyError>> {
+        Box::pin(self.unseal(purpose, sealed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_purpose_and_salt_has_its_own_value() {
+        let one = value(&[1; AUTH], "root");
+        assert_eq!(one, value(&[1; AUTH], "root"));
+        assert_ne!(one, value(&[2; AUTH], "root"));
+        assert_ne!(one, value(&[1; AUTH], "root2"));
+        assert_ne!(one, value(&[1; AUTH], ""));
+    }
+}
