@@ -34,7 +34,12 @@ pub(super) trait Disk: Debug + Send + Sync {
     fn create(&self, folder: &OwnedFd, path: &str, must_be_new: bool) -> io::Result<File> {
         let exclusive = if must_be_new { OFlags::EXCL } else { OFlags::TRUNC };
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | exclusive;
-        let file = rustix::fs::openat(folder, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?;
+        let file = rustix::fs::openat(
+            folder,
+            path,
+            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            FILE_MODE,
+        )?;
         Ok(file.into())
     }
 
@@ -169,7 +174,8 @@ impl Folder {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size.max(0)).unwrap_or(0).min(1 << 24) + 1);
+        let mut bytes =
+            Vec::with_capacity(usize::try_from(stat.st_size.max(0)).unwrap_or(0).min(1 << 24) + 1);
         file.take(MAX_FILE).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
     }
@@ -227,7 +233,11 @@ impl Identity {
 
     /// Checks that the file of this name is this one and has this length.
     pub(super) fn check(self, folder: &OwnedFd, name: &str, length: u64) -> io::Result<()> {
-        let changed = |what: &str| Err(io::Error::other(format!("the file `{name}` was {what} while the log is open")));
+        let changed = |what: &str| {
+            Err(io::Error::other(format!(
+                "the file `{name}` was {what} while the log is open"
+            )))
+        };
         let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(rustix::io::Errno::NOENT) => return changed("removed"),

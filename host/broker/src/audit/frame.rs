@@ -2,8 +2,8 @@
 //!
 //! The hash is the entry's RFC 6962 leaf hash, so a frame that was torn or changed is recognised, and the tree need not hash again.
 
-use claviger_core::{AuditError, Entry};
 use claviger_core::audit::MAX_ENTRY;
+use claviger_core::{AuditError, Entry};
 use tlog_tiles::{HASH_SIZE, Hash, record_hash};
 
 /// The length before the entry: big-endian.
@@ -21,7 +21,8 @@ pub(super) fn push(buffer: &mut Vec<u8>, entry: &Entry) -> Result<Hash, AuditErr
 
 fn push_inner(buffer: &mut Vec<u8>, start: usize, entry: &Entry) -> Result<Hash, AuditError> {
     buffer.extend_from_slice(&[0; LENGTH]);
-    serde_json::to_writer(&mut *buffer, entry).map_err(|error| AuditError::Write(std::sync::Arc::new(error.into())))?;
+    serde_json::to_writer(&mut *buffer, entry)
+        .map_err(|error| AuditError::Write(std::sync::Arc::new(error.into())))?;
     let size = buffer.len() - start - LENGTH;
     let length = u32::try_from(size).map_err(|_| AuditError::TooLarge(size))?;
     if size > MAX_ENTRY {
@@ -104,7 +105,9 @@ mod tests {
     fn a_frame_reads_back_and_every_flip_or_cut_of_it_is_bad() {
         let mut journal = Vec::new();
         let leaf = push(&mut journal, &entry("1")).unwrap();
-        assert!(matches!(read(&journal, 0), Frame::Entry { leaf: l, next, .. } if l == leaf && next == journal.len()));
+        assert!(
+            matches!(read(&journal, 0), Frame::Entry { leaf: l, next, .. } if l == leaf && next == journal.len())
+        );
         assert_eq!(read(&journal, journal.len()), Frame::End);
         for bit in 0..journal.len() * 8 {
             let mut bad = journal.clone();
@@ -121,7 +124,10 @@ mod tests {
         let mut journal = Vec::new();
         push(&mut journal, &entry("1")).unwrap();
         let before = journal.clone();
-        assert!(matches!(push(&mut journal, &entry(&"x".repeat(MAX_ENTRY))), Err(AuditError::TooLarge(_))));
+        assert!(matches!(
+            push(&mut journal, &entry(&"x".repeat(MAX_ENTRY))),
+            Err(AuditError::TooLarge(_))
+        ));
         assert_eq!(journal, before);
     }
 

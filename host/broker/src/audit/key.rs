@@ -73,8 +73,8 @@ impl LogKey {
     pub(super) fn sign_checkpoint(&self, size: u64, root: Hash) -> Result<String, AuditError> {
         let checkpoint = Checkpoint::new(&self.origin, size, root, "")
             .map_err(|error| AuditError::Signer(error.to_string()))?;
-        let mut note = Note::new(&checkpoint.to_bytes(), &[])
-            .map_err(|error| AuditError::Signer(error.to_string()))?;
+        let mut note =
+            Note::new(&checkpoint.to_bytes(), &[]).map_err(|error| AuditError::Signer(error.to_string()))?;
         note.add_sigs(&[self])
             .map_err(|error| AuditError::Signer(error.to_string()))?;
         String::from_utf8(note.to_bytes()).map_err(|error| AuditError::Signer(error.to_string()))

@@ -142,7 +142,12 @@ impl TileLog {
     /// How many entries the log has.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).edge.size()
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .edge
+            .size()
     }
 
     /// The root of the tree over all entries (RFC 6962 §2.1).
@@ -204,9 +209,9 @@ impl AuditSink for TileLog {
     fn append(&self, entry: Entry) -> BoxFuture<'_, Result<EntryIndex, AuditError>> {
         match self.shared.append(&entry) {
             Ok(Appended::Done(index)) => Box::pin(std::future::ready(Ok(index))),
-            Ok(Appended::Waiting(receiver)) => Box::pin(async move {
-                receiver.await.unwrap_or(Err(AuditError::Closed))
-            }),
+            Ok(Appended::Waiting(receiver)) => {
+                Box::pin(async move { receiver.await.unwrap_or(Err(AuditError::Closed)) })
+            }
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
@@ -272,7 +277,9 @@ impl Shared {
             Ok(())
         };
         // On an error the log has failed, which the next append tells.
-        if result.and_then(|()| self.or_fail(&mut state, Self::rotate_if_full)).is_ok()
+        if result
+            .and_then(|()| self.or_fail(&mut state, Self::rotate_if_full))
+            .is_ok()
             && state.worker == Worker::Asleep
         {
             self.call_worker(&mut state);
@@ -337,7 +344,10 @@ impl Shared {
         state.journal.length += state.buffer.len() as u64;
         state.buffer.clear();
         if self.durability == Durability::Sync
-            && !state.unsynced.last().is_some_and(|file| Arc::ptr_eq(file, &state.journal.file))
+            && !state
+                .unsynced
+                .last()
+                .is_some_and(|file| Arc::ptr_eq(file, &state.journal.file))
         {
             let file = Arc::clone(&state.journal.file);
             state.unsynced.push(file);
@@ -349,14 +359,16 @@ impl Shared {
     pub(super) fn write_and_check(&self, state: &mut State) -> std::io::Result<()> {
         self.write(state)?;
         let journal = &state.journal;
-        journal.identity.check(&self.folder.fd, &journal.name, journal.length)
+        journal
+            .identity
+            .check(&self.folder.fd, &journal.name, journal.length)
     }
 
     /// At the end of a bundle, if the last journal has become tiles: begins a new journal and hands this one to the worker.
     fn rotate_if_full(&self, state: &mut State) -> std::io::Result<()> {
         let size = state.edge.size();
         let busy = !state.retired.is_empty() || !state.checkpoints.is_empty();
-        if size % FULL != 0 || size == state.journal.base || busy {
+        if !size.is_multiple_of(FULL) || size == state.journal.base || busy {
             return Ok(());
         }
         self.write(state)?;
@@ -395,5 +407,6 @@ pub(super) fn new_journal(disk: &dyn Disk, folder: &Folder, base: u64) -> std::i
 }
 
 pub(super) fn root_of(edge: &Edge) -> Result<Hash, AuditError> {
-    edge.root().map_err(|error| AuditError::Damaged(error.to_string()))
+    edge.root()
+        .map_err(|error| AuditError::Damaged(error.to_string()))
 }

@@ -75,23 +75,33 @@ impl TileLog {
         // A journal that is not empty without a checkpoint is a log whose checkpoint was removed: not ours to overwrite.
         let mut leftover = Vec::new();
         for (_, name) in journals_of(&folder)? {
-            if !folder.read(&name).map_err(reading(&name))?.unwrap_or_default().is_empty() {
+            if !folder
+                .read(&name)
+                .map_err(reading(&name))?
+                .unwrap_or_default()
+                .is_empty()
+            {
                 return Err(OpenError::Exists(options.folder));
             }
             leftover.push(name);
         }
-        if folder.exists(CHECKPOINT).map_err(reading(CHECKPOINT))? || folder.exists("tile").map_err(reading("tile"))? {
+        if folder.exists(CHECKPOINT).map_err(reading(CHECKPOINT))?
+            || folder.exists("tile").map_err(reading("tile"))?
+        {
             return Err(OpenError::Exists(options.folder));
         }
         for name in leftover {
-            disk.remove(&folder.fd, &name, AtFlags::empty()).map_err(OpenError::Write)?;
+            disk.remove(&folder.fd, &name, AtFlags::empty())
+                .map_err(OpenError::Write)?;
         }
         let journal = new_journal(&*disk, &folder, 0).map_err(OpenError::Write)?;
         // The checkpoint comes last: with it, this is a log.
         let note = options.key.sign_checkpoint(0, EMPTY_HASH)?;
         let durable = options.durability == Durability::Sync;
         let mut replacer = Replacer::new(&*disk, &folder.fd, durable);
-        replacer.put(CHECKPOINT, note.as_bytes()).map_err(OpenError::Write)?;
+        replacer
+            .put(CHECKPOINT, note.as_bytes())
+            .map_err(OpenError::Write)?;
         replacer.finish().map_err(OpenError::Write)?;
         if durable {
             sync_name(&options.folder).map_err(OpenError::Write)?;
@@ -148,7 +158,11 @@ impl TileLog {
         let mut state = State::new(last, found, (signed.size, note));
         if options.durability == Durability::Sync {
             // What was found may not have been synced by the process that wrote it.
-            state.unsynced = journals.iter().chain([&state.journal]).map(|journal| Arc::clone(&journal.file)).collect();
+            state.unsynced = journals
+                .iter()
+                .chain([&state.journal])
+                .map(|journal| Arc::clone(&journal.file))
+                .collect();
             state.names_unsynced = true;
         }
         state.retired = journals;

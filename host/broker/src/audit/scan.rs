@@ -87,12 +87,15 @@ pub(super) enum Writer {
     Possible,
 }
 
+/// Is called with each entry's index and JSON, and may find it bad.
+pub(super) type Visit<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Damage> + 'a;
+
 /// Reads and checks the log, calling `visit` with each entry's JSON in order.
 pub(super) fn scan(
     folder: &Folder,
     signed: SignedHead,
     writer: Writer,
-    visit: &mut dyn FnMut(u64, &[u8]) -> Result<(), Damage>,
+    visit: &mut Visit<'_>,
 ) -> Result<Scan, ScanError> {
     let mut scanner = Scanner {
         folder,
@@ -149,7 +152,7 @@ pub(super) fn reading(file: &str) -> impl FnOnce(io::Error) -> ScanError {
 struct Scanner<'a> {
     folder: &'a Folder,
     signed: SignedHead,
-    visit: &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Damage>,
+    visit: &'a mut Visit<'a>,
     edge: Edge,
     // Invariant: the entries of the incomplete bundle, encoded as one.
     bundle: Vec<u8>,
@@ -164,7 +167,7 @@ impl Scanner<'_> {
     /// Reads the full bundles from where we are, each with its tiles.
     fn bundles(&mut self) -> Result<(), ScanError> {
         // A journal's entries were taken before a bundle of them appeared: it is checked as a journal's at the next scan.
-        while self.edge.size() % FULL == 0 {
+        while self.edge.size().is_multiple_of(FULL) {
             let n = self.edge.size() / FULL;
             let path = bundle_path(n, 256);
             let Some(bytes) = self.folder.read(&path).map_err(reading(&path))? else {
@@ -178,7 +181,11 @@ impl Scanner<'_> {
 
     fn bundle_against_tile(&mut self, n: u64, path: &str, bytes: &[u8]) -> Result<(), ScanError> {
         let tile_file = tile_path(0, n, 256);
-        let tile = self.folder.read(&tile_file).map_err(reading(&tile_file))?.unwrap_or_default();
+        let tile = self
+            .folder
+            .read(&tile_file)
+            .map_err(reading(&tile_file))?
+            .unwrap_or_default();
         let mut rest = bytes;
         for k in 0..FULL {
             let index = n * FULL + k;
@@ -201,8 +208,17 @@ impl Scanner<'_> {
             rest = after;
         }
         if tile.len() as u64 != FULL * HASH_SIZE as u64 {
-            let what = format!("a tile has {} bytes, this one {}", FULL * HASH_SIZE as u64, tile.len());
-            return Err(Damage { index: n * FULL, file: tile_file, what }.into());
+            let what = format!(
+                "a tile has {} bytes, this one {}",
+                FULL * HASH_SIZE as u64,
+                tile.len()
+            );
+            return Err(Damage {
+                index: n * FULL,
+                file: tile_file,
+                what,
+            }
+            .into());
         }
         Ok(())
     }
@@ -215,11 +231,12 @@ impl Scanner<'_> {
             self.recent.push(leaf);
         }
         // Lengths have 16 bits: MAX_ENTRY is smaller.
-        self.bundle.extend_from_slice(&u16::try_from(entry.len()).unwrap_or(u16::MAX).to_be_bytes());
+        self.bundle
+            .extend_from_slice(&u16::try_from(entry.len()).unwrap_or(u16::MAX).to_be_bytes());
         self.bundle.extend_from_slice(entry);
         let mut full = Vec::new();
         self.edge.push(leaf, |tile| full.push(tile));
-        if self.edge.size() % FULL == 0 {
+        if self.edge.size().is_multiple_of(FULL) {
             self.bundle.clear();
         }
         for tile in full {
@@ -238,8 +255,11 @@ impl Scanner<'_> {
         if self.edge.size() != self.signed.size {
             return Ok(());
         }
-        let partial: Vec<(u8, Vec<Hash>)> =
-            self.edge.partial().map(|(level, hashes)| (level, hashes.to_vec())).collect();
+        let partial: Vec<(u8, Vec<Hash>)> = self
+            .edge
+            .partial()
+            .map(|(level, hashes)| (level, hashes.to_vec()))
+            .collect();
         for (level, hashes) in partial {
             if hashes.is_empty() {
                 continue;
@@ -288,7 +308,11 @@ impl Scanner<'_> {
 
     fn compare_partial_bundle(&self, n: u64, width: usize) -> Result<(), ScanError> {
         // A full bundle was compared with its tile, or will be.
-        if self.folder.exists(&bundle_path(n, 256)).map_err(reading("tile/entries"))? {
+        if self
+            .folder
+            .exists(&bundle_path(n, 256))
+            .map_err(reading("tile/entries"))?
+        {
             return Ok(());
         }
         let (file, found) = self.tile_or_full(&bundle_path(n, width), &bundle_path(n, 256))?;
@@ -428,7 +452,10 @@ impl Scanner<'_> {
     fn missing(&self) -> ScanError {
         let index = self.edge.size();
         let what = if index < self.signed.size {
-            format!("it is missing; the checkpoint was signed over {} entries", self.signed.size)
+            format!(
+                "it is missing; the checkpoint was signed over {} entries",
+                self.signed.size
+            )
         } else {
             "it is missing; a journal was removed".to_owned()
         };

@@ -52,7 +52,10 @@ impl VerifyError {
     pub const fn damage(&self) -> Option<&Damage> {
         match self {
             Self::Scan(ScanError::Damaged(damage)) => Some(damage),
-            Self::Scan(ScanError::Read { .. }) | Self::Folder(_) | Self::NoCheckpoint | Self::Checkpoint(_) => None,
+            Self::Scan(ScanError::Read { .. })
+            | Self::Folder(_)
+            | Self::NoCheckpoint
+            | Self::Checkpoint(_) => None,
         }
     }
 }
@@ -90,7 +93,11 @@ pub fn verify(folder: &Path, vkey: &str) -> Result<Verified, VerifyError> {
         checkpoint_size: signed.size,
         root: signed.root,
         unsigned_tail: entries - signed.size,
-        torn_bytes: found.journals.iter().map(|journal| journal.length - journal.valid).sum(),
+        torn_bytes: found
+            .journals
+            .iter()
+            .map(|journal| journal.length - journal.valid)
+            .sum(),
         last_time,
     })
 }

@@ -73,7 +73,10 @@ impl Shared {
                 Task::Commit(round) => self.commit(round),
                 Task::Seal(round, sealing) => self.commit(round).and_then(|()| self.seal(&sealing)),
                 Task::Checkpoint(round, sealing, head, waiters) => {
-                    let result = self.commit(round).and_then(|()| self.checkpoint_over(&sealing, &head));
+                    let result = self
+                        .commit(round)
+                        .and_then(|()| self.checkpoint_over(&sealing, &head));
+                    self.fail_if(&result);
                     for waiter in waiters {
                         waiter.tell(result.clone());
                     }
@@ -81,9 +84,14 @@ impl Shared {
                 }
                 Task::End => return,
             };
-            if let (Err(failure), Ok(mut state)) = (result, self.lock()) {
-                self.fail(&mut state, failure);
-            }
+            self.fail_if(&result);
+        }
+    }
+
+    /// Before anybody is told of an error, the log has failed: nothing succeeds after it.
+    fn fail_if<T>(&self, result: &Result<T, AuditError>) {
+        if let (Err(failure), Ok(mut state)) = (result, self.lock()) {
+            self.fail(&mut state, failure.clone());
         }
     }
 
@@ -106,22 +114,35 @@ impl Shared {
             let buffered = !state.buffer.is_empty() && (idle_is_over || ending);
             // Sealing and checkpoints begin with a round of their own: those who wait for a sync do not starve them.
             if !state.retired.is_empty() {
-                let Ok(round) = self.begin(&mut state) else { return self.next_after_failure() };
-                let Some(sealing) = state.seal_oldest() else { continue };
+                let Ok(round) = self.begin(&mut state) else {
+                    return self.next_after_failure();
+                };
+                let Some(sealing) = state.seal_oldest() else {
+                    continue;
+                };
                 return Ok(Task::Seal(round, sealing));
             }
             if !state.checkpoints.is_empty() {
-                let Ok(round) = self.begin(&mut state) else { return self.next_after_failure() };
+                let Ok(round) = self.begin(&mut state) else {
+                    return self.next_after_failure();
+                };
                 let head = Head {
                     size: state.edge.size(),
                     root: root_of(&state.edge)?,
-                    partial: state.edge.partial().map(|(level, hashes)| (level, hashes.to_vec())).collect(),
+                    partial: state
+                        .edge
+                        .partial()
+                        .map(|(level, hashes)| (level, hashes.to_vec()))
+                        .collect(),
                 };
                 let waiters = std::mem::take(&mut state.checkpoints);
                 return Ok(Task::Checkpoint(round, state.seal_current(), head, waiters));
             }
             if !state.appends.is_empty() || buffered {
-                return self.begin(&mut state).map(Task::Commit).or_else(|_| self.next_after_failure());
+                return self
+                    .begin(&mut state)
+                    .map(Task::Commit)
+                    .or_else(|_| self.next_after_failure());
             }
             if ending {
                 return Ok(Task::End);
@@ -139,7 +160,10 @@ impl Shared {
     }
 
     /// The log failed while a task was prepared: an empty task, after which those who wait are told.
-    #[expect(clippy::unnecessary_wraps, reason = "stands where a task or an error is returned")]
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "stands where a task or an error is returned"
+    )]
     const fn next_after_failure(&self) -> Result<Task, AuditError> {
         Ok(Task::Commit(Round {
             files: Vec::new(),
@@ -173,10 +197,14 @@ impl Shared {
                 Some(failure) => Err(failure),
                 None if round.appends.is_empty() => Ok(()),
                 None => self.or_fail(&mut state, |log, state| {
-                    state.journal.identity.check(&log.folder.fd, &state.journal.name, state.journal.length)
+                    state
+                        .journal
+                        .identity
+                        .check(&log.folder.fd, &state.journal.name, state.journal.length)
                 }),
             }
         });
+        self.fail_if(&result);
         for (index, waiter) in round.appends {
             // A caller that went away needs no answer; its entry stays.
             drop(waiter.send(result.clone().map(|()| index)));
@@ -203,7 +231,9 @@ impl Shared {
         let (sealed, _) = self.write_full(&mut replacer, sealing)?;
         replacer.finish().map_err(failed)?;
         self.remove_partial(sealing)?;
-        self.disk.remove(&self.folder.fd, &sealing.journal, AtFlags::empty()).map_err(failed)?;
+        self.disk
+            .remove(&self.folder.fd, &sealing.journal, AtFlags::empty())
+            .map_err(failed)?;
         let mut state = self.lock()?;
         state.retired.pop_front();
         state.sealed_to(sealed, sealing);
@@ -220,10 +250,14 @@ impl Shared {
         let (sealed, rest) = self.write_full(&mut replacer, sealing)?;
         for (level, hashes) in head.partial.iter().filter(|(_, hashes)| !hashes.is_empty()) {
             let n = head.size >> (8 * (u32::from(*level) + 1));
-            replacer.put(&tile_path(*level, n, hashes.len()), &flat(hashes)).map_err(failed)?;
+            replacer
+                .put(&tile_path(*level, n, hashes.len()), &flat(hashes))
+                .map_err(failed)?;
         }
         if let (false, Ok(width)) = (rest.is_empty(), usize::try_from(head.size % FULL)) {
-            replacer.put(&bundle_path(head.size / FULL, width), &rest).map_err(failed)?;
+            replacer
+                .put(&bundle_path(head.size / FULL, width), &rest)
+                .map_err(failed)?;
         }
         replacer.finish().map_err(failed)?;
         let note = self.key.sign_checkpoint(head.size, head.root)?;
@@ -238,11 +272,21 @@ impl Shared {
 
     /// Reads a journal back from disk, checks every entry against what was logged, and writes the full tiles and bundles. Returns
     /// how many entries are in full bundles then, and the entries after them, encoded as a bundle.
-    fn write_full(&self, replacer: &mut Replacer<'_>, sealing: &Sealing) -> Result<(u64, Vec<u8>), AuditError> {
-        let bytes = self.folder.read(&sealing.journal).map_err(failed)?.unwrap_or_default();
+    fn write_full(
+        &self,
+        replacer: &mut Replacer<'_>,
+        sealing: &Sealing,
+    ) -> Result<(u64, Vec<u8>), AuditError> {
+        let bytes = self
+            .folder
+            .read(&sealing.journal)
+            .map_err(failed)?
+            .unwrap_or_default();
         // Tiles before the bundles they are about: who finds a full bundle finds its tiles.
         for tile in &sealing.tiles {
-            replacer.put(&tile_path(tile.level, tile.n, 256), &tile.data).map_err(failed)?;
+            replacer
+                .put(&tile_path(tile.level, tile.n, 256), &tile.data)
+                .map_err(failed)?;
         }
         if !sealing.tiles.is_empty() {
             replacer.finish().map_err(failed)?;
@@ -264,8 +308,10 @@ impl Shared {
             let length = u16::try_from(entry.len()).map_err(|_| AuditError::TooLarge(entry.len()))?;
             bundle.extend_from_slice(&length.to_be_bytes());
             bundle.extend_from_slice(entry);
-            if (index + 1) % FULL == 0 {
-                replacer.put(&bundle_path(index / FULL, 256), &bundle).map_err(failed)?;
+            if (index + 1).is_multiple_of(FULL) {
+                replacer
+                    .put(&bundle_path(index / FULL, 256), &bundle)
+                    .map_err(failed)?;
                 bundle.clear();
                 sealed = index + 1;
             }
@@ -276,7 +322,8 @@ impl Shared {
     /// Removes the partial tiles and bundles whose full ones are there.
     fn remove_partial(&self, sealing: &Sealing) -> Result<(), AuditError> {
         for tile in &sealing.tiles {
-            self.remove_widths(&tile_path(tile.level, tile.n, 256)).map_err(failed)?;
+            self.remove_widths(&tile_path(tile.level, tile.n, 256))
+                .map_err(failed)?;
             if tile.level == 0 {
                 self.remove_widths(&bundle_path(tile.n, 256)).map_err(failed)?;
             }
@@ -288,7 +335,8 @@ impl Shared {
         let folder = format!("{full}.p");
         let widths = self.folder.names(&folder)?;
         for width in &widths {
-            self.disk.remove(&self.folder.fd, &format!("{folder}/{width}"), AtFlags::empty())?;
+            self.disk
+                .remove(&self.folder.fd, &format!("{folder}/{width}"), AtFlags::empty())?;
         }
         if !widths.is_empty() {
             self.disk.remove(&self.folder.fd, &folder, AtFlags::REMOVEDIR)?;
@@ -310,7 +358,12 @@ impl State {
             base: journal.base,
             leaves: journal.leaves.clone(),
             sealed: self.sealed,
-            tiles: self.full_tiles.iter().filter(|tile| tile.end() <= end).cloned().collect(),
+            tiles: self
+                .full_tiles
+                .iter()
+                .filter(|tile| tile.end() <= end)
+                .cloned()
+                .collect(),
         })
     }
 
@@ -327,7 +380,8 @@ impl State {
     fn sealed_to(&mut self, sealed: u64, sealing: &Sealing) {
         self.sealed = sealed;
         // They are handed out oldest first.
-        self.full_tiles.drain(..sealing.tiles.len().min(self.full_tiles.len()));
+        self.full_tiles
+            .drain(..sealing.tiles.len().min(self.full_tiles.len()));
     }
 }
 
@@ -350,5 +404,7 @@ fn panicked() -> AuditError {
 }
 
 fn changed(index: u64, journal: &str) -> AuditError {
-    AuditError::Damaged(format!("entry {index} in `{journal}` is not what was logged; nothing is signed"))
+    AuditError::Damaged(format!(
+        "entry {index} in `{journal}` is not what was logged; nothing is signed"
+    ))
 }

@@ -8,7 +8,7 @@ use claviger_core::key::{Algorithm, KeyRef, PublicKey, Signature};
 use claviger_core::permit::Permit;
 use claviger_core::profile::{Framed, Profile};
 use claviger_core::{GrantAlias, KeyName, Secret};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 

@@ -16,7 +16,11 @@ use crate::audit::{Durability, FolderError, OpenError, TileLog, verify};
 fn independent_root(entries: &[Vec<u8>]) -> [u8; 32] {
     match entries {
         [] => Sha256::digest([]).into(),
-        [entry] => Sha256::new().chain_update([0]).chain_update(entry).finalize().into(),
+        [entry] => Sha256::new()
+            .chain_update([0])
+            .chain_update(entry)
+            .finalize()
+            .into(),
         _ => {
             let k = entries.len().next_power_of_two() / 2;
             let (left, right) = entries.split_at(k);
@@ -72,7 +76,10 @@ fn what_was_appended_is_folded_in_order_after_reopening() {
             assert_eq!((entries, recovered), (expected, None), "{durability:?} {count}");
             assert_eq!((log.size(), log.root().unwrap()), (count, root));
             let verified = verify(&place.log(), &key().vkey()).unwrap();
-            assert_eq!((verified.entries, verified.unsigned_tail, verified.root), (count, 0, root));
+            assert_eq!(
+                (verified.entries, verified.unsigned_tail, verified.root),
+                (count, 0, root)
+            );
         }
     }
 }
@@ -87,7 +94,10 @@ fn a_standard_client_reads_what_the_checkpoint_covers() {
             continue;
         }
         let text = wait(log.checkpoint()).unwrap();
-        assert_eq!(std::fs::read_to_string(place.log().join("checkpoint")).unwrap(), text);
+        assert_eq!(
+            std::fs::read_to_string(place.log().join("checkpoint")).unwrap(),
+            text
+        );
         let note = Note::from_bytes(text.as_bytes()).unwrap();
         let verifier = StandardVerifier::new(&key().vkey()).unwrap();
         note.verify(&VerifierList::new(vec![Box::new(verifier)])).unwrap();
@@ -113,7 +123,10 @@ fn partial_tiles_and_old_journals_go_when_the_full_ones_are_there() {
     log.close().unwrap();
     drop(log);
     // Whether the end of a bundle begins a new journal depends on whether the worker was busy.
-    let found: Vec<_> = files(&place.log()).into_iter().filter(|name| !name.starts_with("journal-")).collect();
+    let found: Vec<_> = files(&place.log())
+        .into_iter()
+        .filter(|name| !name.starts_with("journal-"))
+        .collect();
     assert_eq!(
         found,
         [
@@ -141,7 +154,14 @@ fn a_stop_without_close_is_found_and_open_uses_are_settled_as_indeterminate() {
     drop(log);
     let (log, recovered, entries) = open(&place.log()).unwrap();
     let recovered = recovered.unwrap();
-    assert_eq!((recovered.entries, recovered.dropped_bytes, recovered.indeterminate), (4, 0, 2));
+    assert_eq!(
+        (
+            recovered.entries,
+            recovered.dropped_bytes,
+            recovered.indeterminate
+        ),
+        (4, 0, 2)
+    );
     let ends: Vec<_> = entries[4..].iter().map(|entry| entry.event.clone()).collect();
     let indeterminate = |of| Event::Settled {
         of,
@@ -150,7 +170,11 @@ fn a_stop_without_close_is_found_and_open_uses_are_settled_as_indeterminate() {
     assert_eq!(ends, [indeterminate(1), indeterminate(3)]);
     drop(log);
     let (log, recovered, entries) = open(&place.log()).unwrap();
-    assert_eq!((recovered.unwrap().indeterminate, entries.len()), (0, 6), "settled once");
+    assert_eq!(
+        (recovered.unwrap().indeterminate, entries.len()),
+        (0, 6),
+        "settled once"
+    );
     append(&log, stopped()).unwrap();
     log.close().unwrap();
     drop(log);
@@ -189,7 +213,10 @@ fn an_entry_over_the_bound_is_refused_and_the_log_goes_on() {
     assert!(matches!(append(&log, long.clone()), Err(AuditError::TooLarge(_))));
     assert_eq!(append(&log, small(0)).unwrap(), 0);
     log.note(long);
-    assert!(matches!(append(&log, small(1)), Err(AuditError::TooLarge(_))), "a lost note shows");
+    assert!(
+        matches!(append(&log, small(1)), Err(AuditError::TooLarge(_))),
+        "a lost note shows"
+    );
     assert_eq!(append(&log, small(1)).unwrap(), 1);
     log.close().unwrap();
 }
@@ -203,16 +230,24 @@ fn appends_from_many_threads_have_the_order_of_their_indexes() {
             .map(|thread| {
                 let log = Arc::clone(&log);
                 std::thread::spawn(move || {
-                    (0..100).map(|n| (append(&log, small(thread * 1000 + n)).unwrap(), thread * 1000 + n)).collect::<Vec<_>>()
+                    (0..100)
+                        .map(|n| (append(&log, small(thread * 1000 + n)).unwrap(), thread * 1000 + n))
+                        .collect::<Vec<_>>()
                 })
             })
             .collect();
-        let mut appended: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let mut appended: Vec<_> = threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect();
         appended.sort_unstable();
         log.close().unwrap();
         drop(log);
         let (_, _, entries) = open(&place.log()).unwrap();
-        assert_eq!(entries, appended.iter().map(|(_, n)| small(*n)).collect::<Vec<_>>());
+        assert_eq!(
+            entries,
+            appended.iter().map(|(_, n)| small(*n)).collect::<Vec<_>>()
+        );
         assert!(appended.iter().map(|(index, _)| *index).eq(0..800));
     }
 }
@@ -223,9 +258,15 @@ fn a_log_has_one_writer_and_is_created_once() {
     assert!(matches!(open(&place.log()), Err(OpenError::NotALog(_))));
     let log = TileLog::create(options(&place.log(), Durability::Process)).unwrap();
     assert!(matches!(open(&place.log()), Err(OpenError::InUse(_))));
-    assert!(verify(&place.log(), &key().vkey()).is_ok(), "readers need no lock");
+    assert!(
+        verify(&place.log(), &key().vkey()).is_ok(),
+        "readers need no lock"
+    );
     drop(log);
-    assert!(matches!(TileLog::create(options(&place.log(), Durability::Process)), Err(OpenError::Exists(_))));
+    assert!(matches!(
+        TileLog::create(options(&place.log(), Durability::Process)),
+        Err(OpenError::Exists(_))
+    ));
     std::fs::remove_file(place.log().join("checkpoint")).unwrap();
     assert!(matches!(open(&place.log()), Err(OpenError::NotALog(_))));
 }
@@ -235,24 +276,42 @@ fn a_folder_that_others_write_or_a_link_is_refused_with_the_command_to_type() {
     let place = Place::new();
     drop(TileLog::create(options(&place.log(), Durability::Process)).unwrap());
     for name in ["checkpoint", "journal-0"] {
-        let mode = std::fs::metadata(place.log().join(name)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(place.log().join(name))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
-    assert_eq!(std::fs::metadata(place.log()).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        std::fs::metadata(place.log()).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
 
     std::fs::set_permissions(place.log(), std::fs::Permissions::from_mode(0o770)).unwrap();
     let error = open(&place.log()).unwrap_err();
-    assert!(matches!(&error, OpenError::Folder(FolderError::Writable { mode: 0o770, .. })), "{error:?}");
+    assert!(
+        matches!(
+            &error,
+            OpenError::Folder(FolderError::Writable { mode: 0o770, .. })
+        ),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("chmod 700 "), "{error}");
     std::fs::set_permissions(place.log(), std::fs::Permissions::from_mode(0o700)).unwrap();
 
     let link = place.log().with_file_name("link");
     std::os::unix::fs::symlink(place.log(), &link).unwrap();
-    assert!(matches!(open(&link), Err(OpenError::Folder(FolderError::NotAFolder(_)))));
+    assert!(matches!(
+        open(&link),
+        Err(OpenError::Folder(FolderError::NotAFolder(_)))
+    ));
 
     let elsewhere = place.log().with_file_name("elsewhere");
     copy(&place.log(), &elsewhere);
     std::fs::remove_file(place.log().join("journal-0")).unwrap();
     std::os::unix::fs::symlink(elsewhere.join("journal-0"), place.log().join("journal-0")).unwrap();
-    assert!(matches!(open(&place.log()), Err(OpenError::Scan(_))), "a linked journal");
+    assert!(
+        matches!(open(&place.log()), Err(OpenError::Scan(_))),
+        "a linked journal"
+    );
 }

@@ -80,7 +80,10 @@ pub(super) fn stopped() -> Entry {
 }
 
 pub(super) fn wait<T>(future: BoxFuture<'_, T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 pub(super) fn append(log: &TileLog, entry: Entry) -> Result<EntryIndex, AuditError> {
