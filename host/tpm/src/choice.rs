@@ -42,6 +42,25 @@ impl TpmChoice {
         Ok(choice)
     }
 
+    /// The same choice with a software TPM's folder told from the keyring's, so that the keyring can be moved.
+    pub(crate) fn relative_to(&self, folder: &Path) -> Self {
+        match self {
+            Self::Swtpm { state } => {
+                let state = state.strip_prefix(folder).map_or_else(|_| state.clone(), Path::to_path_buf);
+                Self::Swtpm { state }
+            }
+            Self::Device(_) | Self::Tcti(_) => self.clone(),
+        }
+    }
+
+    /// The same choice with a software TPM's folder where the keyring now is.
+    pub(crate) fn found_from(self, folder: &Path) -> Self {
+        match self {
+            Self::Swtpm { state } => Self::Swtpm { state: folder.join(state) },
+            Self::Device(_) | Self::Tcti(_) => self,
+        }
+    }
+
     /// How an operator knows it.
     pub(crate) fn place(&self) -> String {
         match self {
@@ -147,6 +166,16 @@ mod tests {
         ] {
             assert!(Settings::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_keyring_that_was_moved_finds_its_software_tpm() {
+        let choice = TpmChoice::Swtpm { state: "/old/keyring/swtpm".into() };
+        let moved = choice.relative_to(Path::new("/old/keyring")).found_from(Path::new("/new"));
+        assert_eq!(moved, TpmChoice::Swtpm { state: "/new/swtpm".into() });
+        // One that is kept elsewhere stays there.
+        let kept = choice.relative_to(Path::new("/other")).found_from(Path::new("/new"));
+        assert_eq!(kept, choice);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A connected TPM, as the rest of Claviger holds it. Not the device: one thread has that, and this asks it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,18 +80,19 @@ impl Tpm {
         Self::start(choice, SessionKind::SaltedEncrypted, None, DEADLINE)
     }
 
-    /// Connects to the TPM that [`Tpm::settings`] described. Blocks as [`Tpm::connect`] does.
+    /// Connects to the TPM that [`Tpm::settings`] described for the keyring that is now in this folder. Blocks as
+    /// [`Tpm::connect`] does.
     ///
     /// # Errors
     /// [`TpmError::NotOurs`] when the storage root key is another one; else as [`Tpm::connect`].
-    pub fn connect_with(settings: &str) -> Result<Self, TpmError> {
+    pub fn connect_with(settings: &str, folder: &Path) -> Result<Self, TpmError> {
         let settings = Settings::parse(settings)?;
         let name = settings.srk_name()?;
         let session = match &settings.tpm {
             TpmChoice::Swtpm { .. } => SessionKind::Password,
             TpmChoice::Device(_) | TpmChoice::Tcti(_) => SessionKind::SaltedEncrypted,
         };
-        Self::start(settings.tpm, session, Some(name), DEADLINE)
+        Self::start(settings.tpm.found_from(folder), session, Some(name), DEADLINE)
     }
 
     pub(crate) fn start(
@@ -121,12 +123,12 @@ impl Tpm {
         })
     }
 
-    /// What a keyring keeps to find this TPM again and no other: JSON of at most some hundred bytes, no secret.
+    /// What the keyring in this folder keeps to find this TPM again and no other: JSON of at most some hundred bytes, no secret.
     ///
     /// # Errors
     /// When the path of a device or folder is not UTF-8.
-    pub fn settings(&self) -> Result<String, TpmError> {
-        Settings::new(self.choice.clone(), &self.srk_name).to_text()
+    pub fn settings(&self, folder: &Path) -> Result<String, TpmError> {
+        Settings::new(self.choice.relative_to(folder), &self.srk_name).to_text()
     }
 
     /// Keys that live in the TPM and sign there.

@@ -146,7 +146,7 @@ async fn a_key_opens_again_after_a_restart_with_the_settings() {
         stored,
         open,
     } = rig.key("release").await;
-    let settings = rig.tpm.settings().unwrap();
+    let settings = rig.tpm.settings(std::path::Path::new("")).unwrap();
     let pid = rig.tpm.swtpm_pid().unwrap();
     let Rig { tpm, folder } = rig;
     drop(open);
@@ -155,7 +155,7 @@ async fn a_key_opens_again_after_a_restart_with_the_settings() {
         !std::path::Path::new(&format!("/proc/{pid}")).exists(),
         "the software TPM ended with the last handle"
     );
-    let tpm = Tpm::connect_with(&settings).unwrap();
+    let tpm = Tpm::connect_with(&settings, std::path::Path::new("")).unwrap();
     let material = Secret::take(&mut stored.clone()).unwrap();
     let open = tpm.custody().open(&name, &public, material).await.unwrap();
     let key = TestKey {
@@ -173,10 +173,10 @@ async fn a_key_opens_again_after_a_restart_with_the_settings() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tpm_under_the_same_settings_is_not_ours() {
     let Rig { tpm, folder } = Rig::new();
-    let settings = tpm.settings().unwrap();
+    let settings = tpm.settings(std::path::Path::new("")).unwrap();
     drop(tpm);
     std::fs::remove_dir_all(folder.path().join("tpm")).unwrap();
-    let refused = Tpm::connect_with(&settings);
+    let refused = Tpm::connect_with(&settings, std::path::Path::new(""));
     assert!(matches!(refused, Err(TpmError::NotOurs { .. })), "{refused:?}");
 }
 

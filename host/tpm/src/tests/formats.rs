@@ -151,10 +151,10 @@ async fn an_owner_password_without_a_root_key_says_what_to_do() {
     let tpm2 = |args: &[&str]| succeed("tpm2", rig.folder.path(), &[args, &["-T", &tcti]].concat());
     tpm2(&["evictcontrol", "-C", "o", "-c", "0x81000001"]);
     tpm2(&["changeauth", "-c", "owner", "password"]);
-    let settings = rig.tpm.settings().unwrap();
+    let settings = rig.tpm.settings(Path::new("")).unwrap();
     let Rig { tpm, folder } = rig;
     drop(tpm);
-    let refused = Tpm::connect_with(&settings);
+    let refused = Tpm::connect_with(&settings, Path::new(""));
     assert!(
         matches!(refused, Err(crate::TpmError::OwnerPassword)),
         "{refused:?}"
@@ -172,12 +172,12 @@ async fn a_place_that_another_key_has_is_left_alone() {
     tpm2(&["evictcontrol", "-C", "o", "-c", "0x81000001"]);
     tpm2(&["createprimary", "-C", "o", "-G", "rsa", "-c", "other.ctx"]);
     tpm2(&["evictcontrol", "-C", "o", "-c", "other.ctx", "0x81000001"]);
-    let settings = rig.tpm.settings().unwrap();
+    let settings = rig.tpm.settings(Path::new("")).unwrap();
     let Rig { tpm, folder } = rig;
     drop(tpm);
     // The root key is made anew, transient, with the same Name: what was made under it opens.
     let rig = Rig {
-        tpm: Tpm::connect_with(&settings).unwrap(),
+        tpm: Tpm::connect_with(&settings, Path::new("")).unwrap(),
         folder,
     };
     assert_eq!(rig.tpm.facts().await.unwrap().srk_name, before);

@@ -67,10 +67,10 @@ async fn another_tpm_does_not_open_it_and_this_one_does_after_a_restart() {
     let sealed = rig.tpm.sealer().seal("root", &secret(&[7; 32])).await.unwrap();
     let refused = other.tpm.sealer().unseal("root", &sealed).await.map(|_| ());
     assert!(matches!(refused, Err(CustodyError::NotOurs(_))), "{refused:?}");
-    let settings = rig.tpm.settings().unwrap();
+    let settings = rig.tpm.settings(std::path::Path::new("")).unwrap();
     let Rig { tpm, folder } = rig;
     drop(tpm);
-    let tpm = Tpm::connect_with(&settings).unwrap();
+    let tpm = Tpm::connect_with(&settings, std::path::Path::new("")).unwrap();
     assert!(
         tpm.sealer()
             .unseal("root", &sealed)
