@@ -1,8 +1,8 @@
 //! Decides one use: clock, suspension, expiry, hours, uses, rate, in this order. It does nothing else: it neither logs nor touches keys.
 
+use claviger_core::Refusal;
 use claviger_core::manifest::{Constraints, OnViolation, Rate};
 use claviger_core::refusal::{Denial, Rule};
-use claviger_core::Refusal;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ledger::GrantState;
@@ -19,7 +19,9 @@ pub fn trusted_time(now: Timestamp, latest: Option<Timestamp>) -> Result<Timesta
         Some(latest) if latest.duration_since(now) > CLOCK_TOLERANCE => Err(Denial::new(
             Refusal::Unavailable,
             Rule::Clock,
-            &format!("the clock says {now}, but {latest} is on record; set the clock, or run `claviger audit accept-clock`"),
+            &format!(
+                "the clock says {now}, but {latest} is on record; set the clock, or run `claviger audit accept-clock`"
+            ),
         )),
         Some(latest) => Ok(now.max(latest)),
         None => Ok(now),
@@ -41,7 +43,9 @@ pub fn decide(constraints: &Constraints, state: &GrantState, now: Timestamp) -> 
     for check in CHECKS {
         check(constraints, state, now)?;
     }
-    Ok(Allowance { rate_until: constraints.rate.map(|rate| rate_after(rate, state, now)) })
+    Ok(Allowance {
+        rate_until: constraints.rate.map(|rate| rate_after(rate, state, now)),
+    })
 }
 
 /// One line of an explanation: a rule, what it compares, and whether it allows.
@@ -60,13 +64,23 @@ pub struct Finding {
 pub fn explain(constraints: &Constraints, state: &GrantState, now: Timestamp) -> Vec<Finding> {
     let standing = [
         (Rule::Suspension, "not suspended".to_owned()),
-        (Rule::Expires, constraints.expires.map_or_else(|| "never expires".to_owned(), |at| format!("expires {at}"))),
+        (
+            Rule::Expires,
+            constraints
+                .expires
+                .map_or_else(|| "never expires".to_owned(), |at| format!("expires {at}")),
+        ),
         (
             Rule::Hours,
             if constraints.hours.is_empty() {
                 "at any hour".to_owned()
             } else {
-                constraints.hours.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                constraints
+                    .hours
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", ")
             },
         ),
         (
@@ -76,14 +90,27 @@ pub fn explain(constraints: &Constraints, state: &GrantState, now: Timestamp) ->
                 |uses| format!("{} of {uses} used", state.uses),
             ),
         ),
-        (Rule::Rate, constraints.rate.map_or_else(|| "no rate".to_owned(), |rate| rate.to_string())),
+        (
+            Rule::Rate,
+            constraints
+                .rate
+                .map_or_else(|| "no rate".to_owned(), |rate| rate.to_string()),
+        ),
     ];
     CHECKS
         .iter()
         .zip(standing)
         .map(|(check, (rule, detail))| match check(constraints, state, now) {
-            Ok(()) => Finding { rule, allows: true, detail },
-            Err(denial) => Finding { rule, allows: false, detail: denial.detail },
+            Ok(()) => Finding {
+                rule,
+                allows: true,
+                detail,
+            },
+            Err(denial) => Finding {
+                rule,
+                allows: false,
+                detail: denial.detail,
+            },
         })
         .collect()
 }
@@ -128,9 +155,11 @@ fn suspension(_: &Constraints, state: &GrantState, _: Timestamp) -> Result<(), D
 
 fn expiry(constraints: &Constraints, _: &GrantState, now: Timestamp) -> Result<(), Denial> {
     match constraints.expires {
-        Some(expires) if now >= expires => {
-            Err(Denial::new(Refusal::Expired, Rule::Expires, &format!("the grant expired {expires}")))
-        }
+        Some(expires) if now >= expires => Err(Denial::new(
+            Refusal::Expired,
+            Rule::Expires,
+            &format!("the grant expired {expires}"),
+        )),
         Some(_) | None => Ok(()),
     }
 }
@@ -139,27 +168,44 @@ fn hours(constraints: &Constraints, _: &GrantState, now: Timestamp) -> Result<()
     if constraints.hours.is_empty() || constraints.hours.iter().any(|window| window.contains(now)) {
         return Ok(());
     }
-    let windows = constraints.hours.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    Err(Denial::new(Refusal::Throttled, Rule::Hours, &format!("{now} is outside {windows}")))
+    let windows = constraints
+        .hours
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    Err(Denial::new(
+        Refusal::Throttled,
+        Rule::Hours,
+        &format!("{now} is outside {windows}"),
+    ))
 }
 
 fn uses(constraints: &Constraints, state: &GrantState, _: Timestamp) -> Result<(), Denial> {
     match constraints.uses {
-        Some(uses) if state.uses >= uses.get() => {
-            Err(Denial::new(Refusal::OverBudget, Rule::Uses, &format!("{} of {uses} uses are spent", state.uses)))
-        }
+        Some(uses) if state.uses >= uses.get() => Err(Denial::new(
+            Refusal::OverBudget,
+            Rule::Uses,
+            &format!("{} of {uses} uses are spent", state.uses),
+        )),
         Some(_) | None => Ok(()),
     }
 }
 
 /// The generic cell rate algorithm (ITU-T I.371) with a bucket of `uses`.
 fn rate(constraints: &Constraints, state: &GrantState, now: Timestamp) -> Result<(), Denial> {
-    let Some(rate) = constraints.rate else { return Ok(()) };
+    let Some(rate) = constraints.rate else {
+        return Ok(());
+    };
     let full = state.rate_until.unwrap_or(now).max(now);
     let per = SignedDuration::try_from(rate.per).unwrap_or(SignedDuration::MAX);
     // There is room for one more if the bucket, after it, is full again within the period.
     if full.duration_since(now).saturating_add(interval(rate)) > per {
-        return Err(Denial::new(Refusal::Throttled, Rule::Rate, &format!("the rate of {rate} is exceeded")));
+        return Err(Denial::new(
+            Refusal::Throttled,
+            Rule::Rate,
+            &format!("the rate of {rate} is exceeded"),
+        ));
     }
     Ok(())
 }
@@ -193,16 +239,23 @@ mod tests {
 
     #[track_caller]
     fn check(constraints: &Constraints, state: GrantState, now: &str, expected: Result<(), Rule>) {
-        let decided = decide(constraints, &state, at(now)).map(drop).map_err(|denial| denial.rule);
+        let decided = decide(constraints, &state, at(now))
+            .map(drop)
+            .map_err(|denial| denial.rule);
         assert_eq!(decided, expected);
         // What `explain` says is what `decide` does.
-        let refusing = explain(constraints, &state, at(now)).into_iter().find(|finding| !finding.allows);
+        let refusing = explain(constraints, &state, at(now))
+            .into_iter()
+            .find(|finding| !finding.allows);
         assert_eq!(refusing.map(|finding| finding.rule), expected.err());
     }
 
     #[test]
     fn every_rule_refuses_at_its_bound_and_allows_just_before() {
-        let used = |uses| GrantState { uses, ..GrantState::default() };
+        let used = |uses| GrantState {
+            uses,
+            ..GrantState::default()
+        };
         let none = GrantState::default();
         check(&constraints(|_| {}), none, "2026-06-01T12:00:00Z", Ok(()));
 
@@ -220,14 +273,26 @@ mod tests {
         check(&hours, none, "2026-06-01T16:00:00Z", Err(Rule::Hours));
         check(&hours, none, "2026-06-06T10:00:00Z", Err(Rule::Hours));
 
-        let suspended = GrantState { suspended: true, ..none };
-        check(&constraints(|_| {}), suspended, "2026-06-01T12:00:00Z", Err(Rule::Suspension));
+        let suspended = GrantState {
+            suspended: true,
+            ..none
+        };
+        check(
+            &constraints(|_| {}),
+            suspended,
+            "2026-06-01T12:00:00Z",
+            Err(Rule::Suspension),
+        );
     }
 
     #[test]
     fn a_rate_allows_its_burst_then_refills_evenly() {
-        let rated =
-            constraints(|c| c.rate = Some(Rate { uses: NonZeroU32::new(30).unwrap(), per: Duration::from_secs(3600) }));
+        let rated = constraints(|c| {
+            c.rate = Some(Rate {
+                uses: NonZeroU32::new(30).unwrap(),
+                per: Duration::from_secs(3600),
+            })
+        });
         let mut state = GrantState::default();
         let mut now = at("2026-06-01T12:00:00Z");
         let mut use_one = |now| match decide(&rated, &state, now) {
@@ -253,9 +318,15 @@ mod tests {
     #[test]
     fn a_clock_behind_the_record_is_not_trusted() {
         let latest = Some(at("2026-06-01T12:00:00Z"));
-        assert_eq!(trusted_time(at("2026-06-01T12:00:01Z"), latest).unwrap(), at("2026-06-01T12:00:01Z"));
+        assert_eq!(
+            trusted_time(at("2026-06-01T12:00:01Z"), latest).unwrap(),
+            at("2026-06-01T12:00:01Z")
+        );
         // Within the tolerance time stands still, it does not go back.
-        assert_eq!(trusted_time(at("2026-06-01T11:59:55Z"), latest).unwrap(), at("2026-06-01T12:00:00Z"));
+        assert_eq!(
+            trusted_time(at("2026-06-01T11:59:55Z"), latest).unwrap(),
+            at("2026-06-01T12:00:00Z")
+        );
         let denial = trusted_time(at("2026-06-01T11:59:54Z"), latest).unwrap_err();
         assert_eq!((denial.refusal, denial.rule), (Refusal::Unavailable, Rule::Clock));
     }
@@ -264,11 +335,23 @@ mod tests {
     fn only_what_the_agent_did_suspends() {
         let suspending = constraints(|c| c.on_violation = OnViolation::Suspend);
         let denial = |rule| Denial::new(Refusal::Unavailable, rule, "");
-        for rule in [Rule::Uses, Rule::Rate, Rule::Hours, Rule::Content, Rule::ContentSize] {
+        for rule in [
+            Rule::Uses,
+            Rule::Rate,
+            Rule::Hours,
+            Rule::Content,
+            Rule::ContentSize,
+        ] {
             assert!(suspends(&suspending, &denial(rule)), "{rule:?}");
             assert!(!suspends(&constraints(|_| {}), &denial(rule)), "{rule:?}");
         }
-        for rule in [Rule::Custody, Rule::Audit, Rule::Clock, Rule::Expires, Rule::KeyState] {
+        for rule in [
+            Rule::Custody,
+            Rule::Audit,
+            Rule::Clock,
+            Rule::Expires,
+            Rule::KeyState,
+        ] {
             assert!(!suspends(&suspending, &denial(rule)), "{rule:?}");
         }
     }

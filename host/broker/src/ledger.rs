@@ -14,6 +14,7 @@ pub struct Ledger {
     keys: BTreeMap<String, (KeyRef, String)>,
     latest: Option<Timestamp>,
     last_instance: u64,
+    keyring: u64,
 }
 
 /// What the log says about one grant of one agent. Counted by name and alias, not by digest: new bytes or a new manifest do not
@@ -38,7 +39,10 @@ impl Ledger {
         }
         match &entry.event {
             Event::Allowed(allowed) => {
-                let state = self.grants.entry((allowed.agent.clone(), allowed.grant.clone())).or_default();
+                let state = self
+                    .grants
+                    .entry((allowed.agent.clone(), allowed.grant.clone()))
+                    .or_default();
                 state.uses = state.uses.max(allowed.number);
                 state.rate_until = state.rate_until.max(allowed.rate_until);
             }
@@ -48,8 +52,8 @@ impl Ledger {
                 self.keys.insert(key.to_string(), (key.clone(), key_id.clone()));
             }
             Event::Started { instance, .. } => self.last_instance = self.last_instance.max(instance.0),
-            Event::HostStarted { .. }
-            | Event::HostStopped
+            Event::HostStarted { keyring, .. } => self.keyring = self.keyring.max(*keyring),
+            Event::HostStopped
             | Event::Admitted { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
@@ -62,17 +66,28 @@ impl Ledger {
     /// The state of a grant; of one never used, the default.
     #[must_use]
     pub fn grant(&self, agent: &AgentName, alias: &GrantAlias) -> GrantState {
-        self.grants.get(&(agent.clone(), alias.clone())).copied().unwrap_or_default()
+        self.grants
+            .get(&(agent.clone(), alias.clone()))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Every grant on the log, by agent and alias.
     pub fn grants(&self) -> impl Iterator<Item = (&AgentName, &GrantAlias, GrantState)> {
-        self.grants.iter().map(|((agent, alias), state)| (agent, alias, *state))
+        self.grants
+            .iter()
+            .map(|((agent, alias), state)| (agent, alias, *state))
     }
 
     /// Every key version that was created, with its thumbprint.
     pub fn keys(&self) -> impl Iterator<Item = (&KeyRef, &str)> {
         self.keys.values().map(|(key, id)| (key, id.as_str()))
+    }
+
+    /// The highest generation of the keyring that a host started with.
+    #[must_use]
+    pub const fn keyring(&self) -> u64 {
+        self.keyring
     }
 
     /// The latest time on record.
@@ -81,7 +96,13 @@ impl Ledger {
         self.latest
     }
 
-    pub(crate) fn reserve(&mut self, agent: &AgentName, alias: &GrantAlias, now: Timestamp, rate_until: Option<Timestamp>) -> u64 {
+    pub(crate) fn reserve(
+        &mut self,
+        agent: &AgentName,
+        alias: &GrantAlias,
+        now: Timestamp,
+        rate_until: Option<Timestamp>,
+    ) -> u64 {
         self.latest = self.latest.max(Some(now));
         let state = self.grants.entry((agent.clone(), alias.clone())).or_default();
         state.uses = state.uses.saturating_add(1);
@@ -90,11 +111,17 @@ impl Ledger {
     }
 
     pub(crate) fn suspend(&mut self, agent: &AgentName, alias: &GrantAlias) {
-        self.grants.entry((agent.clone(), alias.clone())).or_default().suspended = true;
+        self.grants
+            .entry((agent.clone(), alias.clone()))
+            .or_default()
+            .suspended = true;
     }
 
     pub(crate) fn resume(&mut self, agent: &AgentName, alias: &GrantAlias) {
-        self.grants.entry((agent.clone(), alias.clone())).or_default().suspended = false;
+        self.grants
+            .entry((agent.clone(), alias.clone()))
+            .or_default()
+            .suspended = false;
     }
 
     pub(crate) const fn next_instance(&mut self) -> u64 {

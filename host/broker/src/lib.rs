@@ -9,7 +9,5 @@ pub mod keyring;
 pub mod ledger;
 pub mod local;
 
-
-
 pub use clock::{ManualClock, SystemClock};
 pub use local::LocalBroker;

@@ -37,6 +37,9 @@ pub enum Event {
     HostStarted {
         /// The version of Claviger.
         version: String,
+        /// The keyring's generation: an older copy of it, put back, has a lower one.
+        #[serde(default)]
+        keyring: u64,
         /// What recovery found after an unclean stop, if there was one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         recovered: Option<Recovered>,

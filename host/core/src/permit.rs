@@ -12,7 +12,7 @@ use crate::request::InstanceId;
 
 /// One authorised and logged use. Consumed by [`Permit::settle`]; dropped before, it is logged as abandoned.
 ///
-/// The only way to one is [`Permit::record`], which returns it after the entry is durable. It cannot be cloned, printed or
+/// The only ways to one are [`Permit::record`] and [`Permit::to_sign`], which return it after the entry is durable. It cannot be cloned, printed or
 /// serialised, and custody checks that it covers what it is asked to do.
 ///
 /// ```compile_fail
@@ -43,6 +43,7 @@ pub struct Permit {
     // Invariant: `allowed` is durable in `sink` at `index`.
     index: EntryIndex,
     allowed: Use,
+    // The one framed message that it allows to sign; none for a use that signs nothing itself.
     message: Option<u64>,
     sink: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
@@ -50,7 +51,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Logs an authorised use and returns the proof once the entry is durable.
+    /// Logs an authorised use and returns the proof once the entry is durable. It covers no message: for uses that sign nothing.
     ///
     /// # Errors
     /// When the entry cannot be made durable: then nothing may be done.
@@ -95,12 +96,7 @@ impl Permit {
     /// Whether this permit is for signing this very message with this key. The same content in another frame is another message.
     #[must_use]
     pub fn covers(&self, key: &KeyRef, message: &Framed) -> bool {
-        self.allowed.key == *key
-            && self
-                .message
-                .map_or(self.allowed.content == message.content(), |serial| {
-                    serial == message.serial()
-                })
+        self.allowed.key == *key && self.message == Some(message.serial())
     }
 
     /// Says what came of the use.

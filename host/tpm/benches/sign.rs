@@ -69,7 +69,7 @@ fn framed(key: &PublicKey) -> Framed {
     SigningRule::Labeled { label }.frame(CONTENT, &context).unwrap()
 }
 
-async fn permit(key: &KeyRef) -> Permit {
+async fn permit(key: &KeyRef, message: &Framed) -> Permit {
     let allowed = Use {
         instance: InstanceId(1),
         agent: "bench".parse().unwrap(),
@@ -84,7 +84,7 @@ async fn permit(key: &KeyRef) -> Permit {
         rate_until: None,
     };
     let now = Timestamp::UNIX_EPOCH;
-    Permit::record(Arc::new(Nowhere), Arc::new(Nowhere), now, allowed)
+    Permit::to_sign(Arc::new(Nowhere), Arc::new(Nowhere), now, allowed, message)
         .await
         .unwrap()
 }
@@ -219,7 +219,7 @@ fn sign(criterion: &mut Criterion) {
             (made.public, open)
         });
         let message = framed(&public);
-        let permit = runtime.block_on(permit(&key_ref));
+        let permit = runtime.block_on(permit(&key_ref, &message));
         let (mut context, key) = bare(&tpm, session);
         side_by_side(
             name,

@@ -46,7 +46,9 @@ impl TpmChoice {
     pub(crate) fn relative_to(&self, folder: &Path) -> Self {
         match self {
             Self::Swtpm { state } => {
-                let state = state.strip_prefix(folder).map_or_else(|_| state.clone(), Path::to_path_buf);
+                let state = state
+                    .strip_prefix(folder)
+                    .map_or_else(|_| state.clone(), Path::to_path_buf);
                 Self::Swtpm { state }
             }
             Self::Device(_) | Self::Tcti(_) => self.clone(),
@@ -56,7 +58,9 @@ impl TpmChoice {
     /// The same choice with a software TPM's folder where the keyring now is.
     pub(crate) fn found_from(self, folder: &Path) -> Self {
         match self {
-            Self::Swtpm { state } => Self::Swtpm { state: folder.join(state) },
+            Self::Swtpm { state } => Self::Swtpm {
+                state: folder.join(state),
+            },
             Self::Device(_) | Self::Tcti(_) => self,
         }
     }
@@ -170,11 +174,22 @@ mod tests {
 
     #[test]
     fn a_keyring_that_was_moved_finds_its_software_tpm() {
-        let choice = TpmChoice::Swtpm { state: "/old/keyring/swtpm".into() };
-        let moved = choice.relative_to(Path::new("/old/keyring")).found_from(Path::new("/new"));
-        assert_eq!(moved, TpmChoice::Swtpm { state: "/new/swtpm".into() });
+        let choice = TpmChoice::Swtpm {
+            state: "/old/keyring/swtpm".into(),
+        };
+        let moved = choice
+            .relative_to(Path::new("/old/keyring"))
+            .found_from(Path::new("/new"));
+        assert_eq!(
+            moved,
+            TpmChoice::Swtpm {
+                state: "/new/swtpm".into()
+            }
+        );
         // One that is kept elsewhere stays there.
-        let kept = choice.relative_to(Path::new("/other")).found_from(Path::new("/new"));
+        let kept = choice
+            .relative_to(Path::new("/other"))
+            .found_from(Path::new("/new"));
         assert_eq!(kept, choice);
     }
 

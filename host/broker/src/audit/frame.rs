@@ -95,6 +95,7 @@ mod tests {
         Entry {
             time: jiff::Timestamp::UNIX_EPOCH,
             event: Event::HostStarted {
+                keyring: 1,
                 version: version.to_owned(),
                 recovered: None,
             },

@@ -55,7 +55,11 @@ impl LocalBroker {
         };
         let agent = manifest.agent.name.clone();
         if !reasons.is_empty() {
-            let texts = reasons.iter().take(MAX_LOGGED_REASONS).map(|reason| escape(&reason.to_string(), 200)).collect();
+            let texts = reasons
+                .iter()
+                .take(MAX_LOGGED_REASONS)
+                .map(|reason| escape(&reason.to_string(), 200))
+                .collect();
             let event = Event::NotAdmitted {
                 agent: agent.clone(),
                 component,
@@ -63,7 +67,9 @@ impl LocalBroker {
                 reasons: texts,
             };
             if let Err(problem) = self.append(event).await {
-                reasons.push(NotAdmittedReason::Audit { problem: problem.to_string() });
+                reasons.push(NotAdmittedReason::Audit {
+                    problem: problem.to_string(),
+                });
             }
             return Err(NotAdmitted { agent, reasons });
         }
@@ -74,17 +80,37 @@ impl LocalBroker {
             grants: grants.keys().cloned().collect(),
         };
         if let Err(problem) = self.append(event).await {
-            let reasons = vec![NotAdmittedReason::Audit { problem: problem.to_string() }];
+            let reasons = vec![NotAdmittedReason::Audit {
+                problem: problem.to_string(),
+            }];
             return Err(NotAdmitted { agent, reasons });
         }
         let id = AdmissionId(self.next_admission.fetch_add(1, Ordering::Relaxed));
-        let capabilities: BTreeSet<_> = manifest.grants.values().map(|grant| grant.capability.kind()).collect();
-        let admitted = Admitted { agent: agent.clone(), component, manifest: manifest.digest, grants };
+        let capabilities: BTreeSet<_> = manifest
+            .grants
+            .values()
+            .map(|grant| grant.capability.kind())
+            .collect();
+        let admitted = Admitted {
+            agent: agent.clone(),
+            component,
+            manifest: manifest.digest,
+            grants,
+        };
         write(&self.admissions).insert(id, Arc::new(admitted));
-        Ok(Admission { id, agent, component, manifest: manifest.digest, capabilities })
+        Ok(Admission {
+            id,
+            agent,
+            component,
+            manifest: manifest.digest,
+            capabilities,
+        })
     }
 
-    fn resolve(&self, manifest: &Manifest) -> Result<BTreeMap<GrantAlias, AdmittedGrant>, Vec<NotAdmittedReason>> {
+    fn resolve(
+        &self,
+        manifest: &Manifest,
+    ) -> Result<BTreeMap<GrantAlias, AdmittedGrant>, Vec<NotAdmittedReason>> {
         let mut grants = BTreeMap::new();
         let mut reasons = Vec::new();
         for (alias, grant) in &manifest.grants {
@@ -99,12 +125,23 @@ impl LocalBroker {
             match record.profile.narrow(narrowing) {
                 Ok(rule) => {
                     let constraints = grant.constraints.clone();
-                    grants.insert(alias.clone(), AdmittedGrant { key: key.clone(), rule, constraints });
+                    grants.insert(
+                        alias.clone(),
+                        AdmittedGrant {
+                            key: key.clone(),
+                            rule,
+                            constraints,
+                        },
+                    );
                 }
                 Err(error) => reasons.push(problem(alias, format!("key `{key}`: {error}"))),
             }
         }
-        if reasons.is_empty() { Ok(grants) } else { Err(reasons) }
+        if reasons.is_empty() {
+            Ok(grants)
+        } else {
+            Err(reasons)
+        }
     }
 
     /// The version of a key that is used now, or why there is none.
@@ -113,8 +150,15 @@ impl LocalBroker {
             return Ok(record);
         }
         let keys = self.keyring.keys();
-        match keys.iter().filter(|record| record.key.name == *key).max_by_key(|record| record.key.version) {
-            Some(last) => Err(format!("key `{}` is {}, only active keys are used", last.key, last.state)),
+        match keys
+            .iter()
+            .filter(|record| record.key.name == *key)
+            .max_by_key(|record| record.key.version)
+        {
+            Some(last) => Err(format!(
+                "key `{}` is {}, only active keys are used",
+                last.key, last.state
+            )),
             None => Err(no_such_key(key, &keys)),
         }
     }
@@ -123,7 +167,9 @@ impl LocalBroker {
 fn no_such_key(key: &KeyName, keys: &[Arc<KeyRecord>]) -> String {
     match nearest(key.as_str(), keys.iter().map(|record| record.key.name.as_str())) {
         Some(near) => format!("the keyring has no key `{key}`; did you mean `{near}`?"),
-        None => format!("the keyring has no key `{key}`; make one with `claviger key create {key} --profile …`"),
+        None => {
+            format!("the keyring has no key `{key}`; make one with `claviger key create {key} --profile …`")
+        }
     }
 }
 
@@ -133,11 +179,17 @@ const MAX_LOGGED_REASONS: usize = 64;
 fn check_digest(manifest: &Manifest, component: ComponentDigest) -> Vec<NotAdmittedReason> {
     match manifest.agent.digest {
         Some(pinned) if pinned == component => Vec::new(),
-        Some(pinned) => vec![NotAdmittedReason::Digest { actual: component, pinned }],
+        Some(pinned) => vec![NotAdmittedReason::Digest {
+            actual: component,
+            pinned,
+        }],
         None => vec![NotAdmittedReason::NotPinned],
     }
 }
 
 fn problem(alias: &GrantAlias, problem: String) -> NotAdmittedReason {
-    NotAdmittedReason::Grant { alias: alias.to_string(), problem }
+    NotAdmittedReason::Grant {
+        alias: alias.to_string(),
+        problem,
+    }
 }

@@ -32,7 +32,11 @@ pub(super) struct Denials {
 
 impl Denials {
     pub(super) fn new(now: Timestamp) -> Self {
-        Self { room: BURST, refilled: now, held: HashMap::new() }
+        Self {
+            room: BURST,
+            refilled: now,
+            held: HashMap::new(),
+        }
     }
 
     /// Whether this refusal goes on the log by itself; if not, it is counted.
@@ -40,7 +44,10 @@ impl Denials {
         let elapsed = now.duration_since(self.refilled);
         if elapsed >= SignedDuration::from_secs(1) {
             let seconds = u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX);
-            self.room = self.room.saturating_add(seconds.saturating_mul(PER_SECOND)).min(BURST);
+            self.room = self
+                .room
+                .saturating_add(seconds.saturating_mul(PER_SECOND))
+                .min(BURST);
             self.refilled = now;
         }
         if let Some(room) = self.room.checked_sub(1) {
@@ -49,7 +56,11 @@ impl Denials {
         }
         let full = self.held.len() >= KINDS && !self.held.contains_key(&kind);
         let (_, refusal, rule) = kind;
-        let kind = if full { ("(others)".to_owned(), refusal, rule) } else { (kind.0, refusal, rule) };
+        let kind = if full {
+            ("(others)".to_owned(), refusal, rule)
+        } else {
+            (kind.0, refusal, rule)
+        };
         let count = self.held.entry(kind).or_default();
         *count = count.saturating_add(1);
         None
@@ -62,7 +73,9 @@ impl LocalBroker {
         let grant = escape(grant, MAX_GRANT_TEXT);
         let kind = (grant, denial.refusal, denial.rule);
         let alone = lock(instance).admit(self.clock.now(), kind);
-        let Some((grant, refusal, rule)) = alone else { return denial.refusal };
+        let Some((grant, refusal, rule)) = alone else {
+            return denial.refusal;
+        };
         self.flush_denials(instance);
         let event = self.denied(instance, grant, refusal, rule, denial.detail, 1);
         match self.append(event).await {
@@ -76,7 +89,14 @@ impl LocalBroker {
         let held = std::mem::take(&mut lock(instance).held);
         for ((grant, refusal, rule), count) in held {
             let time = self.time();
-            let event = self.denied(instance, grant, refusal, rule, "counted together".to_owned(), count);
+            let event = self.denied(
+                instance,
+                grant,
+                refusal,
+                rule,
+                "counted together".to_owned(),
+                count,
+            );
             self.log.note(Entry { time, event });
         }
     }
@@ -133,6 +153,10 @@ mod tests {
             assert!(denials.admit(start, kind()).is_some());
         }
         assert!(denials.admit(start, kind()).is_none());
-        assert!(denials.admit(start + SignedDuration::from_secs(1), kind()).is_some());
+        assert!(
+            denials
+                .admit(start + SignedDuration::from_secs(1), kind())
+                .is_some()
+        );
     }
 }

@@ -13,7 +13,13 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written.
     pub async fn suspend(&self, agent: &AgentName, grant: &GrantAlias) -> Result<(), AuditError> {
-        self.append(Event::Suspended { agent: agent.clone(), grant: grant.clone(), cause: None }).await.map(drop)
+        self.append(Event::Suspended {
+            agent: agent.clone(),
+            grant: grant.clone(),
+            cause: None,
+        })
+        .await
+        .map(drop)
     }
 
     /// Resumes a suspended grant.
@@ -21,7 +27,12 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written; the grant then stays unusable, as everything does.
     pub async fn resume(&self, agent: &AgentName, grant: &GrantAlias) -> Result<(), AuditError> {
-        self.append(Event::Resumed { agent: agent.clone(), grant: grant.clone() }).await.map(drop)
+        self.append(Event::Resumed {
+            agent: agent.clone(),
+            grant: grant.clone(),
+        })
+        .await
+        .map(drop)
     }
 
     pub(super) fn list_grants(&self, instance: &Instance) -> Vec<GrantInfo> {
@@ -36,15 +47,21 @@ impl LocalBroker {
                 let refused = match (&time, self.keyring.key(&grant.key)) {
                     (Err(denial), _) => Some(denial.refusal),
                     (Ok(_), None) => Some(Refusal::Revoked),
-                    (Ok(now), Some(_)) => {
-                        guard::decide(&grant.constraints, &state, *now).err().map(|denial| denial.refusal)
-                    }
+                    (Ok(now), Some(_)) => guard::decide(&grant.constraints, &state, *now)
+                        .err()
+                        .map(|denial| denial.refusal),
                 };
                 GrantInfo {
                     alias: alias.clone(),
                     capability: "sign".to_owned(),
-                    uses_left: grant.constraints.uses.map(|uses| uses.get().saturating_sub(state.uses)),
-                    expires: grant.constraints.expires.and_then(|at| u64::try_from(at.as_second()).ok()),
+                    uses_left: grant
+                        .constraints
+                        .uses
+                        .map(|uses| uses.get().saturating_sub(state.uses)),
+                    expires: grant
+                        .constraints
+                        .expires
+                        .and_then(|at| u64::try_from(at.as_second()).ok()),
                     refused,
                 }
             })

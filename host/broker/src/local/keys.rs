@@ -62,7 +62,9 @@ impl LocalBroker {
     #[must_use]
     pub fn default_custody(&self, algorithm: Algorithm) -> CustodyKind {
         let has = |kind: CustodyKind| {
-            self.custodies.get(kind.as_str()).is_some_and(|custody| custody.algorithms().contains(&algorithm))
+            self.custodies
+                .get(kind.as_str())
+                .is_some_and(|custody| custody.algorithms().contains(&algorithm))
         };
         if has(CustodyKind::Tpm) {
             CustodyKind::Tpm
@@ -79,13 +81,25 @@ impl LocalBroker {
     /// # Errors
     /// When the name is taken, the custody is not there or fails, or something cannot be written.
     pub async fn create_key(&self, creation: KeyCreation) -> Result<Arc<KeyRecord>, NewKeyError> {
-        let KeyCreation { name, profile, algorithm, custody: kind } = creation;
+        let KeyCreation {
+            name,
+            profile,
+            algorithm,
+            custody: kind,
+        } = creation;
         profile.validate()?;
         let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
         if !custody.algorithms().contains(&algorithm) {
-            return Err(CustodyError::Algorithm { custody: kind, algorithm }.into());
+            return Err(CustodyError::Algorithm {
+                custody: kind,
+                algorithm,
+            }
+            .into());
         }
-        let key = KeyRef { name, version: KeyVersion::FIRST };
+        let key = KeyRef {
+            name,
+            version: KeyVersion::FIRST,
+        };
         if self.keyring.record(&key).is_some() {
             return Err(NewKeyError::Exists(key.name));
         }
@@ -104,11 +118,18 @@ impl LocalBroker {
         Ok(record)
     }
 
-    /// Compares keyring and log. A key without an entry was made just before a crash and is logged now; an entry without its key
+    /// Compares keyring and log. A generation below one on the log means that an older copy was put back. A key without an entry was made just before a crash and is logged now; an entry without its key
     /// means that the database was put back or edited.
     pub(super) fn reconcile(&self) -> Result<(), OpenError> {
         let ledger = self.snapshot();
         let records = self.keyring.keys();
+        let generation = self.keyring.info().generation;
+        if generation < ledger.keyring() {
+            return Err(OpenError::Disagree(format!(
+                "the keyring is at generation {generation}, the log has seen {}: an older copy was put back",
+                ledger.keyring()
+            )));
+        }
         for (key, key_id) in ledger.keys() {
             match records.iter().find(|record| record.key == *key) {
                 None => {
@@ -117,7 +138,9 @@ impl LocalBroker {
                     )));
                 }
                 Some(record) if record.public.thumbprint() != key_id => {
-                    return Err(OpenError::Disagree(format!("key `{key}` is not the one that the log names")));
+                    return Err(OpenError::Disagree(format!(
+                        "key `{key}` is not the one that the log names"
+                    )));
                 }
                 Some(_) => {}
             }
@@ -130,15 +153,23 @@ impl LocalBroker {
         Ok(())
     }
 
-    pub(super) async fn open_key(&self, record: &Arc<KeyRecord>) -> Result<Arc<dyn SigningKey>, CustodyError> {
+    pub(super) async fn open_key(
+        &self,
+        record: &Arc<KeyRecord>,
+    ) -> Result<Arc<dyn SigningKey>, CustodyError> {
         let slot = self.open_keys.slot(&record.key);
         let key = slot
             .get_or_try_init(|| async {
                 let custody = self.custody(record.custody).ok_or_else(|| {
-                    CustodyError::Unavailable(format!("the {} custody of key `{}` is not here", record.custody, record.key))
+                    CustodyError::Unavailable(format!(
+                        "the {} custody of key `{}` is not here",
+                        record.custody, record.key
+                    ))
                 })?;
-                let material =
-                    self.keyring.material(&record.key).map_err(|error| CustodyError::Fault(error.to_string()))?;
+                let material = self
+                    .keyring
+                    .material(&record.key)
+                    .map_err(|error| CustodyError::Fault(error.to_string()))?;
                 custody.open(&record.key, &record.public, material).await
             })
             .await?;
@@ -173,7 +204,10 @@ pub(super) struct OpenKeys {
 impl OpenKeys {
     pub(super) fn with_idle_sweep() -> Arc<Self> {
         let (alive, gone) = sync_channel(0);
-        let keys = Arc::new(Self { slots: Mutex::default(), _alive: alive });
+        let keys = Arc::new(Self {
+            slots: Mutex::default(),
+            _alive: alive,
+        });
         let weak = Arc::downgrade(&keys);
         let sweep = move || {
             while gone.recv_timeout(SWEEP) == Err(RecvTimeoutError::Timeout) {
@@ -182,7 +216,11 @@ impl OpenKeys {
             }
         };
         // Without the thread keys stay open until the broker is closed, which is what happens to busy ones anyway.
-        drop(std::thread::Builder::new().name("claviger-idle".to_owned()).spawn(sweep));
+        drop(
+            std::thread::Builder::new()
+                .name("claviger-idle".to_owned())
+                .spawn(sweep),
+        );
         keys
     }
 

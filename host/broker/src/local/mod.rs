@@ -11,8 +11,8 @@ use claviger_core::egress::{Answer, BodyStream, RequestHead};
 use claviger_core::manifest::Manifest;
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{
-    Admission, AdmissionId, AuditError, AuditSink, Broker, BoxFuture, Clock, ComponentDigest, InstanceId, NotAdmitted,
-    Outcome, Refusal, Request,
+    Admission, AdmissionId, AuditError, AuditSink, BoxFuture, Broker, Clock, ComponentDigest, InstanceId,
+    NotAdmitted, Outcome, Refusal, Request,
 };
 
 use crate::audit::{Durability, LogKey, LogKeyError, LogOptions, OpenError as LogOpenError, TileLog};
@@ -135,7 +135,13 @@ impl LocalBroker {
     /// # Errors
     /// When there is one already, or either cannot be made. What was made is left as it is: an empty keyring is harmless.
     pub async fn create(options: Options, root: RootSpec) -> Result<Arc<Self>, OpenError> {
-        let keyring = Keyring::create(&options.folder, root, options.sealer.as_ref(), options.clock.now()).await?;
+        let keyring = Keyring::create(
+            &options.folder,
+            root,
+            options.sealer.as_ref(),
+            options.clock.now(),
+        )
+        .await?;
         let key = log_key(&keyring)?;
         let vkey = key.vkey();
         let log = TileLog::create(LogOptions {
@@ -156,7 +162,13 @@ impl LocalBroker {
     /// # Errors
     /// When either cannot be opened or they contradict each other.
     pub async fn open(options: Options) -> Result<Arc<Self>, OpenError> {
-        let Options { folder, sealer, resident, durability, clock } = options;
+        let Options {
+            folder,
+            sealer,
+            resident,
+            durability,
+            clock,
+        } = options;
         let keyring = Arc::new(Keyring::open(&folder, sealer.as_ref()).await?);
         let info = keyring.info();
         if info.vkey.is_none() {
@@ -165,12 +177,24 @@ impl LocalBroker {
         let key = log_key(&keyring)?;
         let mut ledger = Ledger::default();
         let (log, recovered) = TileLog::open(
-            LogOptions { folder: folder.join(AUDIT_FOLDER), durability, key, clock: Arc::clone(&clock) },
+            LogOptions {
+                folder: folder.join(AUDIT_FOLDER),
+                durability,
+                key,
+                clock: Arc::clone(&clock),
+            },
             &mut |_, entry| ledger.apply(entry),
         )?;
         let mut custodies: BTreeMap<&'static str, Arc<dyn Custody>> = BTreeMap::new();
         let software: Arc<dyn Custody> = Arc::new(SoftwareCustody);
-        for custody in [Some(software), Some(Arc::new(SealedCustody::new(sealer))), resident].into_iter().flatten() {
+        for custody in [
+            Some(software),
+            Some(Arc::new(SealedCustody::new(sealer))),
+            resident,
+        ]
+        .into_iter()
+        .flatten()
+        {
             custodies.insert(custody.kind().as_str(), custody);
         }
         let broker = Self {
@@ -189,6 +213,7 @@ impl LocalBroker {
         broker.reconcile()?;
         let started = Event::HostStarted {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            keyring: broker.keyring.info().generation,
             recovered: broker.recovered.clone(),
         };
         broker.append(started).await?;
@@ -222,7 +247,10 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written.
     pub async fn accept_clock(&self) -> Result<(), AuditError> {
-        let entry = Entry { time: self.clock.now(), event: Event::ClockAccepted };
+        let entry = Entry {
+            time: self.clock.now(),
+            event: Event::ClockAccepted,
+        };
         self.ledger().apply(&entry);
         self.log.append(entry).await.map(drop)
     }
@@ -246,13 +274,19 @@ impl LocalBroker {
     }
 
     async fn append(&self, event: Event) -> Result<u64, AuditError> {
-        let entry = Entry { time: self.time(), event };
+        let entry = Entry {
+            time: self.time(),
+            event,
+        };
         self.ledger().apply(&entry);
         self.log.append(entry).await
     }
 
     fn note(&self, event: Event) {
-        let entry = Entry { time: self.time(), event };
+        let entry = Entry {
+            time: self.time(),
+            event,
+        };
         self.ledger().apply(&entry);
         self.log.note(entry);
     }
@@ -278,7 +312,10 @@ pub const AUDIT_FOLDER: &str = "audit";
 
 /// The log's key is derived from the root key: whoever opens the keyring can sign, nobody else.
 fn log_key(keyring: &Keyring) -> Result<LogKey, OpenError> {
-    Ok(LogKey::from_seed(LOG_ORIGIN, keyring.subkey(Purpose::AuditLog, 32)?)?)
+    Ok(LogKey::from_seed(
+        LOG_ORIGIN,
+        keyring.subkey(Purpose::AuditLog, 32)?,
+    )?)
 }
 
 /// The log's origin (C2SP tlog-checkpoint). Logs of different keyrings differ by their keys.
@@ -294,18 +331,35 @@ impl Broker for LocalBroker {
     }
 
     fn start(&self, admission: AdmissionId) -> Result<InstanceId, Refusal> {
-        let admitted = read(&self.admissions).get(&admission).cloned().ok_or(Refusal::NotGranted)?;
+        let admitted = read(&self.admissions)
+            .get(&admission)
+            .cloned()
+            .ok_or(Refusal::NotGranted)?;
         let id = InstanceId(self.ledger().next_instance());
-        self.note(Event::Started { instance: id, agent: admitted.agent.clone(), component: admitted.component });
-        let instance = Instance { id, admitted, denials: Mutex::new(Denials::new(self.clock.now())) };
+        self.note(Event::Started {
+            instance: id,
+            agent: admitted.agent.clone(),
+            component: admitted.component,
+        });
+        let instance = Instance {
+            id,
+            admitted,
+            denials: Mutex::new(Denials::new(self.clock.now())),
+        };
         write(&self.instances).insert(id, Arc::new(instance));
         Ok(id)
     }
 
     fn end(&self, who: InstanceId, how: InstanceEnd) {
-        let Some(instance) = write(&self.instances).remove(&who) else { return };
+        let Some(instance) = write(&self.instances).remove(&who) else {
+            return;
+        };
         self.flush_denials(&instance);
-        self.note(Event::Ended { instance: who, agent: instance.admitted.agent.clone(), end: how });
+        self.note(Event::Ended {
+            instance: who,
+            agent: instance.admitted.agent.clone(),
+            end: how,
+        });
     }
 
     fn perform(&self, who: InstanceId, request: Request) -> BoxFuture<'_, Result<Outcome, Refusal>> {
@@ -314,7 +368,11 @@ impl Broker for LocalBroker {
 
     fn send(&self, who: InstanceId, _: RequestHead, _: BodyStream) -> BoxFuture<'_, Result<Answer, Refusal>> {
         Box::pin(async move {
-            let denial = Denial::new(Refusal::NotGranted, Rule::Egress, "the manifest grants no outbound HTTP");
+            let denial = Denial::new(
+                Refusal::NotGranted,
+                Rule::Egress,
+                "the manifest grants no outbound HTTP",
+            );
             match self.instance(who) {
                 Some(instance) => Err(self.deny(&instance, "http", denial).await),
                 None => Err(Refusal::NotGranted),
@@ -325,7 +383,9 @@ impl Broker for LocalBroker {
 
 impl std::fmt::Debug for LocalBroker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LocalBroker").field("keyring", &self.keyring).finish_non_exhaustive()
+        f.debug_struct("LocalBroker")
+            .field("keyring", &self.keyring)
+            .finish_non_exhaustive()
     }
 }
 

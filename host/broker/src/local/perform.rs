@@ -17,19 +17,30 @@ use crate::guard;
 use crate::keyring::KeyRecord;
 
 impl LocalBroker {
-    pub(super) async fn perform_request(&self, who: InstanceId, request: Request) -> Result<Outcome, Refusal> {
+    pub(super) async fn perform_request(
+        &self,
+        who: InstanceId,
+        request: Request,
+    ) -> Result<Outcome, Refusal> {
         // An instance that has ended has no agent to log a refusal for.
-        let Some(instance) = self.instance(who) else { return Err(Refusal::NotGranted) };
+        let Some(instance) = self.instance(who) else {
+            return Err(Refusal::NotGranted);
+        };
         match request {
             Request::OpenSigner { alias } => self.open_signer(&instance, &alias).await,
             Request::DescribeSigner { grant } => self.describe(&instance, &grant).await,
             Request::Sign { grant, content } => self.sign(&instance, &grant, &content).await,
-            Request::ListGrants => Ok(Outcome::Grants { grants: self.list_grants(&instance) }),
+            Request::ListGrants => Ok(Outcome::Grants {
+                grants: self.list_grants(&instance),
+            }),
         }
     }
 
     async fn open_signer(&self, instance: &Instance, alias: &str) -> Result<Outcome, Refusal> {
-        let known = alias.parse::<GrantAlias>().ok().filter(|alias| instance.admitted.grants.contains_key(alias));
+        let known = alias
+            .parse::<GrantAlias>()
+            .ok()
+            .filter(|alias| instance.admitted.grants.contains_key(alias));
         let Some(grant) = known else {
             let denial = Denial::new(Refusal::NotGranted, Rule::Grant, &no_such_grant(instance, alias));
             return Err(self.deny(instance, alias, denial).await);
@@ -52,7 +63,12 @@ impl LocalBroker {
         }))
     }
 
-    async fn sign(&self, instance: &Instance, alias: &GrantAlias, content: &[u8]) -> Result<Outcome, Refusal> {
+    async fn sign(
+        &self,
+        instance: &Instance,
+        alias: &GrantAlias,
+        content: &[u8],
+    ) -> Result<Outcome, Refusal> {
         let (permit, record, message) = match self.authorise(instance, alias, content).await {
             Ok(authorised) => authorised,
             Err(denial) => return Err(self.refuse(instance, alias, denial).await),
@@ -80,7 +96,11 @@ impl LocalBroker {
         let (grant, record) = self.find(instance, alias)?;
         let time = self.trusted_now()?;
         // Cheap rules first, so that a suspended agent cannot make the host hash megabytes.
-        guard::decide(&grant.constraints, &self.ledger().grant(&instance.admitted.agent, alias), time)?;
+        guard::decide(
+            &grant.constraints,
+            &self.ledger().grant(&instance.admitted.agent, alias),
+            time,
+        )?;
         let message = frame(grant, &record, content, time)?;
 
         let agent = &instance.admitted.agent;
@@ -88,7 +108,10 @@ impl LocalBroker {
             // Deciding and reserving under one lock: of two callers for the last use one is refused.
             let mut ledger = self.ledger();
             let allowance = guard::decide(&grant.constraints, &ledger.grant(agent, alias), time)?;
-            (ledger.reserve(agent, alias, time, allowance.rate_until), allowance.rate_until)
+            (
+                ledger.reserve(agent, alias, time, allowance.rate_until),
+                allowance.rate_until,
+            )
         };
         let allowed = Use {
             instance: instance.id,
@@ -110,11 +133,24 @@ impl LocalBroker {
         Ok((permit, record, message))
     }
 
-    async fn sign_with(&self, permit: &Permit, record: &Arc<KeyRecord>, message: &Framed) -> Result<Vec<u8>, Denial> {
+    async fn sign_with(
+        &self,
+        permit: &Permit,
+        record: &Arc<KeyRecord>,
+        message: &Framed,
+    ) -> Result<Vec<u8>, Denial> {
         let failed = |text: &str| Denial::new(Refusal::Unavailable, Rule::Custody, text);
-        let key = self.open_key(record).await.map_err(|error| failed(&error.to_string()))?;
-        let signature = key.sign(permit, message).await.map_err(|error| failed(&error.to_string()))?;
-        message.finish(&signature).map_err(|error| failed(&error.to_string()))
+        let key = self
+            .open_key(record)
+            .await
+            .map_err(|error| failed(&error.to_string()))?;
+        let signature = key
+            .sign(permit, message)
+            .await
+            .map_err(|error| failed(&error.to_string()))?;
+        message
+            .finish(&signature)
+            .map_err(|error| failed(&error.to_string()))
     }
 
     fn find<'a>(
@@ -123,7 +159,11 @@ impl LocalBroker {
         alias: &GrantAlias,
     ) -> Result<(&'a AdmittedGrant, Arc<KeyRecord>), Denial> {
         let Some(grant) = instance.admitted.grants.get(alias) else {
-            return Err(Denial::new(Refusal::NotGranted, Rule::Grant, &no_such_grant(instance, alias.as_str())));
+            return Err(Denial::new(
+                Refusal::NotGranted,
+                Rule::Grant,
+                &no_such_grant(instance, alias.as_str()),
+            ));
         };
         let record = self
             .active_key(&grant.key)
@@ -144,7 +184,11 @@ impl LocalBroker {
             .get(alias)
             .is_some_and(|grant| guard::suspends(&grant.constraints, &denial));
         if suspend && !self.ledger().grant(agent, alias).suspended {
-            let event = Event::Suspended { agent: agent.clone(), grant: alias.clone(), cause: Some(denial.rule) };
+            let event = Event::Suspended {
+                agent: agent.clone(),
+                grant: alias.clone(),
+                cause: Some(denial.rule),
+            };
             // The ledger is suspended even if the log fails; a failed log refuses everything anyway.
             if self.append(event).await.is_err() {
                 return Refusal::Unavailable;
@@ -161,18 +205,33 @@ fn frame(
     now: Timestamp,
 ) -> Result<Framed, Denial> {
     let mut nonce = [0; 16];
-    rand_core::OsRng
-        .try_fill_bytes(&mut nonce)
-        .map_err(|_| Denial::new(Refusal::Unavailable, Rule::Custody, "the system gives no random numbers"))?;
-    grant.rule.frame(content, &FrameContext { key: &record.public, now, nonce }).map_err(|error| {
-        let rule = match error {
-            FrameError::TooLarge { .. } => Rule::ContentSize,
-            FrameError::NotAnObject | FrameError::Number | FrameError::HostClaim(_) | FrameError::Encoding => {
-                Rule::Content
-            }
-        };
-        Denial::new(Refusal::Invalid, rule, &error.to_string())
-    })
+    rand_core::OsRng.try_fill_bytes(&mut nonce).map_err(|_| {
+        Denial::new(
+            Refusal::Unavailable,
+            Rule::Custody,
+            "the system gives no random numbers",
+        )
+    })?;
+    grant
+        .rule
+        .frame(
+            content,
+            &FrameContext {
+                key: &record.public,
+                now,
+                nonce,
+            },
+        )
+        .map_err(|error| {
+            let rule = match error {
+                FrameError::TooLarge { .. } => Rule::ContentSize,
+                FrameError::NotAnObject
+                | FrameError::Number
+                | FrameError::HostClaim(_)
+                | FrameError::Encoding => Rule::Content,
+            };
+            Denial::new(Refusal::Invalid, rule, &error.to_string())
+        })
 }
 
 fn no_such_grant(instance: &Instance, asked: &str) -> String {

@@ -53,10 +53,20 @@ impl Fixture {
     async fn with(resident: Option<Arc<Slow>>) -> Self {
         let folder = TempDir::new().unwrap();
         let clock = Arc::new(ManualClock::at(START.parse().unwrap()));
-        let root = RootSpec { kind: RootKind::Passphrase, settings: String::new() };
-        let broker = LocalBroker::create(options(&folder, &clock, resident.as_ref()), root).await.unwrap();
+        let root = RootSpec {
+            kind: RootKind::Passphrase,
+            settings: String::new(),
+        };
+        let broker = LocalBroker::create(options(&folder, &clock, resident.as_ref()), root)
+            .await
+            .unwrap();
         for (key, profile) in [
-            ("release", Profile::Sshsig { namespaces: [name("file")].into() }),
+            (
+                "release",
+                Profile::Sshsig {
+                    namespaces: [name("file")].into(),
+                },
+            ),
             (
                 "tokens",
                 Profile::Jws {
@@ -68,20 +78,41 @@ impl Fixture {
             ),
             ("notes", Profile::Labeled { label: name("notes") }),
         ] {
-            let creation =
-                KeyCreation { name: name(key), profile, algorithm: Algorithm::Ed25519, custody: CustodyKind::Software };
+            let creation = KeyCreation {
+                name: name(key),
+                profile,
+                algorithm: Algorithm::Ed25519,
+                custody: CustodyKind::Software,
+            };
             broker.create_key(creation).await.unwrap();
         }
-        Self { folder, clock, resident, broker }
+        Self {
+            folder,
+            clock,
+            resident,
+            broker,
+        }
     }
 
     async fn reopen(self) -> Self {
-        let Self { folder, clock, resident, broker } = self;
+        let Self {
+            folder,
+            clock,
+            resident,
+            broker,
+        } = self;
         broker.close().await.unwrap();
         // The keyring is locked until the last holder is gone.
         drop(broker);
-        let broker = LocalBroker::open(options(&folder, &clock, resident.as_ref())).await.unwrap();
-        Self { folder, clock, resident, broker }
+        let broker = LocalBroker::open(options(&folder, &clock, resident.as_ref()))
+            .await
+            .unwrap();
+        Self {
+            folder,
+            clock,
+            resident,
+            broker,
+        }
     }
 
     fn manifest(grants: &str) -> Manifest {
@@ -89,16 +120,25 @@ impl Fixture {
         let text = format!(
             "schema = 1\n[agent]\nname = \"bot\"\ncomponent = \"bot.wasm\"\ndigest = \"{digest}\"\n{grants}"
         );
-        Manifest::parse(&text).unwrap_or_else(|problems| panic!("{problems:#?}")).0
+        Manifest::parse(&text)
+            .unwrap_or_else(|problems| panic!("{problems:#?}"))
+            .0
     }
 
     async fn start(&self, grants: &str) -> InstanceId {
-        let admission = self.broker.admit(&Self::manifest(grants), ComponentDigest::of(CODE)).await.unwrap();
+        let admission = self
+            .broker
+            .admit(&Self::manifest(grants), ComponentDigest::of(CODE))
+            .await
+            .unwrap();
         self.broker.start(admission.id).unwrap()
     }
 
     async fn sign(&self, who: InstanceId, grant: &str, content: &[u8]) -> Result<Vec<u8>, Refusal> {
-        let request = Request::Sign { grant: name(grant), content: content.to_vec() };
+        let request = Request::Sign {
+            grant: name(grant),
+            content: content.to_vec(),
+        };
         match self.broker.perform(who, request).await? {
             Outcome::Signed { signature } => Ok(signature),
             other => panic!("{other:?}"),
@@ -144,10 +184,24 @@ async fn a_granted_use_is_logged_then_signed_then_settled() {
     let signature = fixture.sign(who, "release", b"hello").await.unwrap();
     assert!(signature.starts_with(b"-----BEGIN SSH SIGNATURE-----"));
     let events = fixture.events().await;
-    let used = events.iter().position(|event| matches!(event, Event::Allowed(_))).unwrap();
-    let Event::Allowed(allowed) = &events[used] else { unreachable!() };
-    assert_eq!((allowed.number, allowed.size, allowed.profile.as_str()), (1, 5, "sshsig"));
-    assert_eq!(events[used + 1], Event::Settled { of: used as u64, settlement: Settlement::Released });
+    let used = events
+        .iter()
+        .position(|event| matches!(event, Event::Allowed(_)))
+        .unwrap();
+    let Event::Allowed(allowed) = &events[used] else {
+        unreachable!()
+    };
+    assert_eq!(
+        (allowed.number, allowed.size, allowed.profile.as_str()),
+        (1, 5, "sshsig")
+    );
+    assert_eq!(
+        events[used + 1],
+        Event::Settled {
+            of: used as u64,
+            settlement: Settlement::Released
+        }
+    );
 }
 
 #[tokio::test]
@@ -155,8 +209,22 @@ async fn each_rule_refuses_with_its_kind_and_is_on_the_log() {
     let past = "expires = 2026-06-01T12:00:10Z\n";
     let rows: [(&str, &str, &[u8], usize, Refusal, Rule); 7] = [
         ("uses = 2\n", "release", b"x", 2, Refusal::OverBudget, Rule::Uses),
-        ("rate = \"3/hour\"\n", "release", b"x", 3, Refusal::Throttled, Rule::Rate),
-        ("hours = \"Sat-Sun 08:00-18:00 Europe/Zurich\"\n", "release", b"x", 0, Refusal::Throttled, Rule::Hours),
+        (
+            "rate = \"3/hour\"\n",
+            "release",
+            b"x",
+            3,
+            Refusal::Throttled,
+            Rule::Rate,
+        ),
+        (
+            "hours = \"Sat-Sun 08:00-18:00 Europe/Zurich\"\n",
+            "release",
+            b"x",
+            0,
+            Refusal::Throttled,
+            Rule::Hours,
+        ),
         (past, "release", b"x", 0, Refusal::Expired, Rule::Expires),
         ("", "other", b"x", 0, Refusal::NotGranted, Rule::Grant),
         ("", "tokens", b"not json", 0, Refusal::Invalid, Rule::Content),
@@ -192,7 +260,10 @@ async fn budgets_suspensions_and_rates_survive_a_restart() {
     let fixture = fixture.reopen().await;
     let agent = name("bot");
     let alias: GrantAlias = name("release");
-    assert_eq!(fixture.broker.snapshot().grant(&agent, &alias), before.grant(&agent, &alias));
+    assert_eq!(
+        fixture.broker.snapshot().grant(&agent, &alias),
+        before.grant(&agent, &alias)
+    );
 
     let who = fixture.start(&grants).await;
     fixture.sign(who, "release", b"2").await.unwrap();
@@ -211,7 +282,12 @@ async fn the_last_use_goes_to_one_of_many_callers() {
     let tasks: Vec<_> = (0..64)
         .map(|n| {
             let fixture = Arc::clone(&fixture);
-            tokio::spawn(async move { fixture.sign(who, "release", format!("{n}").as_bytes()).await.is_ok() })
+            tokio::spawn(async move {
+                fixture
+                    .sign(who, "release", format!("{n}").as_bytes())
+                    .await
+                    .is_ok()
+            })
         })
         .collect();
     let mut signed = 0;
@@ -237,21 +313,37 @@ async fn a_key_that_is_not_active_signs_nothing_from_the_next_call_on() {
     let fixture = Fixture::new().await;
     let who = fixture.start(RELEASE).await;
     fixture.sign(who, "release", b"x").await.unwrap();
-    let key = KeyRef { name: name("release"), version: claviger_core::KeyVersion::FIRST };
-    fixture.broker.keyring().set_state(&key, KeyState::Disabled, fixture.clock.now()).unwrap();
+    let key = KeyRef {
+        name: name("release"),
+        version: claviger_core::KeyVersion::FIRST,
+    };
+    fixture
+        .broker
+        .keyring()
+        .set_state(&key, KeyState::Disabled, fixture.clock.now())
+        .unwrap();
     assert_eq!(fixture.sign(who, "release", b"x").await, Err(Refusal::Revoked));
-    fixture.broker.keyring().set_state(&key, KeyState::Active, fixture.clock.now()).unwrap();
+    fixture
+        .broker
+        .keyring()
+        .set_state(&key, KeyState::Active, fixture.clock.now())
+        .unwrap();
     fixture.sign(who, "release", b"x").await.unwrap();
 }
 
 #[tokio::test]
 async fn a_clock_that_was_set_back_revives_nothing() {
     let fixture = Fixture::new().await;
-    let who = fixture.start(&format!("{RELEASE}expires = 2026-06-01T12:30:00Z\n")).await;
+    let who = fixture
+        .start(&format!("{RELEASE}expires = 2026-06-01T12:30:00Z\n"))
+        .await;
     fixture.clock.advance(SignedDuration::from_mins(40));
     assert_eq!(fixture.sign(who, "release", b"x").await, Err(Refusal::Expired));
     fixture.clock.advance(SignedDuration::from_mins(-39));
-    assert_eq!(fixture.sign(who, "release", b"x").await, Err(Refusal::Unavailable));
+    assert_eq!(
+        fixture.sign(who, "release", b"x").await,
+        Err(Refusal::Unavailable)
+    );
     assert_eq!(fixture.rules().await, [Rule::Expires, Rule::Clock]);
     // The control: an operator who vouches for the clock gets it back.
     fixture.broker.accept_clock().await.unwrap();
@@ -264,7 +356,10 @@ async fn an_ended_instance_gets_nothing() {
     let who = fixture.start(RELEASE).await;
     fixture.broker.end(who, InstanceEnd::Finished);
     assert_eq!(fixture.sign(who, "release", b"x").await, Err(Refusal::NotGranted));
-    assert_eq!(fixture.sign(InstanceId(999), "release", b"x").await, Err(Refusal::NotGranted));
+    assert_eq!(
+        fixture.sign(InstanceId(999), "release", b"x").await,
+        Err(Refusal::NotGranted)
+    );
 }
 
 #[tokio::test]
@@ -274,7 +369,10 @@ async fn a_log_that_cannot_be_written_refuses_the_call() {
     fixture.sign(who, "release", b"x").await.unwrap();
     std::fs::remove_dir_all(fixture.folder.path().join("keyring").join(AUDIT_FOLDER)).unwrap();
     for _ in 0..3 {
-        assert_eq!(fixture.sign(who, "release", b"x").await, Err(Refusal::Unavailable));
+        assert_eq!(
+            fixture.sign(who, "release", b"x").await,
+            Err(Refusal::Unavailable)
+        );
     }
 }
 
@@ -298,7 +396,10 @@ async fn a_cancelled_use_is_logged_as_abandoned_and_a_failed_one_as_failed() {
     assert_eq!(fixture.settlements().await, [Settlement::Abandoned]);
     slow.fails.store(true, Ordering::Relaxed);
     assert_eq!(fixture.sign(who, "slow", b"x").await, Err(Refusal::Unavailable));
-    assert_eq!(fixture.settlements().await, [Settlement::Abandoned, Settlement::Failed]);
+    assert_eq!(
+        fixture.settlements().await,
+        [Settlement::Abandoned, Settlement::Failed]
+    );
 }
 
 #[tokio::test]
@@ -306,9 +407,17 @@ async fn admission_says_every_reason_and_logs_them() {
     let fixture = Fixture::new().await;
     let grants = "[grants.a]\nsign = { key = \"relase\" }\n[grants.b]\nsign = { key = \"release\", namespace = \"git\" }\n";
     let manifest = Fixture::manifest(grants);
-    let refused = fixture.broker.admit(&manifest, ComponentDigest::of(b"changed")).await.unwrap_err();
+    let refused = fixture
+        .broker
+        .admit(&manifest, ComponentDigest::of(b"changed"))
+        .await
+        .unwrap_err();
     let text = refused.to_string();
-    for part in ["claviger pin", "did you mean `release`", "not made for namespace `git`"] {
+    for part in [
+        "claviger pin",
+        "did you mean `release`",
+        "not made for namespace `git`",
+    ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
     let last = fixture.events().await.pop().unwrap();
@@ -318,7 +427,12 @@ async fn admission_says_every_reason_and_logs_them() {
 #[tokio::test]
 async fn a_keyring_put_back_to_an_older_copy_is_noticed() {
     let fixture = Fixture::new().await;
-    let Fixture { folder, clock, broker, .. } = fixture;
+    let Fixture {
+        folder,
+        clock,
+        broker,
+        ..
+    } = fixture;
     let database = folder.path().join("keyring/keyring.db");
     broker.close().await.unwrap();
     drop(broker);
@@ -337,8 +451,47 @@ async fn a_keyring_put_back_to_an_older_copy_is_noticed() {
     for rest in ["keyring.db-wal", "keyring.db-shm"] {
         drop(std::fs::remove_file(folder.path().join("keyring").join(rest)));
     }
-    let refused = LocalBroker::open(options(&folder, &clock, None)).await.unwrap_err();
+    let refused = LocalBroker::open(options(&folder, &clock, None))
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("`later@v1`"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_revocation_cannot_be_undone_with_an_older_copy_of_the_keyring() {
+    let fixture = Fixture::new().await;
+    let database = fixture.folder.path().join("keyring/keyring.db");
+    let fixture = fixture.reopen().await;
+    let old = std::fs::read(&database).unwrap();
+    let key = KeyRef {
+        name: name("release"),
+        version: claviger_core::KeyVersion::FIRST,
+    };
+    fixture
+        .broker
+        .keyring()
+        .set_state(&key, KeyState::Revoked, fixture.clock.now())
+        .unwrap();
+    // The next start sees the new generation.
+    let Fixture {
+        folder,
+        clock,
+        broker,
+        ..
+    } = fixture.reopen().await;
+    broker.close().await.unwrap();
+    drop(broker);
+    std::fs::write(&database, old).unwrap();
+    for rest in ["keyring.db-wal", "keyring.db-shm"] {
+        drop(std::fs::remove_file(folder.path().join("keyring").join(rest)));
+    }
+    let refused = LocalBroker::open(options(&folder, &clock, None))
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("an older copy was put back"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -374,7 +527,12 @@ impl Custody for Slow {
     fn generate<'a>(&'a self, _: &'a KeyRef, _: Algorithm) -> BoxFuture<'a, Result<Generated, CustodyError>> {
         let secret = p256::SecretKey::random(&mut rand_core::OsRng);
         let public = PublicKey::p256(&secret.public_key().to_sec1_bytes()).unwrap();
-        Box::pin(async { Ok(Generated { public, material: Secret::take(&mut [1]).unwrap() }) })
+        Box::pin(async {
+            Ok(Generated {
+                public,
+                material: Secret::take(&mut [1]).unwrap(),
+            })
+        })
     }
     fn open<'a>(
         &'a self,

@@ -34,40 +34,33 @@ async fn a_permit_for_something_else_is_refused() {
     let key = rig.key("release").await;
     let other = rig.key("other").await;
     let message = framed(&key.public, b"content");
+    let foreign = framed(&other.public, b"content");
+    let later = KeyRef {
+        version: KeyVersion(2),
+        ..key.name.clone()
+    };
     let cases = [
         (
-            permit(&key.name, b"other content", 1).await,
-            framed(&key.public, b"content"),
+            permit(&key.name, &framed(&key.public, b"other content"), 1).await,
+            &message,
         ),
+        // The same content, framed another time.
         (
-            permit(&other.name, b"content", 1).await,
-            framed(&key.public, b"content"),
+            permit(&key.name, &framed(&key.public, b"content"), 1).await,
+            &message,
         ),
-        (
-            permit(&key.name, b"content", 1).await,
-            framed(&other.public, b"content"),
-        ),
-        (
-            permit(
-                &KeyRef {
-                    version: KeyVersion(2),
-                    ..key.name.clone()
-                },
-                b"content",
-                1,
-            )
-            .await,
-            framed(&key.public, b"content"),
-        ),
+        (permit(&other.name, &message, 1).await, &message),
+        (permit(&key.name, &foreign, 1).await, &foreign),
+        (permit(&later, &message, 1).await, &message),
     ];
     for (permit, message) in cases {
-        let refused = key.open.sign(&permit, &message).await;
+        let refused = key.open.sign(&permit, message).await;
         assert!(
             matches!(refused, Err(CustodyError::PermitMismatch)),
             "{refused:?}"
         );
     }
-    let permit = permit(&key.name, b"content", 1).await;
+    let permit = permit(&key.name, &message, 1).await;
     key.open.sign(&permit, &message).await.expect("the control");
 }
 
@@ -115,8 +108,9 @@ async fn material_that_is_changed_or_of_another_key_does_not_open() {
         .await
         .unwrap();
     for _ in 0..5 {
-        let permit = permit(&key.name, b"content", 1).await;
-        let refused = opened.sign(&permit, &framed(&key.public, b"content")).await;
+        let message = framed(&key.public, b"content");
+        let permit = permit(&key.name, &message, 1).await;
+        let refused = opened.sign(&permit, &message).await;
         assert!(matches!(refused, Err(CustodyError::NotOurs(_))), "{refused:?}");
     }
     key.sign(1, b"content")

@@ -14,8 +14,8 @@ use claviger_core::audit::{AuditError, AuditSink, Entry, EntryIndex, Use};
 use claviger_core::custody::{CustodyError, Generated, SigningKey};
 use claviger_core::profile::{FrameContext, Framed, SigningRule};
 use claviger_core::{
-    Algorithm, BoxFuture, Clock, ComponentDigest, ContentDigest, InstanceId, KeyRef, KeyVersion,
-    ManifestDigest, Permit, PublicKey, Secret, Signature,
+    Algorithm, BoxFuture, Clock, ComponentDigest, InstanceId, KeyRef, KeyVersion, ManifestDigest, Permit,
+    PublicKey, Secret, Signature,
 };
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -83,7 +83,7 @@ impl TestKey {
     /// Signs as the broker does: frame, log, use.
     pub(crate) async fn sign(&self, who: u64, content: &[u8]) -> Result<Signature, CustodyError> {
         let framed = framed(&self.public, content);
-        let permit = permit(&self.name, content, who).await;
+        let permit = permit(&self.name, &framed, who).await;
         let signature = self.open.sign(&permit, &framed).await?;
         verify(&self.public, &framed, &signature);
         Ok(signature)
@@ -117,7 +117,7 @@ pub(crate) fn verify(key: &PublicKey, framed: &Framed, signature: &Signature) {
     key.verify(framed.message(), &signature).unwrap();
 }
 
-pub(crate) async fn permit(key: &KeyRef, content: &[u8], who: u64) -> Permit {
+pub(crate) async fn permit(key: &KeyRef, message: &Framed, who: u64) -> Permit {
     let allowed = Use {
         instance: InstanceId(who),
         agent: "tester".parse().unwrap(),
@@ -126,13 +126,13 @@ pub(crate) async fn permit(key: &KeyRef, content: &[u8], who: u64) -> Permit {
         grant: "sign".parse().unwrap(),
         key: key.clone(),
         profile: "labeled".to_owned(),
-        content: ContentDigest::of(content),
-        size: content.len() as u64,
+        content: message.content(),
+        size: message.size() as u64,
         number: 1,
         rate_until: None,
     };
     let sink = Arc::new(CountingSink::default());
-    Permit::record(sink, Arc::new(Epoch), Timestamp::UNIX_EPOCH, allowed)
+    Permit::to_sign(sink, Arc::new(Epoch), Timestamp::UNIX_EPOCH, allowed, message)
         .await
         .unwrap()
 }
