@@ -1,0 +1,152 @@
+//! The credentials interfaces as host functions: bounds, WIT to [`claviger_core::Request`], and back. Makes no decisions: the
+//! broker does.
+
+use std::fmt;
+use std::sync::Arc;
+
+use claviger_core::audit::InstanceEnd;
+use claviger_core::{Admission, Broker, InstanceId, Outcome, Refusal, Request};
+use wasmtime::component::{HasData, Linker, ResourceTable};
+
+pub(crate) mod grants;
+pub(crate) mod signing;
+
+pub(crate) use bindings::claviger::credentials as wit;
+
+pub(crate) mod bindings {
+    wasmtime::component::bindgen!({
+        path: ["../../wit/credentials", "../../wit/agent"],
+        world: "claviger:agent/agent",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: { "claviger:credentials/signing.signer": crate::imports::signing::OpenSigner },
+    });
+}
+
+/// One instance at its broker: what the host functions need, kept in the store's data. Dropped, it ends the instance.
+pub struct CredentialsCtx {
+    broker: Arc<dyn Broker>,
+    // Invariant: started at `broker`; `ended` says whether it was also ended there.
+    instance: InstanceId,
+    ended: bool,
+    open_signers: usize,
+}
+
+impl CredentialsCtx {
+    /// Begins an instance of an admitted agent.
+    ///
+    /// # Errors
+    /// The broker's refusal: the admission is not its own, or its log cannot be written.
+    pub fn start(broker: Arc<dyn Broker>, admission: &Admission) -> Result<Self, Refusal> {
+        let instance = broker.start(admission.id)?;
+        Ok(Self {
+            broker,
+            instance,
+            ended: false,
+            open_signers: 0,
+        })
+    }
+
+    /// Which instance it is in the audit log.
+    #[must_use]
+    pub const fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Ends the instance, saying how. Without this it ends as dropped. Ending twice does nothing.
+    pub fn end(&mut self, how: InstanceEnd) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.broker.end(self.instance, how);
+        }
+    }
+
+    async fn perform(&self, request: Request) -> Result<Outcome, Refusal> {
+        self.broker.perform(self.instance, request).await
+    }
+}
+
+impl Drop for CredentialsCtx {
+    fn drop(&mut self) {
+        self.end(InstanceEnd::Dropped);
+    }
+}
+
+impl fmt::Debug for CredentialsCtx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CredentialsCtx({})", self.instance)
+    }
+}
+
+/// What the host functions borrow of the store's data for one call.
+#[derive(Debug)]
+pub struct CredentialsView<'a> {
+    /// The instance.
+    pub ctx: &'a mut CredentialsCtx,
+    /// Where open signers are kept. Cap it: [`ResourceTable::set_max_capacity`].
+    pub table: &'a mut ResourceTable,
+}
+
+/// Ties the view to the generated code.
+struct Credentials;
+
+impl HasData for Credentials {
+    type Data<'a> = CredentialsView<'a>;
+}
+
+/// Adds every interface of `claviger:credentials` to a linker. Which of them an agent may use, and how, the broker decides at
+/// every call; to not even link what is not granted, use [`add_granted_to_linker`].
+///
+/// # Errors
+/// When the linker defines one of them already.
+pub fn add_to_linker<T: Send + 'static>(
+    linker: &mut Linker<T>,
+    view: fn(&mut T) -> CredentialsView<'_>,
+) -> wasmtime::Result<()> {
+    wit::types::add_to_linker::<T, Credentials>(linker, view)?;
+    wit::signing::add_to_linker::<T, Credentials>(linker, view)?;
+    wit::grants::add_to_linker::<T, Credentials>(linker, view)
+}
+
+/// Adds exactly the interfaces of the capabilities that were admitted: `signing` for a right to sign, and `grants` when there
+/// is any right. An agent that imports another does not link.
+///
+/// # Errors
+/// When the linker defines one of them already.
+pub fn add_granted_to_linker<T: Send + 'static>(
+    linker: &mut Linker<T>,
+    admission: &Admission,
+    view: fn(&mut T) -> CredentialsView<'_>,
+) -> wasmtime::Result<()> {
+    let linked = crate::interfaces::granted(admission);
+    if linked.is_empty() {
+        return Ok(());
+    }
+    wit::types::add_to_linker::<T, Credentials>(linker, view)?;
+    if linked.contains(&crate::interfaces::SIGNING) {
+        wit::signing::add_to_linker::<T, Credentials>(linker, view)?;
+    }
+    if linked.contains(&crate::interfaces::GRANTS) {
+        wit::grants::add_to_linker::<T, Credentials>(linker, view)?;
+    }
+    Ok(())
+}
+
+impl wit::types::Host for CredentialsView<'_> {}
+
+/// The closed set, case by case.
+fn to_wit(refusal: Refusal) -> wit::types::Refusal {
+    match refusal {
+        Refusal::NotGranted => wit::types::Refusal::NotGranted,
+        Refusal::Expired => wit::types::Refusal::Expired,
+        Refusal::Revoked => wit::types::Refusal::Revoked,
+        Refusal::Suspended => wit::types::Refusal::Suspended,
+        Refusal::OverBudget => wit::types::Refusal::OverBudget,
+        Refusal::Throttled => wit::types::Refusal::Throttled,
+        Refusal::NotApproved => wit::types::Refusal::NotApproved,
+        Refusal::Invalid => wit::types::Refusal::Invalid,
+        Refusal::Unavailable => wit::types::Refusal::Unavailable,
+    }
+}
+
+/// A broker that answers with something else than was asked for is broken: nothing of it is released.
+const WRONG_OUTCOME: wit::types::Refusal = wit::types::Refusal::Unavailable;
