@@ -1,2 +1,71 @@
-//! Not written yet.
-fn main() {}
+//! The `claviger` command: reads arguments, calls the crates that do the work, shows what they say. Decides nothing itself.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Arguments, Command};
+use crate::context::Context;
+use crate::exit::{Exit, Failure};
+
+mod args;
+mod command;
+mod context;
+mod diagnose;
+mod entry;
+mod errors;
+mod exit;
+mod harden;
+mod keys;
+mod log;
+mod manifest;
+mod output;
+mod passphrase;
+mod progress;
+mod unlock;
+mod words;
+
+fn main() -> ExitCode {
+    // Before anything else starts a thread. A libtss2 that cannot be quietened only says more on stderr.
+    let _quiet = claviger_tpm::quiet_libtss2();
+    harden::process();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help goes to stdout, misuse to stderr; a closed pipe needs no word.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
+        }
+    };
+    if let Command::Compile = arguments.command {
+        return command::compile::run();
+    }
+    let cx = Context::new(arguments.global);
+    let ended = dispatch(&cx, arguments.command).and_then(|exit| cx.out.finish().map(|()| exit));
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            cx.out.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Init(args) => command::init::run(cx, &args),
+        Command::Key(args) => command::key::run(cx, args),
+        Command::Check(args) => command::check::run(cx, &args),
+        Command::Pin(args) => command::pin::run(cx, &args),
+        Command::Run(args) => command::run::run(cx, &args),
+        Command::Explain(args) => command::explain::run(cx, &args),
+        Command::Grant(args) => command::grant::run(cx, args),
+        Command::Audit(args) => command::audit::run(cx, &args),
+        Command::Doctor => command::doctor::run(cx),
+        Command::Completions { shell } => command::docs::completions(cx, shell),
+        Command::Man { dir } => command::docs::man(cx, &dir),
+        // `main` did that already, before anything else.
+        Command::Compile => Err(Failure::usage("`__compile` is called by `claviger run` only")),
+    }
+}

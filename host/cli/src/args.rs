@@ -1,0 +1,384 @@
+//! The command line as types, and its help. Decides nothing: what cannot be wrong about one argument alone is checked here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use claviger_core::custody::CustodyKind;
+use claviger_core::manifest::parse_duration;
+use claviger_core::name::{Label, Namespace, Principal, TokenType};
+use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName};
+use jiff::Timestamp;
+
+/// Runs agents and carries their keys.
+///
+/// An agent is a WebAssembly component that nobody has to trust. Claviger gives it the operations that a manifest grants, logs each
+/// before its result is released, and keeps the keys to itself.
+#[derive(Debug, Parser)]
+#[command(
+    name = "claviger",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = EXIT_CODES
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// At the foot of the help; the numbers are those of [`crate::exit::Exit`].
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 5 the audit log cannot be used, 6 something was changed or damaged; \
+4 is kept for `needs approval`.
+Data goes to stdout, messages to stderr.";
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The keyring's folder [default: $XDG_DATA_HOME/claviger, or ~/.local/share/claviger]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "CLAVIGER_KEYRING",
+        hide_env_values = true
+    )]
+    pub(crate) keyring: Option<PathBuf>,
+    /// Read the passphrase from this file; one newline at its end is left out
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Read the passphrase from this open file descriptor
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) passphrase_fd: Option<u32>,
+    /// When an audit entry counts as written: `sync` survives a power cut, `process` only the end of this process
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Durability::Sync)]
+    pub(crate) durability: Durability,
+    /// Write JSON to stdout, one value a line, and messages as JSON to stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// When an audit entry counts as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Durability {
+    /// It survives a power cut.
+    Sync,
+    /// It survives the end of this process, kill -9 included, but not a power cut.
+    Process,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a keyring and its audit log
+    Init(Init),
+    /// Make and show keys
+    #[command(subcommand, arg_required_else_help = true)]
+    Key(Key),
+    /// Check a manifest: every problem at once, every limit, every grant in words
+    Check(ManifestArg),
+    /// Write the digest of the component into its manifest: approve these bytes
+    Pin(Pin),
+    /// Run an agent under its manifest
+    Run(Run),
+    /// Say which rule allows or denies a use of a grant, without touching a key
+    Explain(Explain),
+    /// List, suspend and resume grants
+    #[command(subcommand, arg_required_else_help = true)]
+    Grant(Grant),
+    /// Read, verify and sign the audit log
+    #[command(subcommand, arg_required_else_help = true)]
+    Audit(Audit),
+    /// Look for what is wrong or weak here, and say how to mend it
+    Doctor,
+    /// Write shell completions to stdout
+    Completions {
+        /// For which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages to a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder; made if it is not there
+        dir: PathBuf,
+    },
+    /// Compile a component from stdin to stdout under limits; called by `run` only
+    #[command(name = "__compile", hide = true)]
+    Compile,
+}
+
+/// `claviger init`.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// What protects the keyring [default: `tpm` if this machine has one; otherwise it must be chosen]
+    #[arg(long, value_enum)]
+    pub(crate) custody: Option<Root>,
+    /// With `--custody tpm`: which TPM, such as `device:/dev/tpm1` or `tabrmd:bus_name=…`
+    #[arg(long, value_name = "TCTI")]
+    pub(crate) tcti: Option<String>,
+}
+
+/// What protects a keyring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Root {
+    /// The TPM of this machine: the keys are useless without it
+    Tpm,
+    /// A software TPM beside the keyring; for development
+    Swtpm,
+    /// A passphrase: as strong as the passphrase is
+    Passphrase,
+}
+
+/// `claviger key …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make a key for one purpose, fixed for good
+    Create(KeyCreate),
+    /// List the keys
+    List,
+    /// Show a key: profile, custody, assurance, public key
+    Show {
+        /// The key
+        name: KeyName,
+    },
+    /// Write a public key to stdout
+    Public {
+        /// The key
+        name: KeyName,
+        /// In which format
+        #[arg(long, value_enum, default_value_t = PublicFormat::Openssh)]
+        format: PublicFormat,
+    },
+}
+
+/// `claviger key create`.
+#[derive(Debug, Args)]
+pub(crate) struct KeyCreate {
+    /// Its name: 1 to 64 of a-z, 0-9 and -
+    pub(crate) name: KeyName,
+    /// What its signatures are for
+    #[arg(long, value_enum)]
+    pub(crate) profile: ProfileKind,
+    /// sshsig: a namespace that it may sign under, such as `git` or `file`; may be given several times
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Vec<Namespace>,
+    /// jws: the `iss` of every token
+    #[arg(long)]
+    pub(crate) issuer: Option<Principal>,
+    /// jws: an audience that it may sign for; may be given several times
+    #[arg(long)]
+    pub(crate) audience: Vec<Principal>,
+    /// jws: the `typ` of every token [default: JWT]
+    #[arg(long)]
+    pub(crate) typ: Option<TokenType>,
+    /// jws: the longest life of a token [default: 10 min]
+    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
+    pub(crate) max_ttl: Option<u32>,
+    /// labeled: what the signatures are for
+    #[arg(long)]
+    pub(crate) label: Option<Label>,
+    /// Its algorithm, `ed25519` or `p256` [default: p256 where a TPM holds it, ed25519 with a passphrase]
+    #[arg(long)]
+    pub(crate) algorithm: Option<Algorithm>,
+    /// Where it lives [default: the hardest that this keyring has for the algorithm]
+    #[arg(long, value_enum)]
+    pub(crate) custody: Option<Custody>,
+}
+
+/// The kinds of profiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProfileKind {
+    /// SSH signatures over files and commits (`ssh-keygen -Y verify`)
+    Sshsig,
+    /// Signed JSON tokens (RFC 7515)
+    Jws,
+    /// Signatures over opaque bytes under a label
+    Labeled,
+}
+
+/// Where a key lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Custody {
+    /// In the TPM, which signs; the key never leaves it
+    Tpm,
+    /// Sealed by the TPM, opened in locked memory while in use
+    TpmSealed,
+    /// Encrypted in the keyring, opened in locked memory while in use
+    Software,
+}
+
+impl From<Custody> for CustodyKind {
+    fn from(custody: Custody) -> Self {
+        match custody {
+            Custody::Tpm => Self::Tpm,
+            Custody::TpmSealed => Self::TpmSealed,
+            Custody::Software => Self::Software,
+        }
+    }
+}
+
+/// Formats of public keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PublicFormat {
+    /// One line, as in `authorized_keys` and `allowed_signers`
+    Openssh,
+    /// SubjectPublicKeyInfo (`openssl pkey -pubin`)
+    Pem,
+    /// JSON Web Key (RFC 7517)
+    Jwk,
+}
+
+/// A manifest.
+#[derive(Debug, Args)]
+pub(crate) struct ManifestArg {
+    /// The manifest's file
+    #[arg(value_name = "MANIFEST")]
+    pub(crate) path: PathBuf,
+}
+
+/// `claviger pin`.
+#[derive(Debug, Args)]
+pub(crate) struct Pin {
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
+    /// Only show what would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `claviger run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
+    /// What the agent is given
+    #[arg(group = "given")]
+    pub(crate) input: Option<String>,
+    /// Give the agent what is in this file
+    #[arg(long, value_name = "FILE", group = "given")]
+    pub(crate) input_file: Option<PathBuf>,
+    /// Give the agent what comes on stdin
+    #[arg(long, group = "given")]
+    pub(crate) stdin: bool,
+}
+
+/// `claviger explain`.
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
+    /// The grant's alias in the manifest
+    pub(crate) grant: GrantAlias,
+    /// At this time instead of now, such as 2027-01-01T08:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<Timestamp>,
+}
+
+/// `claviger grant …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Grant {
+    /// List the grants that the audit log knows: uses, suspensions
+    List,
+    /// Suspend a grant, from the next request on
+    Suspend(GrantName),
+    /// Resume a suspended grant
+    Resume(GrantName),
+}
+
+/// A grant of an agent.
+#[derive(Debug, Args)]
+pub(crate) struct GrantName {
+    /// The agent's name in its manifest
+    pub(crate) agent: AgentName,
+    /// The grant's alias in the manifest
+    pub(crate) grant: GrantAlias,
+}
+
+/// `claviger audit …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Show the last entries
+    Tail {
+        /// How many
+        #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 20)]
+        count: u64,
+        /// Go on showing entries as they are written
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Show one entry
+    Show {
+        /// Its index, counted from 0
+        index: u64,
+        /// With the proof that it is in the log (RFC 6962)
+        #[arg(long)]
+        proof: bool,
+    },
+    /// Verify the whole log and its signed checkpoint
+    Verify {
+        /// The log's verifier key, kept elsewhere [default: the one in the keyring, which proves less]
+        #[arg(long, value_name = "VKEY")]
+        key: Option<String>,
+    },
+    /// Sign a checkpoint of the log now
+    Checkpoint,
+    /// Vouch for the system's clock after it had run ahead
+    AcceptClock,
+}
+
+fn whole_seconds(text: &str) -> Result<u32, String> {
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    match u32::try_from(duration.as_secs()) {
+        Ok(seconds) if duration.subsec_nanos() == 0 => Ok(seconds),
+        Ok(_) | Err(_) => Err("expected whole seconds, such as `10 min`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_passphrase_cannot_be_given_as_a_value() {
+        for bad in [
+            &["claviger", "--passphrase", "x", "key", "list"][..],
+            &["claviger", "init", "--passphrase=x"],
+        ] {
+            assert!(Arguments::try_parse_from(bad).is_err(), "{bad:?}");
+        }
+        assert!(Arguments::try_parse_from(["claviger", "key", "list", "--passphrase-file", "x"]).is_ok());
+    }
+
+    #[test]
+    fn global_options_are_taken_before_and_after_the_command() {
+        for good in [["claviger", "--json", "doctor"], ["claviger", "doctor", "--json"]] {
+            assert!(Arguments::try_parse_from(good).unwrap().global.json);
+        }
+    }
+
+    #[test]
+    fn one_input_at_most() {
+        assert!(Arguments::try_parse_from(["claviger", "run", "m.toml", "x", "--stdin"]).is_err());
+        assert!(Arguments::try_parse_from(["claviger", "run", "m.toml", "x"]).is_ok());
+        assert!(Arguments::try_parse_from(["claviger", "run", "m.toml"]).is_ok());
+    }
+
+    #[test]
+    fn lives_of_tokens_are_whole_seconds() {
+        assert_eq!(whole_seconds("10 min"), Ok(600));
+        assert!(whole_seconds("10").is_err());
+        assert!(whole_seconds("1500 ms").is_err());
+    }
+}

@@ -1,0 +1,160 @@
+//! `claviger check`: every problem of a manifest at once, every limit, every grant in words. Admits nothing and logs nothing.
+
+use claviger_core::{ComponentDigest, Manifest};
+
+use crate::args::ManifestArg;
+use crate::context::Context;
+use crate::diagnose;
+use crate::exit::{Exit, Failure};
+use crate::manifest::{ManifestFile, count_errors};
+use crate::output::{Style, columns};
+use crate::words;
+
+/// What was found, beside the problems of the text.
+struct Findings {
+    /// What stands against admitting the agent now.
+    against: Vec<String>,
+    /// What could not be checked, and why.
+    unchecked: Vec<String>,
+    component: Option<ComponentDigest>,
+}
+
+pub(crate) fn run(cx: &Context, args: &ManifestArg) -> Result<Exit, Failure> {
+    let file = ManifestFile::read(&args.path)?;
+    let (manifest, problems) = match Manifest::parse(&file.text) {
+        Ok(parsed) => parsed,
+        Err(problems) if cx.out.is_json() => {
+            let problems: Vec<_> = problems
+                .iter()
+                .map(|problem| diagnose::to_json(&file.text, problem))
+                .collect();
+            cx.out.value(
+                &serde_json::json!({ "manifest": file.path, "ok": false, "problems": problems }),
+                |_| String::new(),
+            );
+            return Ok(Exit::Failed);
+        }
+        Err(problems) => return Err(file.refuse(&cx.out, &problems)),
+    };
+    if !cx.out.is_json() {
+        file.draw(&cx.out, &problems);
+    }
+    let mut findings = Findings {
+        against: Vec::new(),
+        unchecked: Vec::new(),
+        component: None,
+    };
+    findings.look_at_component(&file, &manifest);
+    findings.look_at_keyring(cx, &manifest);
+    let ok = count_errors(&problems) == 0 && findings.against.is_empty();
+    let json = serde_json::json!({
+        "manifest": file.path,
+        "ok": ok,
+        "agent": manifest.agent.name,
+        "component": file.component_path(&manifest),
+        "digest": findings.component.map(|digest| digest.to_string()),
+        "pinned": manifest.agent.digest.map(|digest| digest.to_string()),
+        "limits": words::limits(&manifest).into_iter().map(|(name, value, default)| {
+            serde_json::json!({ "name": name, "value": value, "default": default })
+        }).collect::<Vec<_>>(),
+        "world": words::world(&manifest),
+        "grants": manifest.grants.iter().map(|(alias, grant)| {
+            serde_json::json!({ "alias": alias, "words": words::grant(grant) })
+        }).collect::<Vec<_>>(),
+        "problems": problems.iter().map(|problem| diagnose::to_json(&file.text, problem)).collect::<Vec<_>>(),
+        "against": findings.against,
+        "unchecked": findings.unchecked,
+    });
+    cx.out.value(&json, |_| human(cx, &file, &manifest, &findings));
+    Ok(if ok { Exit::Done } else { Exit::Failed })
+}
+
+impl Findings {
+    fn look_at_component(&mut self, file: &ManifestFile, manifest: &Manifest) {
+        let digest = match file.component(manifest) {
+            Ok(bytes) => ComponentDigest::of(&bytes),
+            Err(failure) => {
+                let because: Vec<_> = std::iter::once(failure.message).chain(failure.causes).collect();
+                self.against.push(because.join(": "));
+                return;
+            }
+        };
+        self.component = Some(digest);
+        match manifest.agent.digest {
+            Some(pinned) if pinned != digest => self.against.push(format!(
+                "the component is {digest}, the manifest pins {pinned}; if the change is yours, run `claviger pin {}`",
+                file.path.display()
+            )),
+            // Without a digest there is a warning already, with its place.
+            Some(_) | None => {}
+        }
+    }
+
+    fn look_at_keyring(&mut self, cx: &Context, manifest: &Manifest) {
+        if manifest.grants.is_empty() {
+            return;
+        }
+        match crate::keys::list(cx) {
+            Ok(keys) => self.against.extend(crate::keys::against(manifest, &keys)),
+            Err(failure) => {
+                let keys = format!("whether the keyring has the keys: {}", failure.message);
+                self.unchecked.push(keys);
+            }
+        }
+    }
+}
+
+fn human(cx: &Context, file: &ManifestFile, manifest: &Manifest, findings: &Findings) -> String {
+    let heading = |text: &str| cx.out.paint(Style::Bold, text);
+    let pinned = match (manifest.agent.digest, findings.component) {
+        (Some(pinned), Some(digest)) if pinned == digest => format!("{digest}, pinned"),
+        (Some(pinned), _) => format!("{pinned} pinned, but the bytes are others or not there"),
+        (None, Some(digest)) => format!("{digest}, not pinned"),
+        (None, None) => "not pinned".to_owned(),
+    };
+    let mut out = format!(
+        "{} {}\n  {}\n  {pinned}\n",
+        heading("agent"),
+        manifest.agent.name,
+        file.component_path(manifest).display()
+    );
+    for line in words::world(manifest) {
+        out.push_str(&format!("  {line}\n"));
+    }
+    out.push_str(&heading("limits"));
+    out.push('\n');
+    let rows: Vec<_> = words::limits(manifest)
+        .into_iter()
+        .map(|(name, value, default)| {
+            vec![
+                String::new(),
+                name.to_owned(),
+                value,
+                if default { "default" } else { "" }.to_owned(),
+            ]
+        })
+        .collect();
+    out.push_str(&columns(&rows));
+    out.push_str(&heading("grants"));
+    out.push('\n');
+    if manifest.grants.is_empty() {
+        out.push_str("  none: the agent may use no credential\n");
+    }
+    for (alias, grant) in &manifest.grants {
+        out.push_str(&format!(
+            "  {} {}\n",
+            cx.out.paint(Style::Bold, alias.as_str()),
+            words::grant(grant)
+        ));
+    }
+    for text in &findings.unchecked {
+        out.push_str(&format!("{} {text}\n", cx.out.paint(Style::Warn, "not checked:")));
+    }
+    for text in &findings.against {
+        out.push_str(&format!(
+            "{} {text}\n",
+            cx.out.paint(Style::Bad, "not admitted now:")
+        ));
+    }
+    crate::output::shown_styled(&out)
+}

@@ -1,0 +1,278 @@
+//! `claviger init`: makes a keyring and its audit log. Falls back to nothing: what is not there is an error with the choices.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use claviger_broker::LocalBroker;
+use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind, RootSpec};
+use claviger_broker::local::OpenError;
+use claviger_core::custody::Assurance;
+use claviger_tpm::{Tpm, TpmChoice, TpmError};
+
+use crate::args::{Init, Root};
+use crate::context::Context;
+use crate::exit::{Exit, Failure};
+use crate::progress;
+use crate::unlock::{Unlocking, options, runtime};
+
+/// The software TPM's folder in the keyring's.
+const SWTPM_FOLDER: &str = "tpm";
+
+pub(crate) fn run(cx: &Context, args: &Init) -> Result<Exit, Failure> {
+    let folder = cx.keyring()?;
+    match Keyring::peek(&folder) {
+        Err(KeyringError::Missing { .. }) => {}
+        Ok(info) if info.vkey.is_none() => return Err(OpenError::Unfinished(folder).into()),
+        Ok(_) => return Err(KeyringError::Exists { folder }.into()),
+        Err(error) => return Err(error.into()),
+    }
+    let choice = choose(args, &folder)?;
+    let before = Before::look(&folder);
+    let info = make(cx, &folder, choice).map_err(|stopped| {
+        if !stopped.by_another_process {
+            before.restore(&folder);
+        }
+        stopped.failure
+    })?;
+    let json = serde_json::json!({
+        "keyring": folder,
+        "custody": info.root.kind.as_str(),
+        "assurance": info.assurance,
+        "vkey": info.vkey,
+    });
+    cx.out.value(&json, |_| {
+        let vkey = info.vkey.as_deref().unwrap_or("-");
+        format!(
+            "keyring    {}\nassurance  {}: {}\nvkey       {vkey}",
+            folder.display(),
+            info.assurance,
+            meaning(info.assurance)
+        )
+    });
+    if !cx.out.is_json() {
+        cx.out.note(
+            "keep the vkey somewhere else: with `claviger audit verify --key VKEY` it proves that the log is this one",
+        );
+    }
+    Ok(Exit::Done)
+}
+
+/// What an assurance means, in one sentence.
+const fn meaning(assurance: Assurance) -> &'static str {
+    match assurance {
+        Assurance::Hardware => "the keys are useless without this machine's TPM",
+        Assurance::Swtpm => {
+            "for development; the software TPM's state is a file in the keyring, and who has the folder has the keys"
+        }
+        Assurance::Passphrase => {
+            "as strong as the passphrase; who has the folder may guess at it for as long as they like"
+        }
+    }
+}
+
+/// What was chosen, not yet connected.
+enum Choice {
+    Passphrase,
+    Tpm(TpmChoice),
+    Swtpm(TpmChoice),
+}
+
+fn choose(args: &Init, folder: &Path) -> Result<Choice, Failure> {
+    let tcti = args.tcti.clone().map(TpmChoice::Tcti);
+    match (args.custody, tcti) {
+        (Some(Root::Passphrase), Some(_)) => {
+            Err(Failure::usage("`--tcti` names a TPM, and `--custody passphrase` uses none"))
+        }
+        (Some(Root::Passphrase), None) => Ok(Choice::Passphrase),
+        (Some(Root::Swtpm), Some(tcti)) => Ok(Choice::Swtpm(tcti)),
+        (Some(Root::Swtpm), None) => Ok(Choice::Swtpm(TpmChoice::Swtpm { state: folder.join(SWTPM_FOLDER) })),
+        (Some(Root::Tpm) | None, Some(tcti)) => Ok(Choice::Tpm(tcti)),
+        (Some(Root::Tpm), None) => Ok(Choice::Tpm(TpmChoice::detect()?)),
+        (None, None) => match TpmChoice::detect() {
+            Ok(tpm) => Ok(Choice::Tpm(tpm)),
+            Err(error) => Err(Failure::failed(
+                "this machine's TPM cannot be used, and nothing weaker is taken without being asked for; nothing was made",
+            )
+            .because(Some(&error))
+            .help("`claviger init --custody passphrase` protects the keys with a passphrase")
+            .help("`claviger init --custody swtpm` makes a software TPM, for development")
+            .help("`claviger init --custody tpm --tcti TCTI` uses a TPM elsewhere")),
+        },
+    }
+}
+
+/// Why nothing was made, and whether what is in the folder may be another process's, which is making one, too.
+struct Stopped {
+    failure: Failure,
+    by_another_process: bool,
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            by_another_process: false,
+        }
+    }
+}
+
+impl From<KeyringError> for Stopped {
+    fn from(error: KeyringError) -> Self {
+        let by_another_process = matches!(error, KeyringError::Exists { .. } | KeyringError::InUse { .. });
+        Self {
+            failure: error.into(),
+            by_another_process,
+        }
+    }
+}
+
+impl From<TpmError> for Stopped {
+    fn from(error: TpmError) -> Self {
+        let by_another_process = matches!(error, TpmError::SwtpmInUse(_));
+        Self {
+            failure: error.into(),
+            by_another_process,
+        }
+    }
+}
+
+impl From<OpenError> for Stopped {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Keyring(error) => error.into(),
+            other => Failure::from(other).into(),
+        }
+    }
+}
+
+fn make(cx: &Context, folder: &Path, choice: Choice) -> Result<KeyringInfo, Stopped> {
+    let (spec, unlocking) = match choice {
+        Choice::Passphrase => {
+            let spec = RootSpec {
+                kind: RootKind::Passphrase,
+                settings: String::new(),
+            };
+            (spec, Unlocking::by_passphrase(cx.passphrase.read_new(&cx.out)?)?)
+        }
+        Choice::Tpm(choice) => connect(choice, RootKind::Tpm, folder)?,
+        Choice::Swtpm(choice) => connect(choice, RootKind::Swtpm, folder)?,
+    };
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let making = LocalBroker::create(options(cx, folder, unlocking), spec);
+        let broker = progress::during(&cx.out, "making the keyring", making).await?;
+        let info = broker.keyring().info();
+        broker.close().await.map_err(Failure::from)?;
+        Ok(info)
+    })
+}
+
+fn connect(choice: TpmChoice, kind: RootKind, folder: &Path) -> Result<(RootSpec, Unlocking), Stopped> {
+    let tpm = Tpm::connect(choice)?;
+    match (kind.assurance(), tpm.assurance()) {
+        (asked, found) if asked == found => {}
+        (_, Assurance::Swtpm) => {
+            return Err(Failure::failed(
+                "this is a software TPM, and a hardware TPM was asked for; nothing was made",
+            )
+            .help("if that is what you want, say `--custody swtpm`")
+            .into());
+        }
+        (_, found) => {
+            return Err(Failure::failed(format!(
+                "a software TPM was asked for, and this one is `{found}`; nothing was made"
+            ))
+            .help("say `--custody tpm`")
+            .into());
+        }
+    }
+    let spec = RootSpec {
+        kind,
+        settings: tpm.settings(folder)?,
+    };
+    Ok((spec, Unlocking::by_tpm(&tpm)))
+}
+
+/// What was in the folder before, so that a failure leaves nothing more there.
+enum Before {
+    Absent,
+    Holding(BTreeSet<OsString>),
+    Unknown,
+}
+
+impl Before {
+    fn look(folder: &Path) -> Self {
+        match fs::read_dir(folder) {
+            Ok(entries) => Self::Holding(
+                entries
+                    .filter_map(|entry| Some(entry.ok()?.file_name()))
+                    .collect(),
+            ),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::Absent,
+            Err(_) => Self::Unknown,
+        }
+    }
+
+    /// Takes away what was made since. What cannot be taken away is named by the next `init`.
+    fn restore(&self, folder: &Path) {
+        let names = match self {
+            Self::Absent => {
+                fs::remove_dir_all(folder).ok();
+                return;
+            }
+            Self::Holding(names) => names,
+            Self::Unknown => return,
+        };
+        for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+            if names.contains(&entry.file_name()) {
+                continue;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                fs::remove_dir_all(entry.path()).ok();
+            } else {
+                fs::remove_file(entry.path()).ok();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_leaves_the_folder_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let new = root.path().join("new");
+        let before = Before::look(&new);
+        fs::create_dir_all(new.join("audit")).unwrap();
+        before.restore(&new);
+        assert!(!new.exists());
+
+        let old = root.path().join("old");
+        fs::create_dir_all(old.join("mine")).unwrap();
+        let before = Before::look(&old);
+        fs::create_dir_all(old.join("audit/tile")).unwrap();
+        fs::write(old.join("keyring.db"), "").unwrap();
+        before.restore(&old);
+        let left: Vec<_> = fs::read_dir(&old)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["mine"]);
+    }
+
+    #[test]
+    fn a_passphrase_and_a_tpm_are_not_chosen_together() {
+        let args = Init {
+            custody: Some(Root::Passphrase),
+            tcti: Some("device:/dev/tpm0".to_owned()),
+        };
+        assert_eq!(
+            choose(&args, Path::new("/k")).err().map(|failure| failure.exit),
+            Some(Exit::Usage)
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! `claviger key …`: makes keys and shows their public side. Nothing here can show a private key.
+
+use std::collections::BTreeSet;
+
+use claviger_broker::LocalBroker;
+use claviger_broker::keyring::KeyRecord;
+use claviger_broker::local::KeyCreation;
+use claviger_core::custody::{Assurance, CustodyKind};
+use claviger_core::profile::Profile;
+use claviger_core::{Algorithm, KeyName};
+
+use crate::args::{Key, KeyCreate, ProfileKind, PublicFormat};
+use crate::context::Context;
+use crate::exit::{Exit, Failure};
+use crate::keys;
+use crate::output::{columns, shown};
+use crate::progress;
+use crate::unlock::with_broker;
+
+/// What a token may live if nothing was said.
+const DEFAULT_TTL: u32 = 600;
+
+pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
+    match args {
+        Key::Create(args) => create(cx, args),
+        Key::List => list(cx),
+        Key::Show { name } => show(cx, &name),
+        Key::Public { name, format } => public(cx, &name, format),
+    }
+}
+
+fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
+    let profile = profile(&args)?;
+    let KeyCreate {
+        name,
+        algorithm,
+        custody,
+        ..
+    } = args;
+    let record = with_broker(cx, async |broker| {
+        let algorithm =
+            algorithm.unwrap_or_else(|| default_algorithm(broker, custody.map(CustodyKind::from)));
+        let custody = custody.map_or_else(|| broker.default_custody(algorithm), CustodyKind::from);
+        let creation = KeyCreation {
+            name,
+            profile,
+            algorithm,
+            custody,
+        };
+        Ok(progress::during(&cx.out, "making the key", broker.create_key(creation)).await?)
+    })?;
+    cx.out.value(&to_json(&record)?, |_| describe(&record));
+    Ok(Exit::Done)
+}
+
+/// The one that the TPM signs with itself, if it is there; else the one that is fastest.
+fn default_algorithm(broker: &LocalBroker, custody: Option<CustodyKind>) -> Algorithm {
+    let custody = custody.unwrap_or_else(|| broker.default_custody(Algorithm::P256));
+    if custody == CustodyKind::Tpm {
+        Algorithm::P256
+    } else {
+        Algorithm::Ed25519
+    }
+}
+
+fn profile(args: &KeyCreate) -> Result<Profile, Failure> {
+    let kind = match args.profile {
+        ProfileKind::Sshsig => "sshsig",
+        ProfileKind::Jws => "jws",
+        ProfileKind::Labeled => "labeled",
+    };
+    let given = [
+        ("--namespace", "sshsig", !args.namespace.is_empty()),
+        ("--issuer", "jws", args.issuer.is_some()),
+        ("--audience", "jws", !args.audience.is_empty()),
+        ("--typ", "jws", args.typ.is_some()),
+        ("--max-ttl", "jws", args.max_ttl.is_some()),
+        ("--label", "labeled", args.label.is_some()),
+    ];
+    if let Some((option, of, _)) = given.into_iter().find(|(_, of, given)| *given && *of != kind) {
+        return Err(Failure::usage(format!(
+            "`{option}` belongs to `--profile {of}`, not to `--profile {kind}`"
+        )));
+    }
+    let missing = |example: &str| Failure::usage(format!("`--profile {kind}` needs {example}"));
+    let profile = match args.profile {
+        ProfileKind::Sshsig if args.namespace.is_empty() => {
+            return Err(missing("at least one `--namespace`, such as `--namespace git`"));
+        }
+        ProfileKind::Sshsig => Profile::Sshsig {
+            namespaces: args.namespace.iter().cloned().collect(),
+        },
+        ProfileKind::Jws => {
+            let audiences: BTreeSet<_> = args.audience.iter().cloned().collect();
+            if audiences.is_empty() {
+                return Err(missing(
+                    "at least one `--audience`, such as `--audience https://api.example`",
+                ));
+            }
+            let issuer = args
+                .issuer
+                .clone()
+                .ok_or_else(|| missing("`--issuer`, such as `--issuer https://example`"))?;
+            let typ = match args.typ.clone() {
+                Some(typ) => typ,
+                None => "JWT".parse().map_err(|error| Failure::of(Exit::Failed, &error))?,
+            };
+            Profile::Jws {
+                issuer,
+                typ,
+                audiences,
+                max_ttl: args.max_ttl.unwrap_or(DEFAULT_TTL),
+            }
+        }
+        ProfileKind::Labeled => Profile::Labeled {
+            label: args
+                .label
+                .clone()
+                .ok_or_else(|| missing("`--label`, such as `--label build-attestation`"))?,
+        },
+    };
+    profile
+        .validate()
+        .map_err(|error| Failure::of(Exit::Usage, &error))?;
+    Ok(profile)
+}
+
+fn list(cx: &Context) -> Result<Exit, Failure> {
+    let records = keys::list(cx)?;
+    if cx.out.is_json() {
+        for record in &records {
+            cx.out.value(&to_json(record)?, |_| String::new());
+        }
+        return Ok(Exit::Done);
+    }
+    if records.is_empty() {
+        cx.out
+            .note("the keyring has no keys; `claviger key create NAME --profile …` makes one");
+        return Ok(Exit::Done);
+    }
+    let heading = [
+        "NAME",
+        "VERSION",
+        "STATE",
+        "PROFILE",
+        "ALGORITHM",
+        "CUSTODY",
+        "ASSURANCE",
+        "KEY ID",
+    ];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(records.iter().map(|record| {
+        vec![
+            record.key.name.to_string(),
+            record.key.version.to_string(),
+            record.state.to_string(),
+            record.profile.kind().to_owned(),
+            record.algorithm.to_string(),
+            record.custody.to_string(),
+            record.assurance.to_string(),
+            record.public.thumbprint(),
+        ]
+    }));
+    cx.out.line(&columns(&rows));
+    Ok(Exit::Done)
+}
+
+fn show(cx: &Context, name: &KeyName) -> Result<Exit, Failure> {
+    let records = keys::list(cx)?;
+    let record = keys::find(&records, name)?;
+    cx.out.value(&to_json(record)?, |_| describe(record));
+    Ok(Exit::Done)
+}
+
+fn public(cx: &Context, name: &KeyName, format: PublicFormat) -> Result<Exit, Failure> {
+    let records = keys::list(cx)?;
+    let record = keys::find(&records, name)?;
+    let text = match format {
+        PublicFormat::Openssh => record.public.to_openssh(name.as_str()),
+        PublicFormat::Pem => record.public.to_pem(),
+        PublicFormat::Jwk => Ok(record.public.to_jwk().to_string()),
+    }
+    .map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let json = match format {
+        PublicFormat::Jwk => record.public.to_jwk(),
+        PublicFormat::Openssh => serde_json::json!({ "format": "openssh", "public": text }),
+        PublicFormat::Pem => serde_json::json!({ "format": "pem", "public": text }),
+    };
+    cx.out.value(&json, |_| text.clone());
+    Ok(Exit::Done)
+}
+
+fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
+    let public = record.public.to_openssh(record.key.name.as_str());
+    Ok(serde_json::json!({
+        "name": record.key.name,
+        "version": record.key.version,
+        "state": record.state.as_str(),
+        "profile": record.profile,
+        "algorithm": record.algorithm,
+        "custody": record.custody,
+        "assurance": record.assurance,
+        "key_id": record.public.thumbprint(),
+        "public_key": public.map_err(|error| Failure::of(Exit::Failed, &error))?,
+        "created": record.created,
+        "updated": record.updated,
+    }))
+}
+
+fn describe(record: &KeyRecord) -> String {
+    let public = record.public.to_openssh(record.key.name.as_str());
+    let rows = [
+        ("key", record.key.to_string()),
+        ("state", record.state.to_string()),
+        ("profile", purpose(&record.profile)),
+        ("algorithm", record.algorithm.to_string()),
+        ("custody", custody(record.custody, record.assurance)),
+        ("key id", record.public.thumbprint()),
+        ("public key", public.unwrap_or_else(|error| error.to_string())),
+        ("created", record.created.to_string()),
+    ];
+    shown(&columns(&rows.map(|(name, value)| vec![name.to_owned(), value])))
+}
+
+/// A profile in words.
+fn purpose(profile: &Profile) -> String {
+    let list = |items: Vec<String>| items.join(", ");
+    match profile {
+        Profile::Sshsig { namespaces } => {
+            format!(
+                "sshsig for {}",
+                list(namespaces.iter().map(ToString::to_string).collect())
+            )
+        }
+        Profile::Jws {
+            issuer,
+            typ,
+            audiences,
+            max_ttl,
+        } => format!(
+            "jws of type {typ} by {issuer} for {}, of at most {max_ttl} s",
+            list(audiences.iter().map(ToString::to_string).collect())
+        ),
+        Profile::Labeled { label } => format!("labeled {label}"),
+    }
+}
+
+fn custody(custody: CustodyKind, assurance: Assurance) -> String {
+    format!("{custody}, assurance {assurance}")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Arguments, Command};
+
+    fn parse(arguments: &str) -> Result<Profile, Failure> {
+        let all = format!("claviger key create x {arguments}");
+        match Arguments::try_parse_from(all.split(' ')).unwrap().command {
+            Command::Key(Key::Create(args)) => profile(&args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_profile_takes_its_own_options_and_no_others() {
+        assert!(parse("--profile sshsig --namespace git --namespace file").is_ok());
+        assert!(parse("--profile labeled --label build").is_ok());
+        assert_eq!(
+            parse("--profile jws --issuer a --audience b").unwrap(),
+            Profile::Jws {
+                issuer: "a".parse().unwrap(),
+                typ: "JWT".parse().unwrap(),
+                audiences: BTreeSet::from(["b".parse().unwrap()]),
+                max_ttl: 600,
+            }
+        );
+        for bad in [
+            "--profile sshsig",
+            "--profile jws --issuer a",
+            "--profile jws --audience a",
+            "--profile labeled",
+            "--profile sshsig --namespace git --label x",
+            "--profile labeled --label x --max-ttl 5s",
+            "--profile jws --issuer a --audience b --max-ttl 25h",
+            "--profile jws --issuer a --audience b --max-ttl 0s",
+        ] {
+            let failure = parse(bad).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The commands, one a file.
+
+pub(crate) mod audit;
+pub(crate) mod check;
+pub(crate) mod compile;
+pub(crate) mod docs;
+pub(crate) mod doctor;
+pub(crate) mod explain;
+pub(crate) mod grant;
+pub(crate) mod init;
+pub(crate) mod key;
+pub(crate) mod pin;
+pub(crate) mod run;

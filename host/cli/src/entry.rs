@@ -1,0 +1,254 @@
+//! One entry of the audit log as one line for people, and as JSON with its index. Trusts no text of it: what reads a damaged log must
+//! not obey it.
+
+use claviger_core::audit::{Event, InstanceEnd, Settlement};
+use claviger_core::{ContentDigest, Entry, EntryIndex};
+
+use crate::output::{Output, Style, shown};
+use crate::words::rule_name;
+
+/// Digests are shown up to this many characters after `sha256:`; `audit show` has all of them.
+const SHORT: usize = 12;
+
+/// An entry with its index, as programs get it.
+pub(crate) fn to_json(index: EntryIndex, entry: &Entry) -> serde_json::Value {
+    let mut json = serde_json::json!({ "index": index });
+    if let (Some(object), Ok(serde_json::Value::Object(fields))) =
+        (json.as_object_mut(), serde_json::to_value(entry))
+    {
+        object.extend(fields);
+    }
+    json
+}
+
+/// An entry on one line.
+pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
+    let (word, text) = words(&entry.event);
+    let style = match &entry.event {
+        Event::Denied { .. } | Event::NotAdmitted { .. } | Event::Suspended { .. } => Style::Warn,
+        Event::Settled {
+            settlement: Settlement::Failed | Settlement::Indeterminate,
+            ..
+        } => Style::Warn,
+        Event::Ended {
+            end: InstanceEnd::Trapped { .. } | InstanceEnd::Stopped { .. },
+            ..
+        } => Style::Warn,
+        Event::Allowed(_) => Style::Good,
+        Event::HostStarted { .. }
+        | Event::HostStopped
+        | Event::KeyCreated { .. }
+        | Event::Admitted { .. }
+        | Event::Started { .. }
+        | Event::Ended { .. }
+        | Event::Settled { .. }
+        | Event::ClockAccepted
+        | Event::Resumed { .. } => Style::Dim,
+    };
+    // One line whatever the entry holds.
+    let text = shown(&text).replace('\n', "\\u{a}");
+    format!(
+        "{index:>6}  {:.3}  {}  {text}",
+        entry.time,
+        out.paint(style, &format!("{word:<12}"))
+    )
+}
+
+fn words(event: &Event) -> (&'static str, String) {
+    match event {
+        Event::HostStarted {
+            version,
+            keyring,
+            recovered,
+        } => {
+            let after = recovered.as_ref().map_or_else(String::new, |found| {
+                format!(
+                    ", after an unclean stop: {} entries kept, {} bytes dropped, {} uses indeterminate",
+                    found.entries, found.dropped_bytes, found.indeterminate
+                )
+            });
+            (
+                "started",
+                format!("host, version {version}, keyring generation {keyring}{after}"),
+            )
+        }
+        Event::HostStopped => ("stopped", "host, in order".to_owned()),
+        Event::KeyCreated {
+            key,
+            profile,
+            algorithm,
+            custody,
+            assurance,
+            key_id,
+        } => (
+            "key-created",
+            format!("{key} {profile} {algorithm} in {custody} ({assurance}), id {key_id}"),
+        ),
+        Event::Admitted {
+            agent,
+            component,
+            grants,
+            ..
+        } => {
+            let grants: Vec<_> = grants.iter().map(ToString::to_string).collect();
+            let grants = if grants.is_empty() {
+                "nothing".to_owned()
+            } else {
+                grants.join(", ")
+            };
+            (
+                "admitted",
+                format!("{agent} ({}), granted {grants}", short(component)),
+            )
+        }
+        Event::NotAdmitted {
+            agent,
+            component,
+            reasons,
+            ..
+        } => (
+            "not-admitted",
+            format!("{agent} ({}): {}", short(component), reasons.join("; ")),
+        ),
+        Event::Started { instance, agent, .. } => {
+            ("agent", format!("{agent} started as instance {instance}"))
+        }
+        Event::Ended { instance, agent, end } => {
+            ("agent", format!("{agent}, instance {instance}, {}", ending(end)))
+        }
+        Event::Allowed(used) => (
+            "allowed",
+            format!(
+                "{} use {} of {} with {} ({}), {} bytes {}",
+                used.agent,
+                used.number,
+                used.grant,
+                used.key,
+                used.profile,
+                used.size,
+                short_content(&used.content)
+            ),
+        ),
+        Event::Denied {
+            agent,
+            grant,
+            refusal,
+            rule,
+            detail,
+            count,
+            ..
+        } => {
+            let times = if *count == 1 {
+                String::new()
+            } else {
+                format!(" ({count} times)")
+            };
+            (
+                "denied",
+                format!(
+                    "{agent} {grant}: {refusal} by {}{times}: {detail}",
+                    rule_name(*rule)
+                ),
+            )
+        }
+        Event::Settled { of, settlement } => ("settled", format!("{of}: {}", settled(*settlement))),
+        Event::Suspended { agent, grant, cause } => {
+            let by = cause.map_or_else(
+                || "an operator".to_owned(),
+                |rule| format!("a violation of {}", rule_name(rule)),
+            );
+            ("suspended", format!("{agent} {grant} by {by}"))
+        }
+        Event::ClockAccepted => ("clock", "an operator vouched for the clock".to_owned()),
+        Event::Resumed { agent, grant } => ("resumed", format!("{agent} {grant} by an operator")),
+    }
+}
+
+const fn settled(settlement: Settlement) -> &'static str {
+    match settlement {
+        Settlement::Released => "released to the agent",
+        Settlement::Failed => "failed, nothing released",
+        Settlement::Abandoned => "abandoned by the agent",
+        Settlement::Indeterminate => "not known: the host died in between",
+    }
+}
+
+fn ending(end: &InstanceEnd) -> String {
+    match end {
+        InstanceEnd::Finished => "finished".to_owned(),
+        InstanceEnd::Failed => "ended with an error of its own".to_owned(),
+        InstanceEnd::Stopped { limit } => format!("stopped at its limit of {}", name(limit)),
+        InstanceEnd::Trapped { trap } => format!("trapped: {trap}"),
+        InstanceEnd::Dropped => "dropped by the host".to_owned(),
+    }
+}
+
+fn name(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(_) | Err(_) => String::new(),
+    }
+}
+
+fn short(digest: &claviger_core::ComponentDigest) -> String {
+    cut(&digest.to_string())
+}
+
+fn short_content(digest: &ContentDigest) -> String {
+    cut(&digest.to_string())
+}
+
+fn cut(digest: &str) -> String {
+    let end = "sha256:".len() + SHORT;
+    digest
+        .get(..end)
+        .map_or_else(|| digest.to_owned(), |start| format!("{start}…"))
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(json: &str, expected: &Expect) {
+        let entry: Entry = serde_json::from_str(json).unwrap();
+        expected.assert_eq(&line(&Output::new(true), 7, &entry));
+        let back = to_json(7, &entry);
+        assert_eq!(back["index"], 7);
+        assert_eq!(
+            back["event"],
+            serde_json::from_str::<serde_json::Value>(json).unwrap()["event"]
+        );
+    }
+
+    #[test]
+    fn entries_are_one_readable_line() {
+        check(
+            r#"{"time":"2026-06-01T12:00:00.123456Z","event":"host-stopped"}"#,
+            &expect!["     7  2026-06-01T12:00:00.123Z  stopped       host, in order"],
+        );
+        check(
+            r#"{"time":"2026-06-01T12:00:00Z","event":"denied","instance":1,"agent":"bot","grant":"sign","refusal":"over-budget",
+               "rule":"uses","detail":"5 of 5 uses are spent","count":3}"#,
+            &expect![
+                "     7  2026-06-01T12:00:00.000Z  denied        bot sign: over budget by uses (3 times): 5 of 5 uses are spent"
+            ],
+        );
+        check(
+            r#"{"time":"2026-06-01T12:00:00Z","event":"suspended","agent":"bot","grant":"sign"}"#,
+            &expect!["     7  2026-06-01T12:00:00.000Z  suspended     bot sign by an operator"],
+        );
+    }
+
+    #[test]
+    fn a_hostile_entry_stays_on_its_line() {
+        check(
+            r#"{"time":"2026-06-01T12:00:00Z","event":"denied","instance":1,"agent":"bot","grant":"x\n9 allowed \u001b[2J",
+               "refusal":"not-granted","rule":"grant","detail":"","count":1}"#,
+            &expect![
+                "     7  2026-06-01T12:00:00.000Z  denied        bot x\\u{a}9 allowed \\u{1b}[2J: not granted by grant: "
+            ],
+        );
+    }
+}

@@ -1,0 +1,62 @@
+//! Keys as the keyring shows them without being opened. For showing and checking: nothing here is authenticated.
+
+use claviger_broker::keyring::{KeyRecord, KeyState, Keyring};
+use claviger_core::manifest::Capability;
+use claviger_core::name::nearest;
+use claviger_core::{KeyName, Manifest};
+
+use crate::context::Context;
+use crate::exit::Failure;
+
+/// Every version of every key.
+pub(crate) fn list(cx: &Context) -> Result<Vec<KeyRecord>, Failure> {
+    Ok(Keyring::list_public(&cx.keyring()?)?)
+}
+
+/// The active version of a key, else its newest.
+pub(crate) fn find<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Result<&'a KeyRecord, Failure> {
+    let versions = || keys.iter().filter(|record| record.key.name == *name);
+    versions()
+        .find(|record| record.state == KeyState::Active)
+        .or_else(|| versions().max_by_key(|record| record.key.version))
+        .ok_or_else(|| {
+            let failure = Failure::failed(format!("the keyring has no key `{name}`"));
+            match near(keys, name) {
+                Some(near) => failure.help(format!("did you mean `{near}`?")),
+                None => failure.help("`claviger key list` shows the keys there are"),
+            }
+        })
+}
+
+/// What stands against a manifest's grants, as far as the keys say.
+pub(crate) fn against(manifest: &Manifest, keys: &[KeyRecord]) -> Vec<String> {
+    let mut against = Vec::new();
+    for (alias, grant) in &manifest.grants {
+        let Capability::Sign { key, narrowing } = &grant.capability;
+        let active = keys
+            .iter()
+            .find(|record| record.key.name == *key && record.state == KeyState::Active);
+        let problem = match active {
+            Some(record) => record
+                .profile
+                .narrow(narrowing)
+                .err()
+                .map(|error| format!("key `{key}`: {error}")),
+            None if keys.iter().any(|record| record.key.name == *key) => {
+                Some(format!("key `{key}` is not active"))
+            }
+            None => Some(match near(keys, key) {
+                Some(near) => format!("the keyring has no key `{key}`; did you mean `{near}`?"),
+                None => format!(
+                    "the keyring has no key `{key}`; make one with `claviger key create {key} --profile …`"
+                ),
+            }),
+        };
+        against.extend(problem.map(|problem| format!("grant `{alias}`: {problem}")));
+    }
+    against
+}
+
+fn near<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Option<&'a str> {
+    nearest(name.as_str(), keys.iter().map(|record| record.key.name.as_str()))
+}

@@ -1,0 +1,166 @@
+//! A manifest in words: limits, the agent's world, and each grant as a sentence. Judges nothing.
+
+use claviger_core::Manifest;
+use claviger_core::manifest::{Access, Capability, Constraints, Grant, Limits, OnViolation, Rate};
+use claviger_core::profile::Narrowing;
+use claviger_core::refusal::Rule;
+
+/// Every limit: name, value, and whether it is the default.
+pub(crate) fn limits(manifest: &Manifest) -> Vec<(&'static str, String, bool)> {
+    let defaults = Limits::default().rows();
+    manifest
+        .limits
+        .rows()
+        .into_iter()
+        .zip(defaults)
+        .map(|((name, value), (_, default))| {
+            let is_default = value == default;
+            (name, value, is_default)
+        })
+        .collect()
+}
+
+/// What the agent finds: arguments, variables (their names), folders.
+pub(crate) fn world(manifest: &Manifest) -> Vec<String> {
+    let world = &manifest.world;
+    let mut lines = Vec::new();
+    if !world.args.is_empty() {
+        lines.push(format!("gets {} arguments", world.args.len()));
+    }
+    if !world.env.is_empty() {
+        let names: Vec<_> = world.env.keys().map(ToString::to_string).collect();
+        lines.push(format!("sees the variables {}", names.join(", ")));
+    }
+    for (guest, folder) in &world.files {
+        let how = match folder.access {
+            Access::Read => "reads",
+            Access::ReadWrite => "reads and writes",
+        };
+        lines.push(format!("{how} `{}` as `{guest}`", folder.host));
+    }
+    if lines.is_empty() {
+        lines.push("sees no arguments, variables or files".to_owned());
+    }
+    lines
+}
+
+/// What a grant allows, in one sentence.
+pub(crate) fn grant(grant: &Grant) -> String {
+    format!(
+        "{}; {}",
+        capability(&grant.capability),
+        constraints(&grant.constraints)
+    )
+}
+
+fn capability(capability: &Capability) -> String {
+    match capability {
+        Capability::Sign { key, narrowing } => format!("may sign with key `{key}`{}", narrowed(narrowing)),
+    }
+}
+
+fn narrowed(narrowing: &Narrowing) -> String {
+    let Narrowing {
+        namespace,
+        audience,
+        subject,
+        ttl,
+        label,
+    } = narrowing;
+    let parts = [
+        namespace.as_ref().map(|it| format!("namespace `{it}`")),
+        audience.as_ref().map(|it| format!("audience `{it}`")),
+        subject.as_ref().map(|it| format!("subject `{it}`")),
+        ttl.map(|seconds| format!("tokens of {seconds} s")),
+        label.as_ref().map(|it| format!("label `{it}`")),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!(" for {}", parts.join(", "))
+    }
+}
+
+fn constraints(constraints: &Constraints) -> String {
+    let hours: Vec<_> = constraints.hours.iter().map(ToString::to_string).collect();
+    let parts = [
+        constraints
+            .uses
+            .map_or("any number of uses".to_owned(), |uses| match uses.get() {
+                1 => "1 use in all".to_owned(),
+                uses => format!("{uses} uses in all"),
+            }),
+        constraints
+            .rate
+            .map_or("at any rate".to_owned(), |rate: Rate| format!("at most {rate}")),
+        if hours.is_empty() {
+            "at any hour".to_owned()
+        } else {
+            format!("only {}", hours.join(" or "))
+        },
+        constraints
+            .expires
+            .map_or("without end".to_owned(), |at| format!("until {at}")),
+        match constraints.on_violation {
+            OnViolation::Deny => "a violation is refused".to_owned(),
+            OnViolation::Suspend => "a violation suspends it".to_owned(),
+        },
+    ];
+    parts.join(", ")
+}
+
+/// The name that the audit log has for the rule.
+pub(crate) fn rule_name(rule: Rule) -> String {
+    serde_json::to_value(rule)
+        .ok()
+        .and_then(|value| Some(value.as_str()?.to_owned()))
+        .unwrap_or_else(|| format!("{rule:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &str = r#"
+schema = 1
+[agent]
+name = "bot"
+component = "bot.wasm"
+[limits]
+cpu = "5 s"
+[grants.sign-release]
+sign = { key = "release", namespace = "file" }
+uses = 500
+rate = "30/hour"
+expires = 2027-01-01T00:00:00Z
+on-violation = "suspend"
+"#;
+
+    #[test]
+    fn a_grant_is_one_sentence_with_every_constraint() {
+        let (manifest, _) = Manifest::parse(MANIFEST).unwrap();
+        let sentences: Vec<_> = manifest.grants.values().map(grant).collect();
+        assert_eq!(
+            sentences,
+            [
+                "may sign with key `release` for namespace `file`; 500 uses in all, at most 30/hour, at any hour, until \
+                 2027-01-01T00:00:00Z, a violation suspends it"
+            ]
+        );
+    }
+
+    #[test]
+    fn defaults_are_told_from_what_was_set() {
+        let (manifest, _) = Manifest::parse(MANIFEST).unwrap();
+        let limits = limits(&manifest);
+        assert_eq!(limits.iter().filter(|(_, _, default)| *default).count(), 3);
+        assert!(limits.contains(&("cpu", "5 s".to_owned(), false)));
+    }
+
+    #[test]
+    fn rules_have_the_names_that_the_log_has() {
+        assert_eq!(rule_name(Rule::KeyState), "key-state");
+        assert_eq!(rule_name(Rule::Uses), "uses");
+    }
+}
