@@ -291,7 +291,7 @@ mod tests {
             c.rate = Some(Rate {
                 uses: NonZeroU32::new(30).unwrap(),
                 per: Duration::from_secs(3600),
-            })
+            });
         });
         let mut state = GrantState::default();
         let mut now = at("2026-06-01T12:00:00Z");

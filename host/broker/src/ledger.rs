@@ -54,6 +54,7 @@ impl Ledger {
             Event::Started { instance, .. } => self.last_instance = self.last_instance.max(instance.0),
             Event::HostStarted { keyring, .. } => self.keyring = self.keyring.max(*keyring),
             Event::HostStopped
+            | Event::KeyStateChanged { .. }
             | Event::Admitted { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }

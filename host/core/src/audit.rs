@@ -61,6 +61,13 @@ pub enum Event {
         /// RFC 7638 thumbprint.
         key_id: String,
     },
+    /// An operator took a key out of use, or back into it.
+    KeyStateChanged {
+        /// Which.
+        key: KeyRef,
+        /// The state it is in from now on: `active`, `disabled` or `revoked`.
+        state: String,
+    },
     /// An agent was admitted under a manifest.
     Admitted {
         /// The agent.
@@ -212,7 +219,7 @@ pub enum InstanceEnd {
     Dropped,
 }
 
-/// The limit that stopped an instance.
+/// The limit that stopped an instance: one of the manifest, or one that every instance has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StopLimit {
@@ -248,11 +255,12 @@ pub struct Recovered {
 /// An append-only log. Whoever gets `Ok` from [`AuditSink::append`] knows that the entry survives what the log's durability
 /// promises.
 pub trait AuditSink: Debug + Send + Sync {
-    /// Appends an entry and returns when it is durable. Dropping the future does not take the entry back.
+    /// Appends an entry; the future ends when it is durable. The entry is taken, in the order of the calls, when this is called;
+    /// dropping the future does not take it back.
     ///
     /// # Errors
     /// When the entry is not known to be durable. From then on every append fails until the log is opened anew.
-    fn append(&self, entry: Entry) -> BoxFuture<'_, Result<EntryIndex, AuditError>>;
+    fn append(&self, entry: Entry) -> BoxFuture<'static, Result<EntryIndex, AuditError>>;
 
     /// Adds an entry without waiting. It is on the log before any entry appended later. A failure shows at the next append.
     fn note(&self, entry: Entry);

@@ -12,6 +12,9 @@ use crate::request::InstanceId;
 
 /// One authorised and logged use. Consumed by [`Permit::settle`]; dropped before, it is logged as abandoned.
 ///
+/// Whoever has an [`AuditSink`] can make one: that custody is reached with permits of the real log alone is because only the
+/// broker holds both.
+///
 /// The only ways to one are [`Permit::record`] and [`Permit::to_sign`], which return it after the entry is durable. It cannot be cloned, printed or
 /// serialised, and custody checks that it covers what it is asked to do.
 ///
@@ -55,42 +58,52 @@ impl Permit {
     ///
     /// # Errors
     /// When the entry cannot be made durable: then nothing may be done.
-    pub async fn record(
+    pub fn record(
         sink: Arc<dyn AuditSink>,
         clock: Arc<dyn Clock>,
         time: Timestamp,
         allowed: Use,
-    ) -> Result<Self, AuditError> {
-        let index = sink
-            .append(Entry {
-                time,
-                event: Event::Allowed(allowed.clone()),
-            })
-            .await?;
-        Ok(Self {
-            index,
-            allowed,
-            message: None,
-            sink,
-            clock,
-            settlement: Settlement::Abandoned,
-        })
+    ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
+        Self::recorded(sink, clock, time, allowed, None)
     }
 
     /// As [`Permit::record`], for signing this message and no other.
     ///
     /// # Errors
     /// When the entry cannot be made durable: then nothing may be signed.
-    pub async fn to_sign(
+    pub fn to_sign(
         sink: Arc<dyn AuditSink>,
         clock: Arc<dyn Clock>,
         time: Timestamp,
         allowed: Use,
         message: &Framed,
-    ) -> Result<Self, AuditError> {
-        let mut permit = Self::record(sink, clock, time, allowed).await?;
-        permit.message = Some(message.serial());
-        Ok(permit)
+    ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
+        Self::recorded(sink, clock, time, allowed, Some(message.serial()))
+    }
+
+    fn recorded(
+        sink: Arc<dyn AuditSink>,
+        clock: Arc<dyn Clock>,
+        time: Timestamp,
+        allowed: Use,
+        message: Option<u64>,
+    ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
+        // At the call, not at the first poll: who calls under a lock gets its place in the log under that lock.
+        let appended = sink.append(Entry {
+            time,
+            event: Event::Allowed(allowed.clone()),
+        });
+        async move {
+            let index = appended.await?;
+            Ok(Self {
+                index,
+                allowed,
+                message,
+                sink,
+                clock,
+                settlement: Settlement::Abandoned,
+            })
+        }
     }
 
     /// Whether this permit is for signing this very message with this key. The same content in another frame is another message.

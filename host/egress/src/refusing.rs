@@ -53,7 +53,7 @@ mod tests {
     struct Log(Mutex<Vec<Event>>);
 
     impl AuditSink for Log {
-        fn append(&self, entry: Entry) -> BoxFuture<'_, Result<EntryIndex, AuditError>> {
+        fn append(&self, entry: Entry) -> BoxFuture<'static, Result<EntryIndex, AuditError>> {
             self.note(entry);
             Box::pin(std::future::ready(Ok(0)))
         }

@@ -44,7 +44,7 @@ const CONTENT: &[u8] = &[7; 32];
 struct Nowhere;
 
 impl AuditSink for Nowhere {
-    fn append(&self, _: Entry) -> BoxFuture<'_, Result<EntryIndex, AuditError>> {
+    fn append(&self, _: Entry) -> BoxFuture<'static, Result<EntryIndex, AuditError>> {
         Box::pin(std::future::ready(Ok(0)))
     }
     fn note(&self, _: Entry) {}

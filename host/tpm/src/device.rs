@@ -194,7 +194,6 @@ impl Device {
             let manufacturer = text(manufacturer);
             let assurance = assurance(&choice, &manufacturer);
             Ok(TpmFacts {
-                rollback_detectable: matches!(assurance, Assurance::Hardware),
                 manufacturer,
                 firmware: format!("{:08x}.{:08x}", firmware.0, firmware.1),
                 assurance,

@@ -42,8 +42,6 @@ pub struct TpmFacts {
     pub sessions: SessionKind,
     /// What it signs with itself. Everything else is sealed.
     pub resident_algorithms: Vec<Algorithm>,
-    /// Whether its state cannot be put back to an older one by whoever has the disk.
-    pub rollback_detectable: bool,
 }
 
 /// A connected TPM. Dropping the last of it, its custody, its sealer and their keys closes the device, and ends the private

@@ -158,6 +158,25 @@ impl TileLog {
         root_of(&self.shared.lock()?.edge)
     }
 
+    /// How many entries the last signed checkpoint covers.
+    #[must_use]
+    pub fn signed_size(&self) -> u64 {
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .signed
+            .0
+    }
+
+    /// Whether entries can be taken.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_usable(&self) -> Result<(), AuditError> {
+        self.shared.usable().map(drop)
+    }
+
     /// The public key of the log as a C2SP verifier key.
     #[must_use]
     pub fn vkey(&self) -> String {
@@ -206,7 +225,7 @@ impl Drop for TileLog {
 
 impl AuditSink for TileLog {
     /// The entry is taken when this is called, not when the future is polled.
-    fn append(&self, entry: Entry) -> BoxFuture<'_, Result<EntryIndex, AuditError>> {
+    fn append(&self, entry: Entry) -> BoxFuture<'static, Result<EntryIndex, AuditError>> {
         match self.shared.append(&entry) {
             Ok(Appended::Done(index)) => Box::pin(std::future::ready(Ok(index))),
             Ok(Appended::Waiting(receiver)) => {

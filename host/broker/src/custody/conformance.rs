@@ -16,7 +16,7 @@ use jiff::Timestamp;
 pub(crate) struct MemorySink(Mutex<Vec<Entry>>);
 
 impl AuditSink for MemorySink {
-    fn append(&self, entry: Entry) -> BoxFuture<'_, Result<EntryIndex, AuditError>> {
+    fn append(&self, entry: Entry) -> BoxFuture<'static, Result<EntryIndex, AuditError>> {
         let mut entries = self.0.lock().unwrap();
         entries.push(entry);
         let index = u64::try_from(entries.len()).unwrap() - 1;

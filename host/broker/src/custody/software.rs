@@ -11,6 +11,7 @@ use claviger_core::{Algorithm, BoxFuture, KeyRef, Permit, PublicKey, Secret, Sig
 use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
 use rand_core::{OsRng, RngCore as _};
 use sha2::{Digest as _, Sha512};
+use zeroize::Zeroize as _;
 
 /// The material of a software key is its seed (RFC 8032) or its scalar, big endian (SEC 1): 32 bytes each.
 const MATERIAL: usize = 32;
@@ -138,15 +139,33 @@ impl SoftwareKey {
                 Ok(Signature::new(Algorithm::Ed25519, signature.to_bytes()))
             }
             Signer::P256 { scalar } => {
-                use p256::ecdsa::signature::Signer as _;
-                // Wiped when it is dropped. The nonce is RFC 6979's: no random number can give the key away.
-                let signing = p256::ecdsa::SigningKey::from_slice(scalar.expose()).map_err(|_| fault())?;
-                let signature: p256::ecdsa::Signature =
-                    signing.try_sign(message.message()).map_err(|_| fault())?;
-                Ok(Signature::new(Algorithm::P256, signature.to_bytes().into()))
+                let signature = sign_p256(scalar, message.message());
+                wipe_stack_below();
+                Ok(Signature::new(Algorithm::P256, signature.ok_or_else(fault)?))
             }
         }
     }
+}
+
+/// A call of its own, so that everything it leaves on the stack is below its caller.
+#[inline(never)]
+fn sign_p256(scalar: &Secret, message: &[u8]) -> Option<[u8; 64]> {
+    use p256::ecdsa::signature::Signer as _;
+    // Wiped when it is dropped. The nonce is RFC 6979's: no random number can give the key away.
+    let signing = p256::ecdsa::SigningKey::from_slice(scalar.expose()).ok()?;
+    let signature: p256::ecdsa::Signature = signing.try_sign(message).ok()?;
+    Some(signature.to_bytes().into())
+}
+
+/// How deep signing goes, with room to spare; writing so much takes a microsecond.
+const STACK_WORDS: usize = 2048;
+
+/// Overwrites the stack below the caller: `ecdsa` gives RFC 6979 a copy of the scalar there and does not wipe it.
+#[inline(never)]
+fn wipe_stack_below() {
+    let mut below = [0_u64; STACK_WORDS];
+    below.zeroize();
+    std::hint::black_box(&below);
 }
 
 impl SigningKey for SoftwareKey {

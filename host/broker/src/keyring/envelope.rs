@@ -21,8 +21,7 @@ const TAG: usize = 16;
 
 /// What a subkey is for. One name, one use: a subkey never serves two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// The seed of the audit log's signing key.
     AuditLog,
     /// Authenticates compiled components.
@@ -267,6 +266,7 @@ pub(super) struct Meta {
     pub(super) root_settings: String,
     pub(super) root: Vec<u8>,
     pub(super) vkey: Option<String>,
+    pub(super) log_size: u64,
     pub(super) generation: u64,
     pub(super) list: String,
     pub(super) mac: Vec<u8>,
@@ -293,6 +293,7 @@ impl Meta {
             },
             assurance: kind.assurance(),
             vkey: self.vkey.clone(),
+            log_size: self.log_size,
             generation: self.generation,
         })
     }
@@ -323,6 +324,7 @@ impl Meta {
         // An absent key and an empty one differ.
         append(&mut bytes, &[u8::from(self.vkey.is_some())]);
         append(&mut bytes, self.vkey.as_deref().unwrap_or_default().as_bytes());
+        append(&mut bytes, &self.log_size.to_be_bytes());
         append(&mut bytes, &self.generation.to_be_bytes());
         append(&mut bytes, self.list.as_bytes());
         bytes

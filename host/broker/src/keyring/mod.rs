@@ -22,7 +22,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use envelope::Purpose;
+pub(crate) use envelope::Purpose;
 pub use error::KeyringError;
 pub use record::{KeyRecord, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
 
@@ -110,6 +110,7 @@ impl Keyring {
             root_settings: spec.settings,
             root: sealed,
             vkey: None,
+            log_size: 0,
             generation: 1,
             list: "[]".to_owned(),
             mac: Vec::new(),
@@ -219,7 +220,7 @@ impl Keyring {
     ///
     /// # Errors
     /// When there is no such key, it cannot become that, another version is active, or the disk fails; then it is as it was.
-    pub fn set_state(
+    pub(crate) fn set_state(
         &self,
         key: &KeyRef,
         state: KeyState,
@@ -283,6 +284,23 @@ impl Keyring {
         file.write_meta(&Change::None, next)
     }
 
+    /// Records that the audit log has a durable signed checkpoint over so many entries. Fewer than before changes nothing.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn set_log_size(&self, size: u64) -> Result<(), KeyringError> {
+        let mut file = self.file();
+        if size <= file.meta.log_size {
+            return Ok(());
+        }
+        let list = file.meta.list()?;
+        let next = Meta {
+            log_size: size,
+            ..file.meta.next(&list)?
+        };
+        file.write_meta(&Change::None, next)
+    }
+
     /// The active version of a key. Cheap: for every use.
     #[must_use]
     pub fn key(&self, name: &KeyName) -> Option<Arc<KeyRecord>> {
@@ -314,7 +332,7 @@ impl Keyring {
     ///
     /// # Errors
     /// When there is no such key, or its row is not the one that was written last.
-    pub fn material(&self, key: &KeyRef) -> Result<Secret, KeyringError> {
+    pub(crate) fn material(&self, key: &KeyRef) -> Result<Secret, KeyringError> {
         let file = self.file();
         file.envelope.open(&file.row(key)?)
     }
@@ -323,7 +341,7 @@ impl Keyring {
     ///
     /// # Errors
     /// When the length is out of bounds or memory cannot be locked.
-    pub fn subkey(&self, purpose: Purpose, len: usize) -> Result<Secret, KeyringError> {
+    pub(crate) fn subkey(&self, purpose: Purpose, len: usize) -> Result<Secret, KeyringError> {
         envelope::subkey(&self.root, purpose, len)
     }
 

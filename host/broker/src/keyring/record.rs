@@ -86,6 +86,8 @@ pub struct KeyringInfo {
     pub assurance: Assurance,
     /// The public key of the audit log that belongs to the keyring, as a C2SP signed-note `vkey`, once there is one.
     pub vkey: Option<String>,
+    /// How many entries of that log were under its last recorded checkpoint. Fewer mean that an older log was put in its place.
+    pub log_size: u64,
     /// How often the keyring was changed. Goes back only if an older copy was put in its place.
     pub generation: u64,
 }

@@ -22,6 +22,7 @@ const META: &str = "CREATE TABLE meta (
     root_settings TEXT NOT NULL,
     root BLOB NOT NULL,
     vkey TEXT,
+    log_size INTEGER NOT NULL,
     generation INTEGER NOT NULL,
     list TEXT NOT NULL,
     mac BLOB NOT NULL
@@ -71,13 +72,14 @@ impl Store {
             .and_then(|()| transaction.execute_batch(&format!("{META};\n{KEYS};")))
             .and_then(|()| {
                 transaction.execute(
-                    "INSERT INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    "INSERT INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                     params![
                         meta.created,
                         meta.root_kind,
                         meta.root_settings,
                         meta.root,
                         meta.vkey,
+                        signed(meta.log_size),
                         signed(meta.generation),
                         meta.list,
                         meta.mac
@@ -159,9 +161,10 @@ impl Store {
         }
         let changed = transaction
             .execute(
-                "UPDATE meta SET vkey = ?1, generation = ?2, list = ?3, mac = ?4 WHERE id = 1 AND generation = ?5",
+                "UPDATE meta SET vkey = ?1, log_size = ?2, generation = ?3, list = ?4, mac = ?5 WHERE id = 1 AND generation = ?6",
                 params![
                     meta.vkey,
+                    signed(meta.log_size),
                     signed(meta.generation),
                     meta.list,
                     meta.mac,
@@ -178,7 +181,7 @@ impl Store {
     pub(super) fn meta(&self) -> Result<Meta, KeyringError> {
         self.connection
             .query_row(
-                "SELECT created, root_kind, root_settings, root, vkey, generation, list, mac FROM meta WHERE id = 1",
+                "SELECT created, root_kind, root_settings, root, vkey, log_size, generation, list, mac FROM meta WHERE id = 1",
                 [],
                 |row| {
                     Ok(Meta {
@@ -187,9 +190,10 @@ impl Store {
                         root_settings: row.get(2)?,
                         root: row.get(3)?,
                         vkey: row.get(4)?,
-                        generation: row.get::<_, i64>(5)?.unsigned_abs(),
-                        list: row.get(6)?,
-                        mac: row.get(7)?,
+                        log_size: row.get::<_, i64>(5)?.unsigned_abs(),
+                        generation: row.get::<_, i64>(6)?.unsigned_abs(),
+                        list: row.get(7)?,
+                        mac: row.get(8)?,
                     })
                 },
             )

@@ -174,7 +174,7 @@ fn no_such_key(key: &KeyName, keys: &[Arc<KeyRecord>]) -> String {
 }
 
 /// An entry holds at most this many reasons; a manifest with every grant wrong has more, and the operator sees them all.
-const MAX_LOGGED_REASONS: usize = 64;
+pub(super) const MAX_LOGGED_REASONS: usize = 64;
 
 fn check_digest(manifest: &Manifest, component: ComponentDigest) -> Vec<NotAdmittedReason> {
     match manifest.agent.digest {

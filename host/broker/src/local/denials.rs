@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::sync::PoisonError;
 
-use claviger_core::audit::{Entry, Event};
+use claviger_core::Refusal;
+use claviger_core::audit::Event;
 use claviger_core::name::escape;
 use claviger_core::refusal::{Denial, Rule};
-use claviger_core::{AuditSink as _, Refusal};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Instance, LocalBroker};
@@ -21,12 +21,17 @@ const KINDS: usize = 64;
 /// A grant's name in a denial has at most this many characters.
 const MAX_GRANT_TEXT: usize = 64;
 
+/// Stands for every name that is no grant, once refusals are counted.
+const NO_SUCH_GRANT: &str = "(no such grant)";
+
 type Kind = (String, Refusal, Rule);
 
 /// The refusals of one instance that are not on the log yet, and how many may go there one by one.
 pub(super) struct Denials {
     room: u32,
     refilled: Timestamp,
+    /// Whether a second has passed since counts were last put on the log.
+    due: bool,
     held: HashMap<Kind, u64>,
 }
 
@@ -35,6 +40,7 @@ impl Denials {
         Self {
             room: BURST,
             refilled: now,
+            due: false,
             held: HashMap::new(),
         }
     }
@@ -49,13 +55,20 @@ impl Denials {
                 .saturating_add(seconds.saturating_mul(PER_SECOND))
                 .min(BURST);
             self.refilled = now;
+            self.due = true;
         }
         if let Some(room) = self.room.checked_sub(1) {
             self.room = room;
             return Some(kind);
         }
         let full = self.held.len() >= KINDS && !self.held.contains_key(&kind);
-        let (_, refusal, rule) = kind;
+        let (name, refusal, rule) = kind;
+        // The agent chooses what it calls a grant that is not there: however many names, one count.
+        let kind = if rule == Rule::Grant {
+            (NO_SUCH_GRANT.to_owned(), refusal, rule)
+        } else {
+            (name, refusal, rule)
+        };
         let kind = if full {
             ("(others)".to_owned(), refusal, rule)
         } else {
@@ -76,7 +89,9 @@ impl LocalBroker {
         let Some((grant, refusal, rule)) = alone else {
             return denial.refusal;
         };
-        self.flush_denials(instance);
+        if std::mem::take(&mut lock(instance).due) {
+            self.flush_denials(instance);
+        }
         let event = self.denied(instance, grant, refusal, rule, denial.detail, 1);
         match self.append(event).await {
             Ok(_) => denial.refusal,
@@ -88,7 +103,6 @@ impl LocalBroker {
     pub(super) fn flush_denials(&self, instance: &Instance) {
         let held = std::mem::take(&mut lock(instance).held);
         for ((grant, refusal, rule), count) in held {
-            let time = self.time();
             let event = self.denied(
                 instance,
                 grant,
@@ -97,7 +111,7 @@ impl LocalBroker {
                 "counted together".to_owned(),
                 count,
             );
-            self.log.note(Entry { time, event });
+            self.note(event);
         }
     }
 

@@ -13,7 +13,7 @@ use claviger_core::{AuditError, KeyName, KeyRef};
 use tokio::sync::OnceCell;
 
 use super::{LocalBroker, OpenError};
-use crate::keyring::{KeyRecord, KeyringError, NewKey};
+use crate::keyring::{KeyRecord, KeyState, KeyringError, NewKey};
 
 /// An open key that nobody used for this long is closed and wiped.
 const IDLE: Duration = Duration::from_secs(300);
@@ -52,7 +52,7 @@ pub enum NewKeyError {
     /// The keyring failed, or has a key of this name.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
-    /// The log cannot be written; the key exists, and is logged when the log is opened again.
+    /// The log cannot be written; what was done to the key stays, and nothing is released any more.
     #[error(transparent)]
     Audit(#[from] AuditError),
 }
@@ -115,6 +115,39 @@ impl LocalBroker {
         };
         let record = self.keyring.insert(new, self.clock.now())?;
         self.append(created(&record)).await?;
+        Ok(record)
+    }
+
+    /// Takes the newest version of a key out of use (`Disabled`, `Revoked`) or back into it (`Active`, from `Disabled` only). Holds
+    /// from the next request on; what is being signed is not released.
+    ///
+    /// # Errors
+    /// When there is no such key, it cannot become that, or something cannot be written. If only the log failed, the key is in the
+    /// new state, and nothing is released any more.
+    pub async fn set_key_state(
+        &self,
+        name: &KeyName,
+        state: KeyState,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let versions = self.keyring.keys();
+        let newest = versions
+            .iter()
+            .filter(|record| record.key.name == *name)
+            .max_by_key(|record| record.key.version);
+        let Some(newest) = newest else {
+            let key = KeyRef {
+                name: name.clone(),
+                version: KeyVersion::FIRST,
+            };
+            return Err(KeyringError::NoKey { key }.into());
+        };
+        let record = self.keyring.set_state(&newest.key, state, self.clock.now())?;
+        self.open_keys.close(&record.key);
+        self.append(Event::KeyStateChanged {
+            key: record.key.clone(),
+            state: state.to_string(),
+        })
+        .await?;
         Ok(record)
     }
 
@@ -240,6 +273,13 @@ impl OpenKeys {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|_, (_, used)| now.saturating_duration_since(*used) < IDLE);
+    }
+
+    fn close(&self, key: &KeyRef) {
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
     }
 
     pub(super) fn close_all(&self) {

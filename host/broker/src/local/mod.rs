@@ -9,10 +9,11 @@ use claviger_core::audit::{Entry, Event, InstanceEnd, Recovered};
 use claviger_core::custody::{Assurance, Custody, Sealer};
 use claviger_core::egress::{Answer, BodyStream, RequestHead};
 use claviger_core::manifest::Manifest;
+use claviger_core::name::escape;
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{
     Admission, AdmissionId, AuditError, AuditSink, BoxFuture, Broker, Clock, ComponentDigest, InstanceId,
-    NotAdmitted, Outcome, Refusal, Request,
+    NotAdmitted, Outcome, Refusal, Request, Secret,
 };
 
 use crate::audit::{Durability, LogKey, LogKeyError, LogOptions, OpenError as LogOpenError, TileLog};
@@ -113,6 +114,7 @@ pub struct LocalBroker {
     log: Arc<TileLog>,
     custodies: BTreeMap<&'static str, Arc<dyn Custody>>,
     assurance: Assurance,
+    durability: Durability,
     clock: Arc<dyn Clock>,
     recovered: Option<Recovered>,
     ledger: Mutex<Ledger>,
@@ -185,16 +187,21 @@ impl LocalBroker {
             },
             &mut |_, entry| ledger.apply(entry),
         )?;
+        if log.signed_size() < info.log_size {
+            return Err(OpenError::Disagree(format!(
+                "the log's checkpoint covers {} entries, the keyring has seen one over {}: an older log was put in its place",
+                log.signed_size(),
+                info.log_size
+            )));
+        }
         let mut custodies: BTreeMap<&'static str, Arc<dyn Custody>> = BTreeMap::new();
         let software: Arc<dyn Custody> = Arc::new(SoftwareCustody);
-        for custody in [
-            Some(software),
-            Some(Arc::new(SealedCustody::new(sealer))),
-            resident,
-        ]
-        .into_iter()
-        .flatten()
-        {
+        // Sealed by a passphrase would be software under a harder name.
+        let sealed: Option<Arc<dyn Custody>> = match info.assurance {
+            Assurance::Passphrase => None,
+            Assurance::Swtpm | Assurance::Hardware => Some(Arc::new(SealedCustody::new(sealer))),
+        };
+        for custody in [Some(software), sealed, resident].into_iter().flatten() {
             custodies.insert(custody.kind().as_str(), custody);
         }
         let broker = Self {
@@ -202,6 +209,7 @@ impl LocalBroker {
             log,
             custodies,
             assurance: info.assurance,
+            durability,
             clock,
             recovered,
             ledger: Mutex::new(ledger),
@@ -231,7 +239,9 @@ impl LocalBroker {
         }
         self.open_keys.close_all();
         self.append(Event::HostStopped).await?;
-        self.log.close()
+        self.log.close()?;
+        self.record_log_size();
+        Ok(())
     }
 
     /// Signs a checkpoint of the audit log now and returns it.
@@ -239,7 +249,27 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written.
     pub async fn checkpoint(&self) -> Result<String, AuditError> {
-        self.log.checkpoint().await
+        let note = self.log.checkpoint().await?;
+        self.record_log_size();
+        Ok(note)
+    }
+
+    /// Lets the keyring remember how long the log is, so that an older log in its place is noticed. Only of a checkpoint that
+    /// survives a power cut: otherwise the power cut would look like an attack.
+    fn record_log_size(&self) {
+        match self.durability {
+            // A keyring that cannot be written keeps the size it knows: it notices less, and refuses nothing.
+            Durability::Sync => drop(self.keyring.set_log_size(self.log.signed_size())),
+            Durability::Process => {}
+        }
+    }
+
+    /// The key that authenticates compiled components: of this keyring, for nothing else.
+    ///
+    /// # Errors
+    /// When memory cannot be locked.
+    pub fn compile_cache_key(&self) -> Result<Secret, KeyringError> {
+        self.keyring.subkey(Purpose::CompileCache, 32)
     }
 
     /// Vouches for the system's clock after it had run ahead: an operator's decision, on record.
@@ -251,8 +281,12 @@ impl LocalBroker {
             time: self.clock.now(),
             event: Event::ClockAccepted,
         };
-        self.ledger().apply(&entry);
-        self.log.append(entry).await.map(drop)
+        let appended = {
+            let mut ledger = self.ledger();
+            ledger.apply(&entry);
+            self.log.append(entry)
+        };
+        appended.await.map(drop)
     }
 
     /// The keyring.
@@ -274,27 +308,33 @@ impl LocalBroker {
     }
 
     async fn append(&self, event: Event) -> Result<u64, AuditError> {
-        let entry = Entry {
-            time: self.time(),
-            event,
+        let appended = {
+            // Ledger and log change under one lock, so that both see events in one order. The log takes the entry at the call.
+            let mut ledger = self.ledger();
+            let entry = Entry {
+                time: self.time_after(&ledger),
+                event,
+            };
+            ledger.apply(&entry);
+            self.log.append(entry)
         };
-        self.ledger().apply(&entry);
-        self.log.append(entry).await
+        appended.await
     }
 
     fn note(&self, event: Event) {
+        let mut ledger = self.ledger();
         let entry = Entry {
-            time: self.time(),
+            time: self.time_after(&ledger),
             event,
         };
-        self.ledger().apply(&entry);
+        ledger.apply(&entry);
         self.log.note(entry);
     }
 
     /// The time for an entry: never before what is on record, so that the log reads forwards.
-    fn time(&self) -> jiff::Timestamp {
+    fn time_after(&self, ledger: &Ledger) -> jiff::Timestamp {
         let now = self.clock.now();
-        self.ledger().latest().map_or(now, |latest| latest.max(now))
+        ledger.latest().map_or(now, |latest| latest.max(now))
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -330,11 +370,32 @@ impl Broker for LocalBroker {
         Box::pin(self.admit_agent(manifest, component))
     }
 
+    fn withdraw(&self, admission: AdmissionId, reasons: Vec<String>) {
+        let Some(admitted) = write(&self.admissions).remove(&admission) else {
+            return;
+        };
+        if !reasons.is_empty() {
+            let reasons = reasons
+                .iter()
+                .take(admit::MAX_LOGGED_REASONS)
+                .map(|text| escape(text, 200))
+                .collect();
+            self.note(Event::NotAdmitted {
+                agent: admitted.agent.clone(),
+                component: admitted.component,
+                manifest: admitted.manifest,
+                reasons,
+            });
+        }
+    }
+
     fn start(&self, admission: AdmissionId) -> Result<InstanceId, Refusal> {
         let admitted = read(&self.admissions)
             .get(&admission)
             .cloned()
             .ok_or(Refusal::NotGranted)?;
+        // What an agent does without credentials is not run unrecorded either.
+        self.log.check_usable().map_err(|_| Refusal::Unavailable)?;
         let id = InstanceId(self.ledger().next_instance());
         self.note(Event::Started {
             instance: id,

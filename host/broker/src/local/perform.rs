@@ -76,6 +76,11 @@ impl LocalBroker {
         // From here the use is on the log: whatever happens, the permit settles it.
         match self.sign_with(&permit, &record, &message).await {
             Ok(signature) => {
+                // A device may have taken seconds: what was stopped meanwhile gets nothing.
+                if let Err(denial) = self.still_holds(instance, alias, &record) {
+                    permit.settle(Settlement::Failed);
+                    return Err(self.refuse(instance, alias, denial).await);
+                }
                 permit.settle(Settlement::Released);
                 Ok(Outcome::Signed { signature })
             }
@@ -104,30 +109,28 @@ impl LocalBroker {
         let message = frame(grant, &record, content, time)?;
 
         let agent = &instance.admitted.agent;
-        let (number, rate_until) = {
-            // Deciding and reserving under one lock: of two callers for the last use one is refused.
+        let recording = {
+            // Deciding, reserving and taking a place in the log under one lock: of two callers for the last use one is refused,
+            // and what a crash leaves of the log is a budget without gaps.
             let mut ledger = self.ledger();
             let allowance = guard::decide(&grant.constraints, &ledger.grant(agent, alias), time)?;
-            (
-                ledger.reserve(agent, alias, time, allowance.rate_until),
-                allowance.rate_until,
-            )
+            let allowed = Use {
+                instance: instance.id,
+                agent: agent.clone(),
+                component: instance.admitted.component,
+                manifest: instance.admitted.manifest,
+                grant: alias.clone(),
+                key: record.key.clone(),
+                profile: record.profile.kind().to_owned(),
+                content: message.content(),
+                size: message.size() as u64,
+                number: ledger.reserve(agent, alias, time, allowance.rate_until),
+                rate_until: allowance.rate_until,
+            };
+            let sink: Arc<dyn AuditSink> = Arc::clone(&self.log) as _;
+            Permit::to_sign(sink, Arc::clone(&self.clock), time, allowed, &message)
         };
-        let allowed = Use {
-            instance: instance.id,
-            agent: agent.clone(),
-            component: instance.admitted.component,
-            manifest: instance.admitted.manifest,
-            grant: alias.clone(),
-            key: record.key.clone(),
-            profile: record.profile.kind().to_owned(),
-            content: message.content(),
-            size: message.size() as u64,
-            number,
-            rate_until,
-        };
-        let sink: Arc<dyn AuditSink> = Arc::clone(&self.log) as _;
-        let permit = Permit::to_sign(sink, Arc::clone(&self.clock), time, allowed, &message)
+        let permit = recording
             .await
             .map_err(|error| Denial::new(Refusal::Unavailable, Rule::Audit, &error.to_string()))?;
         Ok((permit, record, message))
@@ -169,6 +172,25 @@ impl LocalBroker {
             .active_key(&grant.key)
             .map_err(|text| Denial::new(Refusal::Revoked, Rule::KeyState, &text))?;
         Ok((grant, record))
+    }
+
+    /// Whether nothing that stops a use at once has happened since it was authorised.
+    fn still_holds(&self, instance: &Instance, alias: &GrantAlias, record: &KeyRecord) -> Result<(), Denial> {
+        if self.ledger().grant(&instance.admitted.agent, alias).suspended {
+            let detail = "the grant was suspended while the signature was made; it was not released";
+            return Err(Denial::new(Refusal::Suspended, Rule::Suspension, detail));
+        }
+        if self.instance(instance.id).is_none() {
+            let detail = "the instance ended while the signature was made; it was not released";
+            return Err(Denial::new(Refusal::NotGranted, Rule::Instance, detail));
+        }
+        match self.keyring.key(&record.key.name) {
+            Some(active) if active.key == record.key => Ok(()),
+            Some(_) | None => {
+                let detail = "the key was taken out of use while the signature was made; it was not released";
+                Err(Denial::new(Refusal::Revoked, Rule::KeyState, detail))
+            }
+        }
     }
 
     fn trusted_now(&self) -> Result<Timestamp, Denial> {

@@ -207,7 +207,8 @@ async fn a_granted_use_is_logged_then_signed_then_settled() {
 #[tokio::test]
 async fn each_rule_refuses_with_its_kind_and_is_on_the_log() {
     let past = "expires = 2026-06-01T12:00:10Z\n";
-    let rows: [(&str, &str, &[u8], usize, Refusal, Rule); 7] = [
+    type Row<'a> = (&'a str, &'a str, &'a [u8], usize, Refusal, Rule);
+    let rows: [Row<'_>; 7] = [
         ("uses = 2\n", "release", b"x", 2, Refusal::OverBudget, Rule::Uses),
         (
             "rate = \"3/hour\"\n",
@@ -313,20 +314,16 @@ async fn a_key_that_is_not_active_signs_nothing_from_the_next_call_on() {
     let fixture = Fixture::new().await;
     let who = fixture.start(RELEASE).await;
     fixture.sign(who, "release", b"x").await.unwrap();
-    let key = KeyRef {
-        name: name("release"),
-        version: claviger_core::KeyVersion::FIRST,
-    };
     fixture
         .broker
-        .keyring()
-        .set_state(&key, KeyState::Disabled, fixture.clock.now())
+        .set_key_state(&name("release"), KeyState::Disabled)
+        .await
         .unwrap();
     assert_eq!(fixture.sign(who, "release", b"x").await, Err(Refusal::Revoked));
     fixture
         .broker
-        .keyring()
-        .set_state(&key, KeyState::Active, fixture.clock.now())
+        .set_key_state(&name("release"), KeyState::Active)
+        .await
         .unwrap();
     fixture.sign(who, "release", b"x").await.unwrap();
 }
@@ -463,14 +460,10 @@ async fn a_revocation_cannot_be_undone_with_an_older_copy_of_the_keyring() {
     let database = fixture.folder.path().join("keyring/keyring.db");
     let fixture = fixture.reopen().await;
     let old = std::fs::read(&database).unwrap();
-    let key = KeyRef {
-        name: name("release"),
-        version: claviger_core::KeyVersion::FIRST,
-    };
     fixture
         .broker
-        .keyring()
-        .set_state(&key, KeyState::Revoked, fixture.clock.now())
+        .set_key_state(&name("release"), KeyState::Revoked)
+        .await
         .unwrap();
     // The next start sees the new generation.
     let Fixture {
@@ -492,6 +485,74 @@ async fn a_revocation_cannot_be_undone_with_an_older_copy_of_the_keyring() {
         refused.to_string().contains("an older copy was put back"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn an_older_log_in_place_of_the_log_is_noticed() {
+    let Fixture {
+        folder,
+        clock,
+        broker,
+        ..
+    } = Fixture::new().await;
+    broker.close().await.unwrap();
+    drop(broker);
+    let durable = || options(&folder, &clock, None).durability(Durability::Sync);
+    let log = folder.path().join("keyring").join(AUDIT_FOLDER);
+    let kept = folder.path().join("kept");
+    for round in 0..2 {
+        let broker = LocalBroker::open(durable()).await.unwrap();
+        broker.close().await.unwrap();
+        drop(broker);
+        if round == 0 {
+            copy(&log, &kept);
+        }
+    }
+    std::fs::remove_dir_all(&log).unwrap();
+    copy(&kept, &log);
+    let refused = LocalBroker::open(durable()).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("an older log was put in its place"),
+        "{refused}"
+    );
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let done = std::process::Command::new("cp")
+        .arg("-a")
+        .args([from, to])
+        .status()
+        .unwrap();
+    assert!(done.success());
+}
+
+#[tokio::test]
+async fn a_passphrase_keyring_has_no_keys_that_look_sealed() {
+    let fixture = Fixture::new().await;
+    let creation = KeyCreation {
+        name: name("sealed"),
+        profile: Profile::Labeled { label: name("x") },
+        algorithm: Algorithm::Ed25519,
+        custody: CustodyKind::TpmSealed,
+    };
+    let refused = fixture.broker.create_key(creation).await.unwrap_err();
+    assert!(matches!(refused, NewKeyError::NoCustody(CustodyKind::TpmSealed)));
+}
+
+#[tokio::test]
+async fn a_withdrawn_admission_starts_nothing_and_its_reasons_are_on_the_log() {
+    let fixture = Fixture::new().await;
+    let admission = fixture
+        .broker
+        .admit(&Fixture::manifest(RELEASE), ComponentDigest::of(CODE))
+        .await
+        .unwrap();
+    fixture
+        .broker
+        .withdraw(admission.id, vec!["imports what it was not granted".to_owned()]);
+    assert_eq!(fixture.broker.start(admission.id), Err(Refusal::NotGranted));
+    let last = fixture.events().await.pop().unwrap();
+    assert!(matches!(last, Event::NotAdmitted { reasons, .. } if reasons.len() == 1));
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ pub(crate) async fn permit(key: &KeyRef, message: &Framed, who: u64) -> Permit {
 struct CountingSink(AtomicU64);
 
 impl AuditSink for CountingSink {
-    fn append(&self, _entry: Entry) -> BoxFuture<'_, Result<EntryIndex, AuditError>> {
+    fn append(&self, _entry: Entry) -> BoxFuture<'static, Result<EntryIndex, AuditError>> {
         let index = self.0.fetch_add(1, Ordering::Relaxed);
         Box::pin(std::future::ready(Ok(index)))
     }

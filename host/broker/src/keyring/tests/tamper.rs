@@ -159,6 +159,7 @@ async fn every_cell_of_every_row_is_authenticated() {
         ("root_settings", "'other settings'"),
         ("vkey", "'log+1234+abce'"),
         ("vkey", "NULL"),
+        ("log_size", "log_size + 1"),
         ("generation", "generation + 1"),
         ("list", "'[]'"),
         ("mac", "zeroblob(32)"),

@@ -1,0 +1,94 @@
+//! What tests through real guests share: where the guests are, manifests, and brokers to run them with. Not a test itself.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a test kit fails by panicking"
+)]
+
+pub mod driver;
+pub mod entries;
+mod guests;
+pub mod holder;
+pub mod process;
+pub mod scan;
+mod toy;
+pub mod vault;
+
+pub use guests::{Guest, guest};
+pub use toy::{Record, ToyBroker};
+
+use claviger::{Agent, Host, LoadError, Manifest, RunInput, RunReport, Secret};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A manifest of an agent named `test` with these lines after `[agent]`.
+///
+/// # Panics
+/// When it does not parse: the problems are shown.
+#[must_use]
+pub fn manifest(rest: &str) -> Manifest {
+    let text = format!("schema = 1\n\n[agent]\nname = \"test\"\ncomponent = \"test.wasm\"\n\n{rest}");
+    match Manifest::parse(&text) {
+        Ok((manifest, _warnings)) => manifest,
+        Err(problems) => panic!("{problems:#?}\nin\n{text}"),
+    }
+}
+
+/// A grant to sign, for manifests.
+pub const GRANT: &str = "[grants.release]\nsign = { key = \"release\", namespace = \"file\" }\n";
+
+/// A toy broker and a host that uses it.
+#[derive(Debug)]
+pub struct Bench {
+    /// The broker, for what it recorded.
+    pub broker: Arc<ToyBroker>,
+    /// The host.
+    pub host: Host,
+}
+
+impl Bench {
+    /// A host with a pool for four, and a cache of compiled guests that all tests share: compiling takes most of their time.
+    ///
+    /// # Panics
+    /// When the host cannot be built.
+    #[must_use]
+    pub fn new() -> Self {
+        let broker = Arc::new(ToyBroker::new());
+        let host = Host::builder(broker.clone())
+            .pool(claviger::PoolSize::new(4))
+            .cache(
+                guests::compiled(),
+                Secret::take(&mut [9; 32]).expect("locked memory"),
+            )
+            .build()
+            .expect("a host for four");
+        Self { broker, host }
+    }
+
+    /// Loads a guest under a manifest with these lines, in a folder that has nothing.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn load(&self, rest: &str, component: &[u8]) -> Result<Agent, LoadError> {
+        self.host
+            .load(&manifest(rest), Path::new("/nonexistent"), component)
+            .await
+    }
+
+    /// Loads the scripted agent and has it obey.
+    ///
+    /// # Panics
+    /// When it cannot be loaded or started.
+    pub async fn script(&self, rest: &str, commands: &str) -> RunReport {
+        let agent = self.load(rest, guest(Guest::Agent)).await.expect("loads");
+        agent.run(RunInput::text(commands)).await.expect("starts")
+    }
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new()
+    }
+}

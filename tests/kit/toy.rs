@@ -1,0 +1,209 @@
+//! A broker that allows what the manifest grants and remembers everything. For tests of the runtime; it has no budgets, no log on
+//! disk and no profiles.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use claviger_core::admission::AdmissionId;
+use claviger_core::audit::InstanceEnd;
+use claviger_core::egress::{Answer, BodyStream, RequestHead};
+use claviger_core::manifest::Manifest;
+use claviger_core::request::{GrantInfo, SignerInfo};
+use claviger_core::{
+    Admission, BoxFuture, Broker, ComponentDigest, GrantAlias, InstanceId, NotAdmitted, Outcome, Refusal,
+    Request,
+};
+use ed25519_dalek::{Signer as _, SigningKey};
+
+/// What a toy broker remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// An instance began.
+    Started(InstanceId),
+    /// An instance asked; the request as its debug text.
+    Asked(InstanceId, String),
+    /// A request's future was dropped before its end.
+    Abandoned(InstanceId),
+    /// An instance ended.
+    Ended(InstanceId, InstanceEnd),
+}
+
+/// Signs with one software key whatever is granted. Two aliases are special: `never` waits for ever, `refused` is refused.
+#[derive(Debug)]
+pub struct ToyBroker {
+    key: SigningKey,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    admissions: Vec<BTreeSet<GrantAlias>>,
+    instances: BTreeMap<InstanceId, AdmissionId>,
+    records: Vec<Record>,
+    next: u64,
+}
+
+impl ToyBroker {
+    /// A broker with a fixed key.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            key: SigningKey::from_bytes(&[7; 32]),
+            state: Mutex::default(),
+        }
+    }
+
+    /// What happened up to now.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        self.state().records.clone()
+    }
+
+    /// How every instance ended, in order.
+    #[must_use]
+    pub fn ends(&self) -> Vec<InstanceEnd> {
+        let end = |record| match record {
+            Record::Ended(_, end) => Some(end),
+            Record::Started(_) | Record::Asked(..) | Record::Abandoned(_) => None,
+        };
+        self.records().into_iter().filter_map(end).collect()
+    }
+
+    /// What the key makes of a content, in hexadecimal.
+    #[must_use]
+    pub fn signature(&self, content: &[u8]) -> String {
+        self.key
+            .sign(content)
+            .to_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn decide(&self, who: InstanceId, request: Request) -> Result<Option<Outcome>, Refusal> {
+        let mut state = self.state();
+        state.records.push(Record::Asked(who, format!("{request:?}")));
+        let admission = *state.instances.get(&who).ok_or(Refusal::Unavailable)?;
+        let index = usize::try_from(admission.0).map_err(|_| Refusal::Unavailable)?;
+        let granted = state.admissions.get(index).ok_or(Refusal::Unavailable)?;
+        match request {
+            Request::OpenSigner { alias } => {
+                let grant = granted
+                    .iter()
+                    .find(|grant| grant.as_str() == alias)
+                    .ok_or(Refusal::NotGranted)?;
+                Ok(Some(Outcome::SignerOpened { grant: grant.clone() }))
+            }
+            Request::Sign { grant, .. } if grant.as_str() == "never" => Ok(None),
+            Request::Sign { grant, .. } if grant.as_str() == "refused" => Err(Refusal::OverBudget),
+            Request::Sign { content, .. } if content.len() > claviger_core::profile::MAX_SSHSIG_CONTENT => {
+                Err(Refusal::Invalid)
+            }
+            Request::Sign { content, .. } => Ok(Some(Outcome::Signed {
+                signature: self.key.sign(&content).to_bytes().to_vec(),
+            })),
+            Request::DescribeSigner { .. } => Ok(Some(Outcome::Signer(SignerInfo {
+                profile: "labeled".to_owned(),
+                algorithm: "ed25519".to_owned(),
+                key_id: "toy".to_owned(),
+                version: 1,
+                public_key: "ssh-ed25519 toy".to_owned(),
+            }))),
+            Request::ListGrants => {
+                let described = |alias: &GrantAlias| GrantInfo {
+                    alias: alias.clone(),
+                    capability: "sign".to_owned(),
+                    uses_left: Some(3),
+                    expires: None,
+                    refused: None,
+                };
+                Ok(Some(Outcome::Grants {
+                    grants: granted.iter().map(described).collect(),
+                }))
+            }
+        }
+    }
+}
+
+impl Default for ToyBroker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Broker for ToyBroker {
+    fn admit<'a>(
+        &'a self,
+        manifest: &'a Manifest,
+        component: ComponentDigest,
+    ) -> BoxFuture<'a, Result<Admission, NotAdmitted>> {
+        let mut state = self.state();
+        let id = AdmissionId(state.admissions.len() as u64);
+        state.admissions.push(manifest.grants.keys().cloned().collect());
+        let admission = Admission {
+            id,
+            agent: manifest.agent.name.clone(),
+            component,
+            manifest: manifest.digest,
+            capabilities: manifest
+                .grants
+                .values()
+                .map(|grant| grant.capability.kind())
+                .collect(),
+        };
+        Box::pin(async move { Ok(admission) })
+    }
+
+    fn start(&self, admission: AdmissionId) -> Result<InstanceId, Refusal> {
+        let mut state = self.state();
+        state.next += 1;
+        let who = InstanceId(state.next);
+        state.instances.insert(who, admission);
+        state.records.push(Record::Started(who));
+        Ok(who)
+    }
+
+    fn end(&self, who: InstanceId, how: InstanceEnd) {
+        let mut state = self.state();
+        if state.instances.remove(&who).is_some() {
+            state.records.push(Record::Ended(who, how));
+        }
+    }
+
+    fn perform(&self, who: InstanceId, request: Request) -> BoxFuture<'_, Result<Outcome, Refusal>> {
+        Box::pin(async move {
+            match self.decide(who, request)? {
+                Some(outcome) => Ok(outcome),
+                None => {
+                    let _abandoned = Abandoned { broker: self, who };
+                    std::future::pending().await
+                }
+            }
+        })
+    }
+
+    fn send(
+        &self,
+        _who: InstanceId,
+        _head: RequestHead,
+        _body: BodyStream,
+    ) -> BoxFuture<'_, Result<Answer, Refusal>> {
+        Box::pin(async { Err(Refusal::NotGranted) })
+    }
+}
+
+/// Records that a request's future was dropped.
+struct Abandoned<'a> {
+    broker: &'a ToyBroker,
+    who: InstanceId,
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        self.broker.state().records.push(Record::Abandoned(self.who));
+    }
+}
