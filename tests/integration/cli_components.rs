@@ -26,7 +26,9 @@ fn what_is_no_component_is_a_clear_error_and_leaves_nothing_behind() {
     let agent = scene.read("agent.wasm");
     let mut flipped = agent.clone();
     flipped[agent.len() / 2] ^= 0xff;
-    let noise: Vec<u8> = (0..4096_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let noise: Vec<u8> = (0..4096_u32)
+        .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0])
+        .collect();
     let rows: [(&str, &[u8], &str); 7] = [
         ("a core module", b"\0asm\x01\0\0\0", "core module"),
         ("half", &agent[..agent.len() / 2], "cannot be compiled"),
@@ -36,15 +38,31 @@ fn what_is_no_component_is_a_clear_error_and_leaves_nothing_behind() {
         ("a program", b"\x7fELF\x02\x01\x01", "not WebAssembly"),
         ("text", b"(component)", "not WebAssembly"),
     ];
-    let cached = || scene.files().into_keys().filter(|path| path.starts_with("keyring/cache")).count();
+    let cached = || {
+        scene
+            .files()
+            .into_keys()
+            .filter(|path| path.starts_with("keyring/cache"))
+            .count()
+    };
     let before = cached();
     for (what, bytes, part) in rows {
         scene.write("bad.wasm", bytes);
-        scene.manifest("bad.toml", format!("{HEAD}{GRANT}").replace("agent.wasm", "bad.wasm"));
-        let said = scene.open(&["run", "bad.toml", "hi"]).expect(1).says(&["error: ", part]);
+        scene.manifest(
+            "bad.toml",
+            format!("{HEAD}{GRANT}").replace("agent.wasm", "bad.wasm"),
+        );
+        let said = scene
+            .open(&["run", "bad.toml", "hi"])
+            .expect(1)
+            .says(&["error: ", part]);
         assert_eq!((said.out.as_str(), cached()), ("", before), "{what}");
     }
-    let names: Vec<_> = scene.files().into_keys().filter(|path| !path.starts_with("keyring")).collect();
+    let names: Vec<_> = scene
+        .files()
+        .into_keys()
+        .filter(|path| !path.starts_with("keyring"))
+        .collect();
     assert_eq!(names.len(), 6, "no temporary file: {names:?}");
     scene.run(&["audit", "verify"]).expect(0);
 }
@@ -52,17 +70,28 @@ fn what_is_no_component_is_a_clear_error_and_leaves_nothing_behind() {
 #[test]
 fn a_cache_entry_that_was_not_made_here_is_replaced_and_said() {
     let scene = Scene::new();
-    let entry = scene.files().into_keys().find(|path| path.starts_with("keyring/cache")).unwrap();
+    let entry = scene
+        .files()
+        .into_keys()
+        .find(|path| path.starts_with("keyring/cache"))
+        .unwrap();
     let entry = entry.to_str().unwrap();
     let good = scene.read(entry);
     let mut forged = good.clone();
     forged[good.len() / 2] ^= 1;
     for bad in [forged.as_slice(), &good[..good.len() - 1], &good[..16], b""] {
         scene.write(entry, bad);
-        let said = scene.script("echo hi").expect(0).says(&["warning:", "was not made by this keyring and was replaced"]);
+        let said = scene
+            .script("echo hi")
+            .expect(0)
+            .says(&["warning:", "was not made by this keyring and was replaced"]);
         assert_eq!(said.out, "hi\n");
         let again = scene.script("echo hi").expect(0);
-        assert_eq!((again.out.as_str(), again.err.as_str()), ("hi\n", ""), "the new entry is used");
+        assert_eq!(
+            (again.out.as_str(), again.err.as_str()),
+            ("hi\n", ""),
+            "the new entry is used"
+        );
     }
 }
 
@@ -70,35 +99,65 @@ fn a_cache_entry_that_was_not_made_here_is_replaced_and_said() {
 fn what_an_agent_says_cannot_pass_for_ours_nor_drive_a_terminal() {
     let scene = Scene::new();
     let failed = scene.script(&format!("fail {HOSTILE}")).expect(1);
-    let harmless = |text: &str| !text.chars().any(|c| HOSTILE.contains(c) && c.is_control() || c == '\u{202e}');
+    let harmless = |text: &str| {
+        !text
+            .chars()
+            .any(|c| HOSTILE.contains(c) && c.is_control() || c == '\u{202e}')
+    };
     assert!(harmless(&failed.err), "{failed}");
     failed.says(&["error: agent `bot` failed: \\u{1b}[2J"]);
-    let json = scene.open(&["run", "bot.toml", &format!("fail {HOSTILE}"), "--json"]).expect(1);
+    let json = scene
+        .open(&["run", "bot.toml", &format!("fail {HOSTILE}"), "--json"])
+        .expect(1);
     assert!(harmless(&json.err), "{json}");
-    assert!(json.lines()[0]["error"].as_str().unwrap().starts_with(HOSTILE.chars().next().unwrap()), "data is as it is");
+    assert!(
+        json.lines()[0]["error"]
+            .as_str()
+            .unwrap()
+            .starts_with(HOSTILE.chars().next().unwrap()),
+        "data is as it is"
+    );
 
     // Lines on stderr carry the agent's name.
     let printed = scene.script("print-error 5\nprint 3").expect(0);
-    assert!(printed.err.contains("bot | eeeee\n") && printed.err.contains("bot | ooo\n"), "{printed}");
+    assert!(
+        printed.err.contains("bot | eeeee\n") && printed.err.contains("bot | ooo\n"),
+        "{printed}"
+    );
 
     // To a pipe the answer goes as it is; a terminal gets it escaped.
     let piped = scene.script(&format!("echo {HOSTILE}")).expect(0);
     assert_eq!(piped.out, format!("{HOSTILE}\n"));
     scene.write("input", format!("echo {HOSTILE}"));
     let mut command = std::process::Command::new("script");
-    let line = format!("{} run bot.toml --input-file input --passphrase-file passphrase", crate::cli_scene::binary().display());
+    let line = format!(
+        "{} run bot.toml --input-file input --passphrase-file passphrase",
+        crate::cli_scene::binary().display()
+    );
     command.args(["-qec", &line, "/dev/null"]);
     scene.prepare(&mut command);
     let shown = finish(command).expect(0);
-    assert!(shown.out.contains("\\u{1b}[2J") && harmless(&shown.out), "{shown}");
+    assert!(
+        shown.out.contains("\\u{1b}[2J") && harmless(&shown.out),
+        "{shown}"
+    );
 }
 
 #[test]
 fn input_comes_from_an_argument_a_file_or_stdin() {
     let scene = Scene::new();
     scene.write("input", "echo from a file");
-    assert_eq!(scene.open(&["run", "bot.toml", "--input-file", "input"]).expect(0).out, "from a file\n");
-    assert_eq!(scene.open(&["run", "bot.toml", "echo from here"]).expect(0).out, "from here\n");
+    assert_eq!(
+        scene
+            .open(&["run", "bot.toml", "--input-file", "input"])
+            .expect(0)
+            .out,
+        "from a file\n"
+    );
+    assert_eq!(
+        scene.open(&["run", "bot.toml", "echo from here"]).expect(0).out,
+        "from here\n"
+    );
     assert_eq!(scene.open(&["run", "bot.toml"]).expect(0).out, "\n");
     let from_stdin = |name: &str| {
         let mut command = scene.opening(&["run", "bot.toml", "--stdin"]);
@@ -110,8 +169,14 @@ fn input_comes_from_an_argument_a_file_or_stdin() {
     from_stdin("latin").expect(1).says(&["not UTF-8"]);
     scene.write("huge", vec![b'x'; (1 << 20) + 1]);
     from_stdin("huge").expect(1).says(&["at most 1048576 bytes"]);
-    scene.open(&["run", "bot.toml", "--input-file", "huge"]).expect(1).says(&["over 1048576 bytes"]);
-    scene.open(&["run", "bot.toml", "--input-file", "none"]).expect(1).says(&["No such file"]);
+    scene
+        .open(&["run", "bot.toml", "--input-file", "huge"])
+        .expect(1)
+        .says(&["over 1048576 bytes"]);
+    scene
+        .open(&["run", "bot.toml", "--input-file", "none"])
+        .expect(1)
+        .says(&["No such file"]);
     scene.open(&["run", "bot.toml", "x", "--stdin"]).expect(2);
 }
 
@@ -120,7 +185,10 @@ fn an_agent_that_goes_too_far_is_stopped_with_the_limit_named() {
     let scene = Scene::new();
     let limits = "\n[limits]\nmemory = \"2 MiB\"\ndeadline = \"60 s\"\ncpu = \"1 s\"\noutput = \"10 KiB\"\n";
     scene.manifest("limits.toml", format!("{HEAD}{limits}{GRANT}"));
-    scene.manifest("short.toml", format!("{HEAD}{}{GRANT}", limits.replace("60 s", "500 ms")));
+    scene.manifest(
+        "short.toml",
+        format!("{HEAD}{}{GRANT}", limits.replace("60 s", "500 ms")),
+    );
     for (manifest, command, part) in [
         ("limits.toml", "loop", "`cpu`"),
         ("short.toml", "sleep 600000", "`deadline`"),
@@ -141,16 +209,34 @@ fn an_agent_that_goes_too_far_is_stopped_with_the_limit_named() {
 fn a_signal_stops_a_run_in_order() {
     for (signal, name) in [("-INT", "Ctrl-C"), ("-TERM", "SIGTERM"), ("-HUP", "SIGHUP")] {
         let scene = Scene::new();
-        let mut child = scene.opening(&["run", "bot.toml", "print-error 10\nsleep 50000"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = scene
+            .opening(&["run", "bot.toml", "print-error 10\nsleep 50000"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         // The agent runs once its words are here.
         let mut started = [0; 6];
         std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut started).unwrap();
-        assert!(std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-        wait(child, format!("kill {signal}")).expect(1).says(&[&format!("stopped by {name}")]);
+        assert!(
+            std::process::Command::new("kill")
+                .args([signal, &child.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+        wait(child, format!("kill {signal}"))
+            .expect(1)
+            .says(&[&format!("stopped by {name}")]);
         let verified = scene.run(&["audit", "verify", "--json"]).expect(0);
         assert_eq!(verified.lines()[0]["unsigned_tail"], 0, "the log was closed");
         let events = scene.events();
         assert_eq!(events.last().unwrap()["event"], "host-stopped");
-        assert_eq!(events[events.len() - 2]["end"]["how"], "dropped", "{:?}", events[events.len() - 2]);
+        assert_eq!(
+            events[events.len() - 2]["end"]["how"],
+            "dropped",
+            "{:?}",
+            events[events.len() - 2]
+        );
     }
 }

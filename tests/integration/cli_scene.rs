@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) const PASSPHRASE: &str = "correct horse";
 
 /// The manifest's head, before what a test adds to `[agent]`.
-pub(crate) const HEAD: &str = "schema = 1\n# The operator's comment.\n[agent]\nname = \"bot\"\ncomponent = \"agent.wasm\"\n";
+pub(crate) const HEAD: &str =
+    "schema = 1\n# The operator's comment.\n[agent]\nname = \"bot\"\ncomponent = \"agent.wasm\"\n";
 
 /// The grants of the scene's manifest.
 pub(crate) const GRANT: &str = "\n[grants.release]\nsign = { key = \"release\", namespace = \"file\" }\n";
@@ -44,7 +45,9 @@ impl Scene {
     /// With a keyring that has the keys `release` (sshsig), `token` (jws, P-256) and `notes` (labeled), a pinned manifest, and the agent
     /// compiled.
     pub(crate) fn new() -> Self {
-        let scene = Self { folder: TempDir::new().unwrap() };
+        let scene = Self {
+            folder: TempDir::new().unwrap(),
+        };
         for (path, (mode, bytes)) in template() {
             let path = scene.path(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -57,7 +60,9 @@ impl Scene {
 
     /// Without a keyring.
     pub(crate) fn bare() -> Self {
-        let scene = Self { folder: TempDir::new().unwrap() };
+        let scene = Self {
+            folder: TempDir::new().unwrap(),
+        };
         scene.write("passphrase", format!("{PASSPHRASE}\n"));
         scene.write("agent.wasm", guest(Guest::Agent));
         scene.write("bot.toml", format!("{HEAD}{GRANT}"));
@@ -148,7 +153,10 @@ impl Scene {
 
     /// How many uses the log allowed.
     pub(crate) fn uses(&self) -> usize {
-        self.events().iter().filter(|event| event["event"] == "allowed").count()
+        self.events()
+            .iter()
+            .filter(|event| event["event"] == "allowed")
+            .count()
     }
 
     /// Every file's path, mode and bytes.
@@ -167,7 +175,10 @@ fn collect(root: &Path, folder: &Path, into: &mut BTreeMap<PathBuf, (u32, Vec<u8
             collect(root, &path, into);
         } else if meta.is_file() {
             let name = path.strip_prefix(root).unwrap().to_owned();
-            into.insert(name, (meta.permissions().mode() & 0o777, fs::read(&path).unwrap()));
+            into.insert(
+                name,
+                (meta.permissions().mode() & 0o777, fs::read(&path).unwrap()),
+            );
         }
     }
 }
@@ -206,7 +217,11 @@ pub(crate) fn binary() -> &'static Path {
         };
         // What cargo says it was built from.
         let sources = fs::read_to_string(path.with_extension("d")).unwrap_or_default();
-        for source in sources.split_once(':').map_or("", |(_, sources)| sources).split_whitespace() {
+        for source in sources
+            .split_once(':')
+            .map_or("", |(_, sources)| sources)
+            .split_whitespace()
+        {
             let changed = fs::metadata(source).and_then(|meta| meta.modified());
             assert!(
                 changed.is_ok_and(|changed| changed <= built),
@@ -222,7 +237,9 @@ pub(crate) fn binary() -> &'static Path {
 pub(crate) fn finish(mut command: Command) -> Said {
     let line = format!("{command:?}");
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}; run `cargo xtask setup`"));
+    let child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{line}: {error}; run `cargo xtask setup`"));
     wait(child, line)
 }
 
@@ -280,12 +297,18 @@ impl Said {
 #[track_caller]
 fn parse(text: &str, said: &Said) -> Vec<Value> {
     text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?} is no JSON, {error}: {said}")))
+        .map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?} is no JSON, {error}: {said}"))
+        })
         .collect()
 }
 
 impl std::fmt::Display for Said {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}\nexit {}\n--- stdout\n{}\n--- stderr\n{}", self.line, self.code, self.out, self.err)
+        write!(
+            f,
+            "{}\nexit {}\n--- stdout\n{}\n--- stderr\n{}",
+            self.line, self.code, self.out, self.err
+        )
     }
 }

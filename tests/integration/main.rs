@@ -1,5 +1,11 @@
 //! Behaviour through real guests. One binary, so that the engine is linked once.
 
+mod cli_components;
+mod cli_keyring;
+mod cli_log;
+mod cli_manifests;
+mod cli_output;
+mod cli_scene;
 mod crash;
 mod device;
 mod hygiene;

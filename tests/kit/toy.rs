@@ -158,6 +158,8 @@ impl Broker for ToyBroker {
         Box::pin(async move { Ok(admission) })
     }
 
+    fn withdraw(&self, _: AdmissionId, _: Vec<String>) {}
+
     fn start(&self, admission: AdmissionId) -> Result<InstanceId, Refusal> {
         let mut state = self.state();
         state.next += 1;

@@ -146,6 +146,21 @@ pub(crate) enum Key {
         /// The key
         name: KeyName,
     },
+    /// Take a key out of use until it is enabled again
+    Disable {
+        /// The key
+        name: KeyName,
+    },
+    /// Put a disabled key back into use
+    Enable {
+        /// The key
+        name: KeyName,
+    },
+    /// Take a key out of use for good
+    Revoke {
+        /// The key
+        name: KeyName,
+    },
     /// Write a public key to stdout
     Public {
         /// The key

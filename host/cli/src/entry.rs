@@ -37,6 +37,7 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         Event::Allowed(_) => Style::Good,
         Event::HostStarted { .. }
         | Event::HostStopped
+        | Event::KeyStateChanged { .. }
         | Event::KeyCreated { .. }
         | Event::Admitted { .. }
         | Event::Started { .. }
@@ -71,6 +72,9 @@ fn words(event: &Event) -> (&'static str, String) {
                 "started",
                 format!("host, version {version}, keyring generation {keyring}{after}"),
             )
+        }
+        Event::KeyStateChanged { key, state } => {
+            ("key-state", format!("{key} is {} from now on", shown(state)))
         }
         Event::HostStopped => ("stopped", "host, in order".to_owned()),
         Event::KeyCreated {

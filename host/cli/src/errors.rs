@@ -14,7 +14,10 @@ use crate::exit::{Exit, Failure};
 impl From<KeyringError> for Failure {
     fn from(error: KeyringError) -> Self {
         let exit = match &error {
-            KeyringError::Integrity { .. } | KeyringError::OtherLog { .. } => Exit::Integrity,
+            // A file in the keyring's place that is none: one flipped byte of its head is enough.
+            KeyringError::Integrity { .. } | KeyringError::OtherLog { .. } | KeyringError::Format { .. } => {
+                Exit::Integrity
+            }
             _ => Exit::Failed,
         };
         let failure = Self::of(exit, &error);
@@ -26,6 +29,9 @@ impl From<KeyringError> for Failure {
                 failure.help("`claviger doctor` looks at the disk and at the folder")
             }
             KeyringError::Root(_) => failure.help("`claviger doctor` looks at the TPM and at the keyring"),
+            KeyringError::Format { .. } => {
+                failure.help("if it is no keyring of a later version, restore the folder from a backup")
+            }
             KeyringError::Missing { .. } => {
                 failure.help("another folder is named with `--keyring DIR` or CLAVIGER_KEYRING")
             }
@@ -90,6 +96,9 @@ impl From<audit::OpenError> for Failure {
                     .help("the keyring has a log; restore the keyring's folder as a whole")
             }
             audit::OpenError::InUse(_) => Self::of(Exit::Failed, &error),
+            audit::OpenError::Exists(_) => Self::of(Exit::Failed, &error).help(
+                "its keyring is gone: restore the folder as a whole, or name another with `--keyring DIR`",
+            ),
             other => Self::of(Exit::AuditUnavailable, &other),
         }
     }

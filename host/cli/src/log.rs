@@ -15,7 +15,7 @@ use crate::exit::Failure;
 pub(crate) const POLL: Duration = Duration::from_millis(250);
 
 /// Where it is.
-pub(crate) fn folder(cx: &Context) -> Result<PathBuf, Failure> {
+fn folder(cx: &Context) -> Result<PathBuf, Failure> {
     Ok(cx.keyring()?.join(AUDIT_FOLDER))
 }
 
@@ -26,8 +26,8 @@ pub(crate) fn vkey(cx: &Context) -> Result<String, Failure> {
     })
 }
 
-/// Opens the log to read.
-pub(crate) fn open(cx: &Context) -> Result<Reader, Failure> {
+/// Where it is, and that it is there: a keyring without its log was tampered with.
+pub(crate) fn present(cx: &Context) -> Result<PathBuf, Failure> {
     let folder = folder(cx)?;
     if !folder.exists() {
         // Says how to make a keyring, if there is none.
@@ -39,7 +39,12 @@ pub(crate) fn open(cx: &Context) -> Result<Reader, Failure> {
             .into());
         }
     }
-    Ok(Reader::open(&folder)?)
+    Ok(folder)
+}
+
+/// Opens the log to read.
+pub(crate) fn open(cx: &Context) -> Result<Reader, Failure> {
+    Ok(Reader::open(&present(cx)?)?)
 }
 
 /// What the log says of grants, keys and the time.

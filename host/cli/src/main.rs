@@ -8,6 +8,7 @@ use clap::Parser as _;
 use crate::args::{Arguments, Command};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::output::Output;
 
 mod args;
 mod command;
@@ -32,11 +33,7 @@ fn main() -> ExitCode {
     harden::process();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Help goes to stdout, misuse to stderr; a closed pipe needs no word.
-            drop(error.print());
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
-        }
+        Err(error) => return misuse(&error),
     };
     if let Command::Compile = arguments.command {
         return command::compile::run();
@@ -50,6 +47,25 @@ fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// Help goes to stdout, misuse to stderr: as JSON if it was asked for anywhere, since what is wrong may stand before it.
+fn misuse(error: &clap::Error) -> ExitCode {
+    let asks_for_json = || {
+        std::env::args_os()
+            .skip(1)
+            .take_while(|arg| arg != "--")
+            .any(|arg| arg == "--json")
+    };
+    if error.use_stderr() && asks_for_json() {
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+        Output::new(true).failure(&Failure::usage(text));
+        return Exit::Usage.into();
+    }
+    // A closed pipe needs no word.
+    drop(error.print());
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()))
 }
 
 fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {

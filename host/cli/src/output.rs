@@ -78,6 +78,7 @@ impl Output {
     pub(crate) fn value<T: Serialize>(&self, value: &T, human: impl FnOnce(&T) -> String) {
         if self.json {
             match serde_json::to_string(value) {
+                Ok(text) if self.terminal_out => self.line(&plain_json(&text)),
                 Ok(text) => self.line(&text),
                 Err(error) => self.remember(error.into()),
             }
@@ -188,6 +189,21 @@ impl Output {
 pub(crate) fn err_line(text: &str) {
     let text = text.strip_suffix('\n').unwrap_or(text);
     io::stderr().lock().write_all(format!("{text}\n").as_bytes()).ok();
+}
+
+/// JSON without characters that a terminal obeys or hides: outside strings there are none, inside `\\u` says the same.
+fn plain_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\\' || escape(c.encode_utf8(&mut [0; 4]), 1).starts_with(c) {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    out
 }
 
 fn paint(colour: bool, style: Style, text: &str) -> String {

@@ -13,7 +13,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use crate::cache::CacheEvent;
 use crate::error::RunError;
 use crate::folders::OpenFolder;
-use crate::host::Shared;
+use crate::host::{Admitted, Shared};
 use crate::imports::CredentialsCtx;
 use crate::imports::bindings::AgentPre;
 use crate::limits::{Ended, HOSTCALL_BYTES, MAX_ANSWER, MAX_HANDLES, MAX_INPUT, Metered, Stop, classify};
@@ -24,7 +24,7 @@ use crate::state::State;
 pub struct Agent {
     pub(crate) shared: Arc<Shared>,
     pub(crate) manifest: Manifest,
-    pub(crate) admission: Admission,
+    pub(crate) admission: Admitted,
     pub(crate) entrance: Entrance,
     pub(crate) folders: Vec<OpenFolder>,
     pub(crate) cache: CacheEvent,
@@ -114,7 +114,7 @@ impl Agent {
         }
         // Never closed, so an error is impossible; without a permit the pool itself would refuse.
         let _slot = self.shared.slots.acquire().await.ok();
-        let credentials = CredentialsCtx::start(self.shared.broker.clone(), &self.admission)
+        let credentials = CredentialsCtx::start(self.shared.broker.clone(), &self.admission.admission)
             .map_err(RunError::NotStarted)?;
         let began = Instant::now();
         let cap = usize::try_from(self.manifest.limits.output.0).unwrap_or(usize::MAX);
@@ -152,7 +152,7 @@ impl Agent {
     /// What the broker admitted.
     #[must_use]
     pub const fn admission(&self) -> &Admission {
-        &self.admission
+        &self.admission.admission
     }
 
     /// What the cache of compiled components did when this agent was loaded.
@@ -195,7 +195,7 @@ impl Agent {
 impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Agent")
-            .field("admission", &self.admission)
+            .field("admission", &self.admission.admission)
             .field("cache", &self.cache)
             .finish_non_exhaustive()
     }

@@ -70,6 +70,16 @@ pub enum LoadError {
         /// Why.
         source: std::io::Error,
     },
+    /// A folder of `[files]` would give the agent what decides over it, or one folder under two names.
+    #[error("the folder `{}`, `{guest}` for the agent, {why}; give it a folder of its own", host.display())]
+    FolderOverlaps {
+        /// What the agent would call it.
+        guest: String,
+        /// Where it is.
+        host: PathBuf,
+        /// With what.
+        why: String,
+    },
     /// Its needs do not fit the pool.
     #[error("the component needs more than the pool gives one instance: {0}")]
     TooComplex(String),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use claviger_core::manifest::Manifest;
+use claviger_core::name::escape;
 use claviger_core::{Admission, Broker, ComponentDigest, Secret};
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
@@ -16,7 +17,7 @@ use crate::cache::{Cache, CacheEvent, Entry, NoEntry};
 use crate::compile::{Compiler, MAX_COMPONENT, compile};
 use crate::engine::{self, PoolSize};
 use crate::error::{HostError, LoadError};
-use crate::folders::OpenFolder;
+use crate::folders::{Guarded, OpenFolder};
 use crate::imports::bindings::AgentPre;
 use crate::linker::{self, Call};
 use crate::native::OwnCode;
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) slots: Semaphore,
     compiler: Compiler,
     cache: Option<Arc<Cache>>,
+    guarded: Guarded,
 }
 
 /// The engine, which has no `Debug`.
@@ -57,6 +59,7 @@ pub struct HostBuilder {
     pool: PoolSize,
     compiler: Compiler,
     cache: Option<(PathBuf, Secret)>,
+    guarded: Guarded,
 }
 
 impl fmt::Debug for HostBuilder {
@@ -92,6 +95,20 @@ impl HostBuilder {
         self
     }
 
+    /// Never hands this file or folder to an agent, nor a folder that holds it, whatever a manifest says: the keyring's folder.
+    #[must_use]
+    pub fn keep_from_agents(mut self, path: impl Into<PathBuf>) -> Self {
+        self.guarded.hidden.push(path.into());
+        self
+    }
+
+    /// Never hands this file, or a folder that holds it, to an agent that could write there: manifests, this program.
+    #[must_use]
+    pub fn keep_from_writing(mut self, path: impl Into<PathBuf>) -> Self {
+        self.guarded.unwritable.push(path.into());
+        self
+    }
+
     /// Makes the engine and its pool.
     ///
     /// # Errors
@@ -111,6 +128,7 @@ impl HostBuilder {
                 slots: Semaphore::new(self.pool.live() as usize),
                 compiler: self.compiler,
                 cache,
+                guarded: self.guarded,
             }),
         })
     }
@@ -125,6 +143,7 @@ impl Host {
             pool: PoolSize::default(),
             compiler: Compiler::default(),
             cache: None,
+            guarded: Guarded::default(),
         }
     }
 
@@ -145,17 +164,44 @@ impl Host {
         is_component(component)?;
         let digest = ComponentDigest::of(component);
         let admission = self.shared.broker.admit(manifest, digest).await?;
-        let (code, cache) = self.code(digest, component).await?;
-        let entrance = self.link(code, admission.clone()).await?;
-        let folders = OpenFolder::open_all(&manifest.world, manifest_dir)?;
-        Ok(Agent {
-            shared: self.shared.clone(),
-            manifest: manifest.clone(),
+        let admission = Admitted {
+            broker: self.shared.broker.clone(),
             admission,
-            entrance,
-            folders,
-            cache,
-        })
+        };
+        let loaded = self
+            .load_admitted(manifest, manifest_dir, component, &admission)
+            .await;
+        match loaded {
+            Ok((entrance, folders, cache)) => Ok(Agent {
+                shared: self.shared.clone(),
+                manifest: manifest.clone(),
+                admission,
+                entrance,
+                folders,
+                cache,
+            }),
+            Err(error) => {
+                admission.reject(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn load_admitted(
+        &self,
+        manifest: &Manifest,
+        manifest_dir: &Path,
+        component: &[u8],
+        admission: &Admitted,
+    ) -> Result<(Entrance, Vec<OpenFolder>, CacheEvent), LoadError> {
+        let file = manifest_dir.join(&manifest.agent.component);
+        let folders = self
+            .shared
+            .guarded
+            .open_all(&manifest.world, manifest_dir, &file)?;
+        let (code, cache) = self.code(admission.admission.component, component).await?;
+        let entrance = self.link(code, admission.admission.clone()).await?;
+        Ok((entrance, folders, cache))
     }
 
     /// The machine code of a component: the cache's if it is authentic, else the compiler's.
@@ -208,6 +254,31 @@ impl Host {
         .await?
     }
 }
+
+/// An admission for as long as there is a use for it.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    broker: Arc<dyn Broker>,
+    pub(crate) admission: Admission,
+}
+
+impl Admitted {
+    /// Puts on the log why the agent could not be loaded.
+    fn reject(&self, error: &LoadError) {
+        self.broker
+            .withdraw(self.admission.id, vec![escape(&error.to_string(), MAX_REASON)]);
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        // Nothing after a rejection: that withdrew it already.
+        self.broker.withdraw(self.admission.id, Vec::new());
+    }
+}
+
+/// A reason on the log has at most this many characters.
+const MAX_REASON: usize = 200;
 
 fn entrance(engine: &Engine, component: &Component, admission: &Admission) -> Result<Entrance, LoadError> {
     let linked = linker::link(engine, component, admission)?;

@@ -27,7 +27,7 @@ fn verify_log(cx: &Context, key: Option<&str>) -> Result<Exit, Failure> {
         Some(key) => key.to_owned(),
         None => log::vkey(cx)?,
     };
-    let verified = match verify(&log::folder(cx)?, &vkey) {
+    let verified = match verify(&log::present(cx)?, &vkey) {
         Ok(verified) => verified,
         Err(error @ VerifyError::Checkpoint(CheckpointError::Vkey)) if key.is_some() => {
             return Err(Failure::of(Exit::Usage, &error)

@@ -76,13 +76,13 @@ fn human(cx: &Context, finding: &Finding) -> String {
         Status::Fail => (Style::Bad, "FAIL"),
     };
     let mut line = format!(
-        "{}  {:<12}  {}",
+        "{}  {:<13}  {}",
         cx.out.paint(style, word),
         finding.check,
         shown(&finding.detail)
     );
     if let Some(fix) = &finding.fix {
-        line.push_str(&format!("\n      {:<12}  fix: {}", "", shown(fix)));
+        line.push_str(&format!("\n      {:<13}  fix: {}", "", shown(fix)));
     }
     line
 }

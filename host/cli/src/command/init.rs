@@ -217,6 +217,14 @@ impl Before {
 
     /// Takes away what was made since. What cannot be taken away is named by the next `init`.
     fn restore(&self, folder: &Path) {
+        // Another process may have made a keyring here since, or be making one: that is not ours to take away.
+        let finished = !matches!(
+            Keyring::peek(folder),
+            Err(KeyringError::Missing { .. }) | Ok(KeyringInfo { vkey: None, .. })
+        );
+        if finished || is_locked(folder) {
+            return;
+        }
         let names = match self {
             Self::Absent => {
                 fs::remove_dir_all(folder).ok();
@@ -238,6 +246,14 @@ impl Before {
     }
 }
 
+/// Whether a process has the keyring in this folder.
+fn is_locked(folder: &Path) -> bool {
+    let Ok(file) = fs::File::open(folder.join("lock")) else {
+        return false;
+    };
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,6 +266,18 @@ mod tests {
         fs::create_dir_all(new.join("audit")).unwrap();
         before.restore(&new);
         assert!(!new.exists());
+
+        // Held by another process, which is making a keyring.
+        fs::create_dir_all(&new).unwrap();
+        let lock = fs::File::create(new.join("lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        before.restore(&new);
+        assert!(new.exists());
+        drop(lock);
+        // Not readable as a keyring that is unfinished: whatever it is, it is not ours.
+        fs::write(new.join("keyring.db"), "something").unwrap();
+        before.restore(&new);
+        assert!(new.exists());
 
         let old = root.path().join("old");
         fs::create_dir_all(old.join("mine")).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use claviger_broker::LocalBroker;
-use claviger_broker::keyring::KeyRecord;
+use claviger_broker::keyring::{KeyRecord, KeyState};
 use claviger_broker::local::KeyCreation;
 use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::profile::Profile;
@@ -25,6 +25,9 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::Create(args) => create(cx, args),
         Key::List => list(cx),
         Key::Show { name } => show(cx, &name),
+        Key::Disable { name } => change(cx, &name, KeyState::Disabled),
+        Key::Enable { name } => change(cx, &name, KeyState::Active),
+        Key::Revoke { name } => change(cx, &name, KeyState::Revoked),
         Key::Public { name, format } => public(cx, &name, format),
     }
 }
@@ -49,6 +52,12 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
         };
         Ok(progress::during(&cx.out, "making the key", broker.create_key(creation)).await?)
     })?;
+    cx.out.value(&to_json(&record)?, |_| describe(&record));
+    Ok(Exit::Done)
+}
+
+fn change(cx: &Context, name: &KeyName, state: KeyState) -> Result<Exit, Failure> {
+    let record = with_broker(cx, async |broker| Ok(broker.set_key_state(name, state).await?))?;
     cx.out.value(&to_json(&record)?, |_| describe(&record));
     Ok(Exit::Done)
 }

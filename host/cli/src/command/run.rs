@@ -1,7 +1,6 @@
 //! `claviger run`: loads an agent under its manifest and runs it once. What the agent writes never looks like a message of ours.
 
 use std::io::Read as _;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use claviger::{
@@ -9,7 +8,6 @@ use claviger::{
     RunReport, StopLimit,
 };
 use claviger_broker::LocalBroker;
-use claviger_broker::keyring::Purpose;
 use claviger_core::name::escape;
 use claviger_core::{AgentName, Broker, Manifest};
 
@@ -36,7 +34,7 @@ pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
     let (report, uses) =
         with_broker(cx, async |broker| {
             let before = uses(broker, &agent);
-            let report = load_and_run(cx, broker, &manifest, file.folder(), &component, input).await?;
+            let report = load_and_run(cx, broker, &manifest, &file, &component, input).await?;
             let after = uses(broker, &agent);
             let spent: Vec<_> = after
             .into_iter()
@@ -54,25 +52,29 @@ async fn load_and_run(
     cx: &Context,
     broker: &Arc<LocalBroker>,
     manifest: &Manifest,
-    folder: &Path,
+    file: &ManifestFile,
     component: &[u8],
     input: String,
 ) -> Result<RunReport, Failure> {
     let keyring = broker.keyring();
-    let cache_key = keyring.subkey(Purpose::CompileCache, 32)?;
+    let cache_key = broker.compile_cache_key()?;
     let program = std::env::current_exe()
         .map_err(|error| Failure::failed("the path of this program is not known").because(Some(&error)))?;
+    let program_path = program.clone();
     let host = Host::builder(Arc::clone(broker) as Arc<dyn Broker>)
         .compiler(Compiler::Child(CompilerCommand::new(
             program,
             vec!["__compile".into()],
         )))
+        .keep_from_agents(keyring.folder())
+        .keep_from_writing(&file.path)
+        .keep_from_writing(program_path)
         .cache(keyring.folder().join(CACHE_FOLDER), cache_key)
         .build()?;
     let agent = progress::during(
         &cx.out,
         "compiling the agent",
-        host.load(manifest, folder, component),
+        host.load(manifest, file.folder(), component),
     )
     .await?;
     match agent.cache_event() {

@@ -1,0 +1,85 @@
+//! The decision of one use among 200 grants, each with every constraint there is: find the grant and what the log says of it,
+//! and ask every rule. No log, no key. Paths come with outbound HTTP.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark stops at the first surprise, and nobody calls it"
+)]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+
+use claviger_broker::guard;
+use claviger_broker::ledger::Ledger;
+use claviger_core::audit::{Entry, Event, Use};
+use claviger_core::{
+    AgentName, ComponentDigest, ContentDigest, GrantAlias, InstanceId, KeyRef, KeyVersion, Manifest,
+};
+use criterion::{Criterion, criterion_group, criterion_main};
+use jiff::Timestamp;
+
+const GRANTS: usize = 200;
+
+fn manifest() -> Manifest {
+    let mut grants = String::new();
+    for n in 0..GRANTS {
+        writeln!(
+            grants,
+            "[grants.grant-{n}]\nsign = {{ key = \"key-{n}\" }}\nuses = 1000\nrate = \"100/hour\"\n\
+             hours = [\"Mon-Fri 08:00-18:00 Europe/Zurich\", \"Sat,Sun 10:00-12:00 America/New_York\"]\n\
+             expires = 2030-01-01T00:00:00Z"
+        )
+        .unwrap();
+    }
+    kit::manifest(&grants)
+}
+
+/// Every grant was used once.
+fn ledger(manifest: &Manifest, agent: &AgentName, now: Timestamp) -> Ledger {
+    let mut ledger = Ledger::default();
+    for alias in manifest.grants.keys() {
+        let key = KeyRef {
+            name: "key".parse().unwrap(),
+            version: KeyVersion::FIRST,
+        };
+        let allowed = Use {
+            instance: InstanceId(1),
+            agent: agent.clone(),
+            component: ComponentDigest::of(b""),
+            manifest: manifest.digest,
+            grant: alias.clone(),
+            key,
+            profile: "labeled".to_owned(),
+            content: ContentDigest::of(b""),
+            size: 0,
+            number: 1,
+            rate_until: Some(now),
+        };
+        ledger.apply(&Entry {
+            time: now,
+            event: Event::Allowed(allowed),
+        });
+    }
+    ledger
+}
+
+fn decide(criterion: &mut Criterion) {
+    let manifest = manifest();
+    let agent: AgentName = "test".parse().unwrap();
+    // A Sunday in New York: both windows are looked at.
+    let now: Timestamp = "2026-06-07T15:00:00Z".parse().unwrap();
+    let ledger = ledger(&manifest, &agent, now);
+    let aliases: Vec<GrantAlias> = manifest.grants.keys().cloned().collect();
+    let mut turn = aliases.iter().cycle();
+    criterion.bench_function("guard/decide-200", |b| {
+        b.iter(|| {
+            let alias = black_box(turn.next().unwrap());
+            let constraints = &manifest.grants.get(alias).unwrap().constraints;
+            let time = guard::trusted_time(black_box(now), ledger.latest()).unwrap();
+            guard::decide(constraints, &ledger.grant(&agent, alias), time).unwrap()
+        });
+    });
+}
+
+criterion_group!(benches, decide);
+criterion_main!(benches);
