@@ -16,6 +16,7 @@ use claviger::{Answer, RunInput};
 use claviger_broker::audit::Durability;
 use claviger_core::Algorithm;
 use claviger_core::custody::CustodyKind;
+use claviger_tpm::SessionKind;
 use criterion::{Criterion, criterion_group, criterion_main};
 use kit::Guest;
 use support::Fixture;
@@ -90,8 +91,8 @@ fn instance(criterion: &mut Criterion) {
     let fixture = Fixture::new(
         Durability::Process,
         Algorithm::Ed25519,
-        CustodyKind::Software,
-        None,
+        CustodyKind::TpmSealed,
+        SessionKind::Password,
     );
     let agent = fixture.load(Guest::Command);
     let engine = engine();

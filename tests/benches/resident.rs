@@ -13,7 +13,7 @@ use std::time::Duration;
 use claviger_broker::audit::Durability;
 use claviger_core::Algorithm;
 use claviger_core::custody::CustodyKind;
-use claviger_tpm::{SessionKind, Tpm, TpmChoice};
+use claviger_tpm::{SessionKind, Tpm};
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use p256::ecdsa::signature::hazmat::{PrehashSigner as _, PrehashVerifier as _};
 use support::Fixture;
@@ -39,23 +39,9 @@ fn resident(criterion: &mut Criterion) {
         ("resident-password", SessionKind::Password),
         ("resident-encrypted", SessionKind::SaltedEncrypted),
     ] {
-        let folder = support::folder();
-        let choice = TpmChoice::Swtpm {
-            state: folder.path().join("tpm"),
-        };
-        let tpm = match session {
-            SessionKind::SaltedEncrypted => Tpm::connect_encrypted(choice),
-            _ => Tpm::connect(choice),
-        }
-        .unwrap();
-        let fixture = Fixture::new(
-            Durability::Process,
-            Algorithm::P256,
-            CustodyKind::Tpm,
-            Some(tpm.custody()),
-        );
+        let fixture = Fixture::new(Durability::Process, Algorithm::P256, CustodyKind::Tpm, session);
         let agent = fixture.load(kit::Guest::Agent);
-        let (mut context, key) = bare(&tpm, session);
+        let (mut context, key) = bare(&fixture.tpm, session);
 
         let mut group = criterion.benchmark_group(name);
         group

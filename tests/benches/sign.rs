@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use claviger_broker::audit::{Durability, Reader};
-use claviger_broker::local::AUDIT_FOLDER;
 use claviger_core::audit::Event;
 use claviger_core::custody::CustodyKind;
 use claviger_core::{Algorithm, Broker, ComponentDigest, InstanceId, Outcome, Request};
+use claviger_tpm::SessionKind;
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use ed25519_dalek::{Signer as _, SigningKey};
 use support::{Fixture, GRANT};
@@ -30,7 +30,12 @@ const CALLERS: usize = 64;
 const FRAME: usize = 4 + 32;
 
 fn sealed(durability: Durability) -> Fixture {
-    Fixture::new(durability, Algorithm::Ed25519, CustodyKind::TpmSealed, None)
+    Fixture::new(
+        durability,
+        Algorithm::Ed25519,
+        CustodyKind::TpmSealed,
+        SessionKind::Password,
+    )
 }
 
 /// One long run of the agent, divided by its signatures: what instantiation costs is measured elsewhere.
@@ -156,7 +161,7 @@ fn one_by_one(record: &[u8], times: u64) -> Duration {
 /// What one use adds to the log: that it was allowed, and what came of it.
 fn record_length(fixture: &Fixture) -> usize {
     fixture.runtime.block_on(fixture.broker.checkpoint()).unwrap();
-    let reader = Reader::open(&fixture.folder.path().join("keyring").join(AUDIT_FOLDER)).unwrap();
+    let reader = Reader::open(&fixture.audit()).unwrap();
     let entries = reader.entries(0).map(|entry| entry.unwrap().1);
     let lengths: Vec<_> = entries
         .skip_while(|entry| !matches!(entry.event, Event::Allowed(_)))

@@ -7,53 +7,65 @@
 )]
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use claviger::{Agent, Answer, Host, Manifest, PoolSize, RunInput};
 use claviger_broker::LocalBroker;
 use claviger_broker::audit::Durability;
-use claviger_broker::custody::{KdfCost, PassphraseSealer};
 use claviger_broker::keyring::{RootKind, RootSpec};
-use claviger_broker::local::{KeyCreation, Options};
-use claviger_core::custody::{Custody, CustodyKind};
+use claviger_broker::local::{AUDIT_FOLDER, KeyCreation, Options};
+use claviger_core::custody::CustodyKind;
 use claviger_core::profile::Profile;
-use claviger_core::{Algorithm, Broker, ComponentDigest, Secret};
+use claviger_core::{Algorithm, Broker, ComponentDigest};
+use claviger_tpm::{SessionKind, Tpm, TpmChoice};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// The grant and the key.
 pub(crate) const GRANT: &str = "bench";
+const KEYRING: &str = "keyring";
 
-/// A keyring and its log in a folder that is removed at the end, on the disk that cargo builds on: `/tmp` may be memory.
+/// A keyring in a private software TPM and its log, in a folder that is removed at the end, on the disk that cargo builds on: `/tmp` may
+/// be memory.
 pub(crate) struct Fixture {
     /// Where the measured futures run.
     pub(crate) runtime: Runtime,
     /// The broker.
     pub(crate) broker: Arc<LocalBroker>,
-    /// Holds the keyring.
+    /// Its TPM.
+    pub(crate) tpm: Tpm,
+    /// Holds the keyring and the TPM's state.
     pub(crate) folder: TempDir,
 }
 
 impl Fixture {
-    /// A broker with one `labeled` key, opened under a passphrase that costs nothing.
+    /// A broker with one `labeled` key.
     pub(crate) fn new(
         durability: Durability,
         algorithm: Algorithm,
         custody: CustodyKind,
-        resident: Option<Arc<dyn Custody>>,
+        session: SessionKind,
     ) -> Self {
         let runtime = runtime();
         let folder = folder();
-        let mut passphrase = *b"correct horse";
-        let passphrase = Secret::take(&mut passphrase).unwrap();
-        let sealer = Arc::new(PassphraseSealer::new(passphrase, KdfCost::INSECURE_FOR_TESTS).unwrap());
-        let mut options = Options::new(folder.path().join("keyring"), sealer).durability(durability);
-        options.resident = resident;
-        let root = RootSpec {
-            kind: RootKind::Passphrase,
-            settings: String::new(),
+        let choice = TpmChoice::Swtpm {
+            state: folder.path().join("tpm"),
         };
+        let tpm = match session {
+            SessionKind::SaltedEncrypted => Tpm::connect_encrypted(choice),
+            _ => Tpm::connect(choice),
+        }
+        .unwrap();
+        let keyring = folder.path().join(KEYRING);
+        let root = RootSpec {
+            kind: RootKind::Swtpm,
+            settings: tpm.settings(&keyring).unwrap(),
+        };
+        let options = Options::new(keyring, tpm.sealer())
+            .resident(tpm.custody())
+            .durability(durability);
         let key = KeyCreation {
             name: GRANT.parse().unwrap(),
             profile: Profile::Labeled {
@@ -70,8 +82,14 @@ impl Fixture {
         Self {
             runtime,
             broker,
+            tpm,
             folder,
         }
+    }
+
+    /// The audit log's folder.
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.folder.path().join(KEYRING).join(AUDIT_FOLDER)
     }
 
     /// Loads a guest that may sign with the key, in a host with the default pool.
