@@ -29,7 +29,7 @@ impl Signer {
     /// an agent that opens more.
     ///
     /// # Errors
-    /// When there is no such grant, or it would not be honoured now.
+    /// When there is no such grant. Whether it would be honoured now is decided when it is used.
     pub fn open(grant: &str) -> Result<Self, Refusal> {
         Ok(Self(signing::Signer::open(grant)?))
     }

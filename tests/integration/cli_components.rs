@@ -24,15 +24,12 @@ fn an_import_without_a_grant_is_denied_and_named_with_the_line_that_grants_it() 
 fn what_is_no_component_is_a_clear_error_and_leaves_nothing_behind() {
     let scene = Scene::new();
     let agent = scene.read("agent.wasm");
-    let mut flipped = agent.clone();
-    flipped[agent.len() / 2] ^= 0xff;
     let noise: Vec<u8> = (0..4096_u32)
         .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0])
         .collect();
-    let rows: [(&str, &[u8], &str); 7] = [
+    let rows: [(&str, &[u8], &str); 6] = [
         ("a core module", b"\0asm\x01\0\0\0", "core module"),
         ("half", &agent[..agent.len() / 2], "cannot be compiled"),
-        ("its head", &agent[..8], ""),
         ("nothing", b"", "not WebAssembly"),
         ("noise", &noise, "not WebAssembly"),
         ("a program", b"\x7fELF\x02\x01\x01", "not WebAssembly"),
@@ -187,7 +184,7 @@ fn an_agent_that_goes_too_far_is_stopped_with_the_limit_named() {
     scene.manifest("limits.toml", format!("{HEAD}{limits}{GRANT}"));
     scene.manifest(
         "short.toml",
-        format!("{HEAD}{}{GRANT}", limits.replace("60 s", "500 ms")),
+        format!("{HEAD}{}{GRANT}", limits.replace("60 s", "1 s")),
     );
     for (manifest, command, part) in [
         ("limits.toml", "loop", "`cpu`"),
@@ -210,12 +207,12 @@ fn a_signal_stops_a_run_in_order() {
     for (signal, name) in [("-INT", "Ctrl-C"), ("-TERM", "SIGTERM"), ("-HUP", "SIGHUP")] {
         let scene = Scene::new();
         let mut child = scene
-            .opening(&["run", "bot.toml", "print-error 10\nsleep 50000"])
+            .opening(&["run", "bot.toml", "print-error 5000\nsleep 50000"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // The agent runs once its words are here.
+        // The agent runs once its words are here; a line as long as that is not waited for.
         let mut started = [0; 6];
         std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut started).unwrap();
         assert!(

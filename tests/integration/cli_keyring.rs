@@ -186,7 +186,7 @@ fn a_keyring_is_not_made_by_half() {
 fn one_process_at_a_time_and_the_other_learns_which_it_is() {
     let scene = Scene::new();
     let mut child = scene
-        .opening(&["run", "bot.toml", "print-error 10\nsleep 50000"])
+        .opening(&["run", "bot.toml", "print-error 5000\nsleep 50000"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -157,7 +157,7 @@ fn pinning_changes_the_digest_and_no_other_byte() {
             .to_owned()
     };
     let old = format!("sha256:{}", "0".repeat(64));
-    for (before, after) in [("\r\n", "\r\n"), ("\n", "\n# end, without a line end")] {
+    for (before, after) in [("\r\n", "\n"), ("\n", "\n# end, without a line end")] {
         let text = |digest: &str| {
             format!("{HEAD}  digest   =   \"{digest}\"   # ünïcode\n\n\t{GRANT}{after}").replace('\n', before)
         };

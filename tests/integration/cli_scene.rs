@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -50,11 +50,14 @@ impl Scene {
         };
         for (path, (mode, bytes)) in template() {
             let path = scene.path(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path.parent().unwrap())
+                .unwrap();
             fs::write(&path, bytes).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
         }
-        scene.close_folders();
         scene
     }
 
@@ -68,15 +71,6 @@ impl Scene {
         scene.write("bot.toml", format!("{HEAD}{GRANT}"));
         fs::set_permissions(scene.path("passphrase"), fs::Permissions::from_mode(0o600)).unwrap();
         scene
-    }
-
-    fn close_folders(&self) {
-        for folder in ["keyring", "keyring/audit", "keyring/cache"] {
-            let folder = self.path(folder);
-            if folder.is_dir() {
-                fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
-            }
-        }
     }
 
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
@@ -159,7 +153,7 @@ impl Scene {
             .count()
     }
 
-    /// Every file's path, mode and bytes.
+    /// Every file's path, mode and bytes, without those that SQLite makes for readers: they hold nothing.
     pub(crate) fn files(&self) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
         let mut files = BTreeMap::new();
         collect(self.folder.path(), self.folder.path(), &mut files);
@@ -173,7 +167,7 @@ fn collect(root: &Path, folder: &Path, into: &mut BTreeMap<PathBuf, (u32, Vec<u8
         let meta = fs::symlink_metadata(&path).unwrap();
         if meta.is_dir() {
             collect(root, &path, into);
-        } else if meta.is_file() {
+        } else if meta.is_file() && !is_working_file(&path) {
             let name = path.strip_prefix(root).unwrap().to_owned();
             into.insert(
                 name,
@@ -181,6 +175,11 @@ fn collect(root: &Path, folder: &Path, into: &mut BTreeMap<PathBuf, (u32, Vec<u8
             );
         }
     }
+}
+
+fn is_working_file(path: &Path) -> bool {
+    let ends = |end: &str| path.to_string_lossy().ends_with(end);
+    ends(".db-shm") || (ends(".db-wal") && fs::metadata(path).unwrap().len() == 0)
 }
 
 /// Stretching passphrases and compiling take seconds, so this is made once and copied.

@@ -1,4 +1,11 @@
 //! Behaviour through real guests. One binary, so that the engine is linked once.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy.toml allows these in tests; what tests share stands beside them"
+)]
 
 mod cli_components;
 mod cli_keyring;

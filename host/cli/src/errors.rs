@@ -11,6 +11,9 @@ use claviger_tpm::TpmError;
 
 use crate::exit::{Exit, Failure};
 
+/// What to do about a log that cannot be written.
+const NOTHING_RELEASED: &str = "nothing was released; `claviger doctor` looks at the disk and the folder";
+
 impl From<KeyringError> for Failure {
     fn from(error: KeyringError) -> Self {
         let exit = match &error {
@@ -48,7 +51,7 @@ impl From<AuditError> for Failure {
         };
         Self::of(exit, &error).help(match exit {
             Exit::Integrity => "`claviger audit verify` names the first bad entry",
-            _ => "nothing was released; `claviger doctor` looks at the disk and the folder",
+            _ => NOTHING_RELEASED,
         })
     }
 }
@@ -163,7 +166,10 @@ impl From<NotAdmitted> for Failure {
         };
         let mut failure = Self::new(exit, format!("agent `{}` is not admitted", error.agent));
         failure.causes = error.reasons.iter().map(ToString::to_string).collect();
-        failure
+        match exit {
+            Exit::AuditUnavailable => failure.help(NOTHING_RELEASED),
+            _ => failure,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Strategy};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Strategy, WasmFeatures};
 
 /// The engine's clock ticks this often: a guest that computes gives way within two ticks.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -66,7 +66,7 @@ impl Default for PoolSize {
 /// The configuration with which components are compiled: the same in the compiling child and in the host, so that the one can
 /// load what the other made. Embedders that keep an engine of their own can start from it.
 ///
-/// Threads, coredumps and host backtraces are not even compiled in.
+/// Coredumps and host backtraces are not compiled in. Threads and exceptions are switched off, whatever features a build gives wasmtime.
 #[must_use]
 pub fn config() -> Config {
     let mut config = Config::new();
@@ -74,6 +74,7 @@ pub fn config() -> Config {
         .strategy(Strategy::Cranelift)
         .epoch_interruption(true)
         .concurrency_support(false)
+        .wasm_features(WasmFeatures::THREADS | WasmFeatures::EXCEPTIONS, false)
         .wasm_memory64(false)
         .wasm_relaxed_simd(false)
         .wasm_tail_call(false)

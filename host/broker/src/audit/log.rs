@@ -20,6 +20,10 @@ use super::tree::{Edge, FULL, FullTile};
 /// one write call.
 pub(super) const MAX_BUFFER: usize = 64 * 1024;
 
+/// A journal has at least so many entries when the next one begins, some 1.5 MB. Making and removing a file costs a file system more
+/// than writing 256 entries to it; while a longer journal became tiles, those who wait for a sync would wait noticeably.
+pub(super) const MIN_JOURNAL: u64 = 16 * FULL;
+
 /// What an entry survives once it was appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -383,11 +387,12 @@ impl Shared {
             .check(&self.folder.fd, &journal.name, journal.length)
     }
 
-    /// At the end of a bundle, if the last journal has become tiles: begins a new journal and hands this one to the worker.
+    /// At the end of a bundle, if the journal is long enough and the last one has become tiles: begins a new journal and hands this
+    /// one to the worker.
     fn rotate_if_full(&self, state: &mut State) -> std::io::Result<()> {
         let size = state.edge.size();
         let busy = !state.retired.is_empty() || !state.checkpoints.is_empty();
-        if !size.is_multiple_of(FULL) || size == state.journal.base || busy {
+        if !size.is_multiple_of(FULL) || size - state.journal.base < MIN_JOURNAL || busy {
             return Ok(());
         }
         self.write(state)?;

@@ -1,5 +1,5 @@
 //! The durable store of keys: their versions, states, and encrypted material, in one SQLite file under a root key that a sealer
-//! protects. Not custody: it does not know what material means. Not the audit log: whoever changes a key logs that first.
+//! protects. Not custody: it does not know what material means. Not the audit log: the broker logs what it changes here.
 //!
 //! One process has the keyring open; others may read what is public. Whoever has only the disk learns names, profiles and
 //! public keys, and cannot change one byte unnoticed, except by putting an older copy of the whole file in its place

@@ -135,7 +135,8 @@ impl LocalBroker {
     /// Makes a keyring and its audit log in the folder, and opens them.
     ///
     /// # Errors
-    /// When there is one already, or either cannot be made. What was made is left as it is: an empty keyring is harmless.
+    /// When there is one already, or either cannot be made. What was made is left as it is; it holds no keys, and
+    /// [`LocalBroker::open`] names it as unfinished.
     pub async fn create(options: Options, root: RootSpec) -> Result<Arc<Self>, OpenError> {
         let keyring = Keyring::create(
             &options.folder,

@@ -9,6 +9,7 @@ use claviger_sdk::{Error, Signer};
 
 claviger_sdk::agent!(run);
 
+#[expect(clippy::needless_pass_by_value, reason = "the agent is given its input")]
 fn run(input: String) -> Result<String, Error> {
     let mut answers = Vec::new();
     for line in input.lines() {
@@ -18,6 +19,7 @@ fn run(input: String) -> Result<String, Error> {
 }
 
 /// Refusals are answers, so that a test can go on after one; everything else that fails ends the run.
+#[expect(clippy::exit, reason = "what the host makes of it is what is tested")]
 fn obey(line: &str) -> Result<String, Error> {
     let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
     let (first, second) = rest.split_once(' ').unwrap_or((rest, ""));

@@ -10,7 +10,7 @@ use crate::manifest::{Bytes, Limits};
 
 /// One page of WebAssembly memory: with less, no component starts.
 const MIN_MEMORY: Bytes = Bytes(64 << 10);
-/// A quarter of what the pool of a usual host holds.
+/// What one memory slot of a host's pool holds.
 const MAX_MEMORY: Bytes = Bytes(1 << 30);
 /// A run longer than a day is a service, and its grants should be decided anew.
 const MAX_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
