@@ -60,7 +60,7 @@ fn what_is_no_component_is_a_clear_error_and_leaves_nothing_behind() {
         .into_keys()
         .filter(|path| !path.starts_with("keyring"))
         .collect();
-    assert_eq!(names.len(), 6, "no temporary file: {names:?}");
+    assert_eq!(names.len(), 5, "no temporary file: {names:?}");
     scene.run(&["audit", "verify"]).expect(0);
 }
 

@@ -52,7 +52,7 @@ fn run() -> Result<std::result::Result<(), ()>> {
         let mut store = Store::new(&engine, State { wasi, table });
         store.set_epoch_deadline(u64::MAX / 2);
         let command = Command::instantiate_async(&mut store, &component, &linker).await?;
-        Ok(command.wasi_cli_run().call_run(&mut store).await?)
+        command.wasi_cli_run().call_run(&mut store).await
     })
 }
 

@@ -1,5 +1,5 @@
 //! What the benchmarks share: a broker on disk, a host over it, and an agent that signs. Measures nothing.
-#![expect(
+#![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

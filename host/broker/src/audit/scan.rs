@@ -12,7 +12,8 @@ use super::tree::{Edge, FULL, FullTile, bundle_path, flat, tile_path};
 /// The journals' names are this and the index of their first entry.
 pub(super) const JOURNAL: &str = "journal-";
 
-/// How often a reader starts over when the writer moves a journal into tiles under its hands: it does so at most once in 256 entries.
+/// How often a reader starts over when the writer moves a journal into tiles under its hands: it does so at most once in many hundred
+/// entries.
 const MAX_RETRIES: u32 = 16;
 
 /// The first entry that is not what was logged.
@@ -171,6 +172,10 @@ impl Scanner<'_> {
             let n = self.edge.size() / FULL;
             let path = bundle_path(n, 256);
             let Some(bytes) = self.folder.read(&path).map_err(reading(&path))? else {
+                // Full bundles are on disk before a checkpoint over them is signed, whether or not a journal has their entries too.
+                if self.edge.size() + FULL <= self.signed.size {
+                    return Err(self.missing());
+                }
                 return Ok(());
             };
             self.bundle_against_tile(n, &path, &bytes)?;

@@ -260,34 +260,53 @@ fn a_missing_file_of_the_signed_part_is_named() {
 }
 
 #[test]
+fn a_missing_bundle_of_the_signed_part_is_named_though_a_journal_has_its_entries() {
+    let place = Place::new();
+    log_of(&place, 300, 300);
+    assert_eq!(
+        journals(&place.log()),
+        ["journal-0"],
+        "the control: it has them all"
+    );
+    assert!(verify(&place.log(), &key().vkey()).is_ok(), "the control");
+    std::fs::remove_file(place.log().join("tile/entries/000")).unwrap();
+    let error = verify(&place.log(), &key().vkey()).unwrap_err();
+    assert_eq!(
+        error.damage().map(|damage| damage.file.as_str()),
+        Some("tile/entries/000")
+    );
+    assert!(open(&place.log()).is_err());
+}
+
+#[test]
 fn a_journal_that_became_tiles_but_was_not_removed_changes_nothing() {
     let place = Place::new();
     let log = TileLog::create(options(&place.log(), Durability::Process)).unwrap();
-    for n in 0..256 {
-        // A copy of the journal as it is just before its bundle is full.
+    for n in 0..512 {
         append(&log, small(n)).unwrap();
     }
     wait(log.checkpoint()).unwrap();
     drop(log);
     let (name, bytes, _) = last_journal(&place.log());
     assert!(
-        bytes.is_empty() && name == "journal-256",
+        bytes.is_empty() && name == "journal-512",
         "the control: the full journal is tiles"
     );
-    // The crash was before the journal was removed: make it anew from the bundle.
-    let bundle = std::fs::read(place.log().join("tile/entries/000")).unwrap();
+    // The crash was before the journal was removed: make it anew.
+    let bundles =
+        ["tile/entries/000", "tile/entries/001"].map(|path| std::fs::read(place.log().join(path)).unwrap());
     let mut journal = Vec::new();
-    for n in 0..256 {
+    for n in 0..512 {
         crate::audit::frame::push(&mut journal, &small(n)).unwrap();
     }
-    assert_eq!(journal.len(), bundle.len() + 256 * 34);
+    assert_eq!(journal.len(), bundles.concat().len() + 512 * 34);
     write(&place.log(), "journal-0", &journal);
     for _ in 0..2 {
         let (log, _, entries) = open(&place.log()).unwrap();
-        assert!(entries.into_iter().eq((0..256).map(small)));
+        assert!(entries.into_iter().eq((0..512).map(small)));
         log.close().unwrap();
     }
-    assert_eq!(journals(&place.log()), ["journal-256"]);
+    assert_eq!(journals(&place.log()), ["journal-512"]);
     // And an old one that says something else is not taken for it.
     crate::audit::frame::push(&mut journal, &small(5)).unwrap();
     let at = journal.len() / 2;
