@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::cli_scene::{GRANT, HEAD, Scene, finish, wait};
+use crate::cli_scene::{GRANT, HEAD, Scene, finish, until_it_speaks, wait};
 
 /// What would move a cursor, ring a bell or turn text round.
 const HOSTILE: &str = "\u{1b}[2J\u{9b}31m\u{202e}\u{7}";
@@ -212,9 +212,7 @@ fn a_signal_stops_a_run_in_order() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // The agent runs once its words are here; a line as long as that is not waited for.
-        let mut started = [0; 6];
-        std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut started).unwrap();
+        until_it_speaks(&mut child);
         assert!(
             std::process::Command::new("kill")
                 .args([signal, &child.id().to_string()])

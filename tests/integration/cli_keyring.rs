@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use kit::vault::copy_folder;
 
-use crate::cli_scene::{PASSPHRASE, Scene, binary, finish, wait};
+use crate::cli_scene::{PASSPHRASE, Scene, binary, finish, until_it_speaks, wait};
 
 #[test]
 fn a_name_that_is_a_path_is_misuse() {
@@ -191,8 +191,7 @@ fn one_process_at_a_time_and_the_other_learns_which_it_is() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut started = [0; 6];
-    std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut started).unwrap();
+    until_it_speaks(&mut child);
     let holder = format!("in use by process {}", child.id());
     let stop = format!("kill {}", child.id());
     for command in [

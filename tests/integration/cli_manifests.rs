@@ -22,17 +22,105 @@ fn every_problem_is_drawn_at_once_with_its_code_its_place_and_what_helps() {
     let said = scene.run(&["check", "bad.toml"]).expect(1);
     assert_eq!(said.out, "");
     expect![[r#"
-        manifest::missing-field
+        manifest::not-pinned
 
-          × [agent] has no `name`; expected a string
+          ⚠ [agent] pins no digest; until it does, the agent is not admitted
            ╭─[bad.toml:2:1]
          1 │ schema = 1
          2 │ [agent]
            · ───┬───
-           ·    ╰── no `name`
+           ·    ╰── no `digest`
          3 │ nmae = "bot"
            ╰────
-          help: for example `name = "release-bot"`
+          help: run `claviger pin` to approve the component's bytes
+
+        manifest::unknown-field
+
+          × [agent] has no field `nmae`; expected one of `name`, `component`, `digest`, `args`
+           ╭─[bad.toml:3:1]
+         2 │ [agent]
+         3 │ nmae = "bot"
+           · ──┬─
+           ·   ╰── unknown field
+         4 │ component = "agent.wasm"
+           ╰────
+          help: did you mean `name`?
+
+        manifest::duplicate-field
+
+          × `component` is given twice; expected it once
+           ╭─[bad.toml:5:1]
+         4 │ component = "agent.wasm"
+         5 │ component = "other.wasm"
+           · ────┬────
+           ·     ╰── given again
+         6 │ [limits]
+           ╰────
+          help: remove one of the two: which of them counts would be a guess
+
+        manifest::wrong-value
+
+          × `memory` in [limits]: `64 MB` is not acceptable; expected a whole number and one of the units
+          │ B, KiB, MiB and GiB, such as `64 MiB`
+           ╭─[bad.toml:7:10]
+         6 │ [limits]
+         7 │ memory = "64 MB"
+           ·          ───┬───
+           ·             ╰── not acceptable
+         8 │ [grants.a]
+           ╰────
+          help: for example `memory = "64 MiB"`
+
+        manifest::no-expiry
+
+          ⚠ [grants.a] never expires
+           ╭─[bad.toml:8:1]
+         7 │ memory = "64 MB"
+         8 │ [grants.a]
+           · ─────┬────
+           ·      ╰── no `expires`
+         9 │ sign = { key = "../release" }
+           ╰────
+          help: for example `expires = 2027-01-01T00:00:00Z`
+
+        manifest::unlimited
+
+          ⚠ [grants.a] limits neither the number of uses nor their rate
+           ╭─[bad.toml:8:1]
+         7 │ memory = "64 MB"
+         8 │ [grants.a]
+           · ─────┬────
+           ·      ╰── no `uses` and no `rate`
+         9 │ sign = { key = "../release" }
+           ╰────
+          help: for example `rate = "30/hour"`
+
+        manifest::wrong-value
+
+          × `key` in `sign` of [grants.a]: `../release` is not acceptable; expected 1 to 64 characters of
+          │ a-z, 0-9 and -
+            ╭─[bad.toml:9:16]
+          8 │ [grants.a]
+          9 │ sign = { key = "../release" }
+            ·                ──────┬─────
+            ·                      ╰── not acceptable
+         10 │ hours = "Mon-Fri 08:00-18:00 Europe/Zurch"
+            ╰────
+          help: for example `key = "release"`
+
+        manifest::wrong-value
+
+          × `hours` in [grants.a]: `Europe/Zurch` is no time zone; expected an IANA name such as `Europe/
+          │ Zurich` or `UTC`; did you mean `Europe/Zurich`?
+            ╭─[bad.toml:10:9]
+          9 │ sign = { key = "../release" }
+         10 │ hours = "Mon-Fri 08:00-18:00 Europe/Zurch"
+            ·         ─────────────────┬────────────────
+            ·                          ╰── not a window
+            ╰────
+          help: for example `hours = "Mon-Fri 08:00-18:00 Europe/Zurich"`
+
+        error: the manifest `bad.toml` has 5 errors
     "#]]
     .assert_eq(&said.err);
 }

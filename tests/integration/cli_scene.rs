@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -240,6 +241,17 @@ pub(crate) fn finish(mut command: Command) -> Said {
         .spawn()
         .unwrap_or_else(|error| panic!("{line}: {error}; run `cargo xtask setup`"));
     wait(child, line)
+}
+
+/// Waits until the agent of a running child wrote a line to stderr, one long enough not to be held back: from then on it runs.
+pub(crate) fn until_it_speaks(child: &mut Child) {
+    let (mut said, mut byte) = (Vec::new(), [0]);
+    // Byte by byte: the rest is for whoever waits.
+    while !said.ends_with(b"bot | ") {
+        let read = child.stderr.as_mut().unwrap().read(&mut byte).unwrap();
+        assert_eq!(read, 1, "it ended before: {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&byte);
+    }
 }
 
 /// Waits for a child that was started with pipes.
