@@ -218,10 +218,8 @@ impl Before {
     /// Takes away what was made since. What cannot be taken away is named by the next `init`.
     fn restore(&self, folder: &Path) {
         // Another process may have made a keyring here since, or be making one: that is not ours to take away.
-        let finished = !matches!(
-            Keyring::peek(folder),
-            Err(KeyringError::Missing { .. }) | Ok(KeyringInfo { vkey: None, .. })
-        );
+        let unfinished = matches!(Keyring::peek(folder), Ok(KeyringInfo { vkey: None, .. }));
+        let finished = folder.join("keyring.db").exists() && !unfinished;
         if finished || is_locked(folder) {
             return;
         }
