@@ -281,7 +281,7 @@ mod tests {
         fs::create_dir_all(old.join("mine")).unwrap();
         let before = Before::look(&old);
         fs::create_dir_all(old.join("audit/tile")).unwrap();
-        fs::write(old.join("keyring.db"), "").unwrap();
+        fs::write(old.join("keyring.db.new"), "").unwrap();
         before.restore(&old);
         let left: Vec<_> = fs::read_dir(&old)
             .unwrap()
