@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::KeyringError;
 
@@ -12,6 +13,10 @@ pub(super) const DATABASE: &str = "keyring.db";
 /// The name under which a new database is made before it is renamed.
 pub(super) const UNFINISHED: &str = "keyring.db.new";
 const LOCK: &str = "lock";
+/// A program that another thread is just starting holds a copy of every open file until it runs, a lock included: what looks taken may
+/// be free in a moment.
+const LOCK_RETRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// A larger file is not a keyring: 4096 keys take some 10 MiB.
 const MAX_DATABASE: u64 = 256 * 1024 * 1024;
 /// A process number has at most this many digits.
@@ -105,7 +110,15 @@ impl Folder {
             .custom_flags(no_follow())
             .open(&path)
             .map_err(|e| KeyringError::io("open", &path, e))?;
-        match file.try_lock() {
+        let mut locked = file.try_lock();
+        for _ in 0..LOCK_RETRIES {
+            if !matches!(locked, Err(std::fs::TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(LOCK_PAUSE);
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
                 let mut text = String::new();

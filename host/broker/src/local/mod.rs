@@ -156,8 +156,8 @@ impl LocalBroker {
         log.close()?;
         // Last: a keyring that records its log has one, and a log that is gone later was removed.
         keyring.set_vkey(&vkey)?;
-        drop((log, keyring));
-        Self::open(options).await
+        drop(log);
+        Self::over(keyring, options).await
     }
 
     /// Opens the keyring and its audit log, replays the log into the ledger, and compares the two.
@@ -165,6 +165,11 @@ impl LocalBroker {
     /// # Errors
     /// When either cannot be opened or they contradict each other.
     pub async fn open(options: Options) -> Result<Arc<Self>, OpenError> {
+        let keyring = Keyring::open(&options.folder, options.sealer.as_ref()).await?;
+        Self::over(keyring, options).await
+    }
+
+    async fn over(keyring: Keyring, options: Options) -> Result<Arc<Self>, OpenError> {
         let Options {
             folder,
             sealer,
@@ -172,7 +177,7 @@ impl LocalBroker {
             durability,
             clock,
         } = options;
-        let keyring = Arc::new(Keyring::open(&folder, sealer.as_ref()).await?);
+        let keyring = Arc::new(keyring);
         let info = keyring.info();
         if info.vkey.is_none() {
             return Err(OpenError::Unfinished(folder));
