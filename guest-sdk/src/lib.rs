@@ -21,7 +21,7 @@
 //! ```
 //!
 //! An agent prints with `println!`, reads files that its manifest gives it with [`std::fs`], and gets its variables from
-//! [`std::env`]. Nothing else of a computer is there.
+//! [`std::env`](mod@std::env). Nothing else of a computer is there.
 
 extern crate self as claviger_sdk;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use claviger_core::audit::{Event, Settlement, Use};
 use claviger_core::name::nearest;
-use claviger_core::profile::{FrameContext, FrameError, Framed};
+use claviger_core::profile::{FrameContext, FrameError, Framed, SigningRule};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::request::SignerInfo;
 use claviger_core::{AuditSink, GrantAlias, InstanceId, Outcome, Permit, Refusal, Request};
@@ -227,13 +227,17 @@ fn frame(
     now: Timestamp,
 ) -> Result<Framed, Denial> {
     let mut nonce = [0; 16];
-    rand_core::OsRng.try_fill_bytes(&mut nonce).map_err(|_| {
-        Denial::new(
-            Refusal::Unavailable,
-            Rule::Custody,
-            "the system gives no random numbers",
-        )
-    })?;
+    match grant.rule {
+        SigningRule::Jws { .. } => rand_core::OsRng.try_fill_bytes(&mut nonce).map_err(|_| {
+            Denial::new(
+                Refusal::Unavailable,
+                Rule::Custody,
+                "the system gives no random numbers",
+            )
+        })?,
+        // No random number in their frames, and none drawn: a system call is a part of what a signature costs.
+        SigningRule::Sshsig { .. } | SigningRule::Labeled { .. } => {}
+    }
     grant
         .rule
         .frame(
