@@ -226,7 +226,12 @@ fn median(measured: &Path, id: &str) -> Option<f64> {
 }
 
 fn estimates(measured: &Path, id: &str) -> PathBuf {
-    measured.join(id).join("new/estimates.json")
+    // A benchmark without a group has its name as one folder, in which criterion writes no slash.
+    let grouped = measured.join(id).join("new/estimates.json");
+    if grouped.exists() {
+        return grouped;
+    }
+    measured.join(id.replace('/', "_")).join("new/estimates.json")
 }
 
 /// Starts `claviger run` and the bare runner in turn, and stores both medians where criterion would.
