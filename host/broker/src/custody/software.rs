@@ -127,7 +127,7 @@ enum Signer {
 
 impl SoftwareKey {
     fn sign_now(&self, permit: &Permit, message: &Framed) -> Result<Signature, CustodyError> {
-        if message.key() != &self.public || !permit.covers(&self.key, message) {
+        if message.key() != &self.public || !permit.spend(&self.key, message) {
             return Err(CustodyError::PermitMismatch);
         }
         let fault = || CustodyError::Fault(format!("key `{}` cannot sign", self.key));
@@ -275,8 +275,8 @@ mod tests {
         let Generated { public, material } = SoftwareCustody.generate(&key, Algorithm::P256).await.unwrap();
         let open = SoftwareCustody.open(&key, &public, material).await.unwrap();
         let message = framed(&public, b"content");
-        let permit = permit(&key, &message).await;
-        let first = open.sign(&permit, &message).await.unwrap();
-        assert_eq!(first, open.sign(&permit, &message).await.unwrap());
+        let permits = [permit(&key, &message).await, permit(&key, &message).await];
+        let first = open.sign(&permits[0], &message).await.unwrap();
+        assert_eq!(first, open.sign(&permits[1], &message).await.unwrap());
     }
 }
