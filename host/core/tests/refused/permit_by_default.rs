@@ -1,0 +1,7 @@
+//! There is no permit from nothing.
+
+fn forge() -> claviger_core::Permit {
+    Default::default()
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+//! A permit is not made from another one with a field exchanged.
+
+use claviger_core::{KeyRef, Permit};
+
+fn widen(mut permit: Permit, key: KeyRef) -> Permit {
+    permit.allowed.key = key;
+    permit
+}
+
+fn main() {}
