@@ -214,6 +214,14 @@ impl Folder {
     }
 }
 
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A program that this process is just starting has a copy of the descriptor until it runs. Closing ours alone would leave the
+        // lock with it, and the log could not be opened again at once.
+        rustix::fs::flock(&self.fd, rustix::fs::FlockOperation::Unlock).ok();
+    }
+}
+
 /// Which file this is and how long, to notice that it was removed, replaced or cut behind our back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
@@ -340,4 +348,22 @@ pub(super) fn write_all(disk: &dyn Disk, file: &File, mut bytes: &[u8]) -> io::R
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_folder_although_a_starting_program_has_a_copy() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::create(&place.path().join("log")).unwrap();
+        assert!(folder.lock().unwrap());
+        let copy = folder.fd.try_clone().unwrap();
+        let next = Folder::open(&folder.path).unwrap();
+        assert!(!next.lock().unwrap(), "the control: one at a time");
+        drop(folder);
+        assert!(next.lock().unwrap());
+        drop(copy);
+    }
 }
