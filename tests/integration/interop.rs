@@ -9,7 +9,6 @@
 )]
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
@@ -22,67 +21,15 @@ use claviger_core::{Algorithm, InstanceId, PublicKey, Refusal, Secret};
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
 use kit::vault::{Vault, jws, labeled, named, sign, sshsig, start};
+use kit::verifiers::{accepts, openssl, ssh_keygen};
 use serde_json::Value;
 use tempfile::TempDir;
 
 const ALGORITHMS: [Algorithm; 2] = [Algorithm::Ed25519, Algorithm::P256];
 
-/// Runs a verifier on this input; what it printed, if it accepted.
-fn accepts(program: &str, arguments: &[&str], input: &[u8], package: &str) -> Option<String> {
-    use std::io::Write as _;
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{program}: {error}; apt-get install {package}"));
-    // One that refuses early does not read to the end.
-    drop(child.stdin.take().unwrap().write_all(input));
-    let output = child.wait_with_output().unwrap();
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// `ssh-keygen -Y verify` with one allowed signer.
-fn ssh_verifies(key: &PublicKey, namespace: &str, signature: &[u8], content: &[u8]) -> bool {
-    let folder = TempDir::new().unwrap();
-    let (allowed, file) = (folder.path().join("allowed"), folder.path().join("sig"));
-    std::fs::write(&allowed, format!("bot {}\n", key.to_openssh("").unwrap())).unwrap();
-    std::fs::write(&file, signature).unwrap();
-    let (allowed, file) = (allowed.to_str().unwrap(), file.to_str().unwrap());
-    let arguments = [
-        "-Y", "verify", "-f", allowed, "-I", "bot", "-n", namespace, "-s", file,
-    ];
-    accepts("ssh-keygen", &arguments, content, "openssh-client").is_some()
-}
-
 /// `openssl` over the documented frame.
 fn openssl_verifies(key: &PublicKey, signature: &[u8], content: &[u8]) -> bool {
-    let folder = TempDir::new().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let (pem, message, file) = (path("key.pem"), path("message"), path("sig"));
-    std::fs::write(&pem, key.to_pem().unwrap()).unwrap();
-    std::fs::write(&message, labeled_message(&named("notes"), content)).unwrap();
-    match key.algorithm() {
-        Algorithm::Ed25519 => {
-            std::fs::write(&file, signature).unwrap();
-            let arguments = [
-                "pkeyutl", "-verify", "-pubin", "-inkey", &pem, "-rawin", "-in", &message, "-sigfile", &file,
-            ];
-            accepts("openssl", &arguments, b"", "openssl").is_some()
-        }
-        Algorithm::P256 => {
-            let Ok(signature) = p256::ecdsa::Signature::from_slice(signature) else {
-                return false;
-            };
-            std::fs::write(&file, signature.to_der().as_bytes()).unwrap();
-            let arguments = ["dgst", "-sha256", "-verify", &pem, "-signature", &file, &message];
-            accepts("openssl", &arguments, b"", "openssl").is_some()
-        }
-    }
+    openssl(key, signature, &labeled_message(&named("notes"), content))
 }
 
 /// A JOSE library's verdict for this audience.
@@ -163,16 +110,16 @@ impl Shop {
         let key = self.public("sshsig", algorithm);
         let content = b"the release\0\xff\n";
         let signature = self.sign("sshsig", algorithm, content).await;
-        assert!(ssh_verifies(&key, "file", &signature, content), "{algorithm}");
-        assert!(!ssh_verifies(&key, "file", &signature, b"the release\0\xfe\n"));
-        assert!(!ssh_verifies(
+        assert!(ssh_keygen(&key, "file", &signature, content), "{algorithm}");
+        assert!(!ssh_keygen(&key, "file", &signature, b"the release\0\xfe\n"));
+        assert!(!ssh_keygen(
             &key,
             "file",
             &signature,
             &content[..content.len() - 1]
         ));
-        assert!(!ssh_verifies(&key, "git", &signature, content));
-        assert!(!ssh_verifies(
+        assert!(!ssh_keygen(&key, "git", &signature, content));
+        assert!(!ssh_keygen(
             &self.public("labeled", algorithm),
             "file",
             &signature,
@@ -182,7 +129,7 @@ impl Shop {
         let mut changed = signature.clone();
         let at = changed.len() - 60;
         changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
-        assert!(!ssh_verifies(&key, "file", &changed, content));
+        assert!(!ssh_keygen(&key, "file", &changed, content));
     }
 
     async fn check_jose(&self, algorithm: Algorithm) {
@@ -389,7 +336,7 @@ fn armour(blob: &[u8]) -> Vec<u8> {
 
 fn verifies(profile: &str, key: &PublicKey, output: &[u8], content: &[u8]) -> bool {
     match profile {
-        "sshsig" => ssh_verifies(key, "file", output, content),
+        "sshsig" => ssh_keygen(key, "file", output, content),
         "jws" => jose_verifies(key, "api", output).is_ok(),
         _ => output.len() == 64 && openssl_verifies(key, output, content),
     }

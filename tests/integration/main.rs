@@ -14,6 +14,7 @@ mod cli_manifests;
 mod cli_output;
 mod cli_scene;
 mod crash;
+mod custody;
 mod device;
 mod hygiene;
 mod interop;

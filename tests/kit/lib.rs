@@ -3,17 +3,22 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test kit fails by panicking"
 )]
 
+pub mod custody;
 pub mod driver;
 pub mod entries;
 mod guests;
 pub mod holder;
+pub mod permits;
 pub mod process;
 pub mod scan;
+pub mod stage;
 mod toy;
 pub mod vault;
+pub mod verifiers;
 
 pub use guests::{Guest, guest};
 pub use toy::{Record, ToyBroker};

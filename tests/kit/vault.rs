@@ -10,6 +10,7 @@ use claviger_broker::audit::Durability;
 use claviger_broker::custody::{KdfCost, PassphraseSealer};
 use claviger_broker::keyring::{KeyRecord, RootKind, RootSpec};
 use claviger_broker::local::{KeyCreation, Options};
+use claviger_core::custody::CustodyKind;
 use claviger_core::profile::Profile;
 use claviger_core::{
     Algorithm, Broker as _, Clock, ComponentDigest, InstanceId, Manifest, Outcome, Refusal, Request, Secret,
@@ -170,6 +171,14 @@ impl Vault {
     /// # Panics
     /// When it cannot be made.
     pub async fn swtpm(folder: &Path) -> Self {
+        Self::swtpm_at(folder, None).await
+    }
+
+    /// As [`Vault::swtpm`], with this clock.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn swtpm_at(folder: &Path, clock: Option<Arc<dyn Clock>>) -> Self {
         let tpm = swtpm(folder);
         let settings = tpm.settings(folder).expect("settings");
         let folder = folder.join("keyring");
@@ -177,14 +186,22 @@ impl Vault {
             kind: RootKind::Swtpm,
             settings,
         };
-        let broker = LocalBroker::create(tpm_options(&folder, &tpm), root)
-            .await
-            .expect("a keyring");
+        let mut options = tpm_options(&folder, &tpm);
+        if let Some(clock) = clock {
+            options = options.clock(clock);
+        }
+        let broker = LocalBroker::create(options, root).await.expect("a keyring");
         Self {
             broker,
             tpm: Some(tpm),
             folder,
         }
+    }
+
+    /// A keyring that is open already, in this folder.
+    #[must_use]
+    pub const fn opened(broker: Arc<LocalBroker>, tpm: Option<Tpm>, folder: PathBuf) -> Self {
+        Self { broker, tpm, folder }
     }
 
     /// The keyring's folder.
@@ -198,7 +215,21 @@ impl Vault {
     /// # Panics
     /// When it is not made.
     pub async fn key(&self, name: &str, profile: Profile, algorithm: Algorithm) -> Arc<KeyRecord> {
-        let custody = self.broker.default_custody(algorithm);
+        self.key_in(self.broker.default_custody(algorithm), name, profile, algorithm)
+            .await
+    }
+
+    /// Makes a key in this custody.
+    ///
+    /// # Panics
+    /// When it is not made.
+    pub async fn key_in(
+        &self,
+        custody: CustodyKind,
+        name: &str,
+        profile: Profile,
+        algorithm: Algorithm,
+    ) -> Arc<KeyRecord> {
         let creation = KeyCreation {
             name: named(name),
             profile,
@@ -219,6 +250,29 @@ pub fn swtpm(folder: &Path) -> Tpm {
         state: folder.join("tpm"),
     })
     .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Kills a software TPM as a crash would, and waits until it is dead. False if none runs.
+///
+/// # Panics
+/// When it cannot be killed.
+#[must_use]
+pub fn kill_swtpm(tpm: &Tpm) -> bool {
+    use rustix::process::{Pid, Signal, kill_process};
+    let Some(number) = tpm.swtpm_pid() else {
+        return false;
+    };
+    let pid = Pid::from_raw(number.cast_signed()).expect("a process");
+    kill_process(pid, Signal::KILL).expect("killed");
+    // Its parent reaps it when it next wants it: until then it is a zombie, whose state is behind its name.
+    let dead = || match std::fs::read_to_string(format!("/proc/{number}/stat")) {
+        Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
+        Err(_) => true,
+    };
+    while !dead() {
+        std::thread::yield_now();
+    }
+    true
 }
 
 /// Options for a keyring on this TPM.

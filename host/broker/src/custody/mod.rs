@@ -10,4 +10,4 @@ pub use sealed::SealedCustody;
 pub use software::SoftwareCustody;
 
 #[cfg(test)]
-pub(crate) mod conformance;
+pub(crate) mod permits;

@@ -76,10 +76,6 @@ pub(crate) struct TestKey {
 }
 
 impl TestKey {
-    pub(crate) fn material(&self) -> Secret {
-        Secret::take(&mut self.stored.clone()).unwrap()
-    }
-
     /// Signs as the broker does: frame, log, use.
     pub(crate) async fn sign(&self, who: u64, content: &[u8]) -> Result<Signature, CustodyError> {
         let framed = framed(&self.public, content);

@@ -9,7 +9,7 @@ use claviger_core::{Algorithm, BoxFuture, KeyRef, KeyVersion, Secret};
 use jiff::Timestamp;
 
 use super::*;
-use crate::custody::conformance::key_ref;
+use crate::custody::permits::key_ref;
 use crate::custody::{KdfCost, PassphraseSealer, SoftwareCustody};
 
 mod tamper;
