@@ -266,7 +266,7 @@ async fn opens_no_changed_material(custody: &dyn Custody, algorithm: Algorithm) 
             public: key.public.clone(),
             stored,
         };
-        not_ours(&what, changed.sign(custody).await);
+        not_ours(&what, &changed.sign(custody).await);
     }
     key.sign(custody).await.expect("the control");
 }
@@ -309,7 +309,7 @@ async fn opens_no_material_of_another_key(
             public: key.public.clone(),
             stored,
         };
-        not_ours(&format!("{whose} material"), exchanged.sign(custody).await);
+        not_ours(&format!("{whose} material"), &exchanged.sign(custody).await);
     }
     for name in [key_ref("third"), later] {
         opens_under_another_name_for_nothing(custody, &key, name).await;
@@ -321,7 +321,7 @@ async fn opens_no_material_of_another_key(
 async fn opens_under_another_name_for_nothing(custody: &dyn Custody, key: &Made, name: KeyRef) {
     let renamed = custody.open(&name, &key.public, secret(&key.stored)).await;
     match (custody.kind(), renamed) {
-        (CustodyKind::TpmSealed, renamed) => not_ours("another name's", renamed),
+        (CustodyKind::TpmSealed, renamed) => not_ours("another name's", &renamed),
         (CustodyKind::Software | CustodyKind::Tpm, renamed) => {
             let renamed = renamed.expect("opens");
             let message = framed(&key.public, b"content");
@@ -331,7 +331,7 @@ async fn opens_under_another_name_for_nothing(custody: &dyn Custody, key: &Made,
     }
 }
 
-fn not_ours<T: Debug>(what: &str, result: Result<T, CustodyError>) {
+fn not_ours<T: Debug>(what: &str, result: &Result<T, CustodyError>) {
     assert!(
         matches!(result, Err(CustodyError::NotOurs(_))),
         "{what} is not opened: {result:?}"
