@@ -2,6 +2,7 @@
 //! beside their code.
 
 mod custody;
+mod device;
 mod formats;
 mod queues;
 mod recovery;
