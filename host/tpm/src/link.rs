@@ -227,8 +227,8 @@ fn storage_root(context: &mut Context, expected: Option<&[u8]>) -> Result<(KeyHa
     match context.tr_from_tpm_public(TpmHandle::Persistent(persistent)) {
         Ok(object) => {
             let handle = KeyHandle::from(object);
-            // The pinned Name is a digest of the public area that was of the template when it was pinned, and libtss2 has
-            // compared the two: nothing is left to read.
+            // libtss2 computes the Name from the public area it was given and will salt with. That it is the pinned one says that
+            // the area is the one which was of the template then: nothing is left to read.
             if let Some(expected) = expected
                 && name_of(context, handle)? == expected
             {

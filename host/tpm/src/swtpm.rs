@@ -14,6 +14,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +39,8 @@ const PORT_TRIES: u32 = 16;
 /// Ports from here up are given out to outgoing connections, and clash with them.
 const FIRST_EPHEMERAL: u16 = 32_768;
 const FIRST_PORT: u16 = 10_240;
+/// What the child needs of the environment: where programs and libraries are.
+const KEPT_VARIABLES: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 /// What is read of its log for a message.
 const LOG_TAIL: u64 = 2_000;
 /// TPM2_GetRandom of one byte (TPM 2.0 Library Part 3 §16.1): what a TPM that serves answers, whatever its state.
@@ -165,6 +168,14 @@ impl Swtpm {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
+        // What the variables hold is not its business, and TPM_PATH or TPM_PORT would have it do something else.
+        command.env_clear().envs(
+            KEPT_VARIABLES
+                .iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        );
+        // Ctrl-C is for the host, which ends the child when it needs it no more.
+        command.process_group(0);
         make_private(&mut command);
         let child = command.spawn().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Attempt::Failed(TpmError::SwtpmMissing),
@@ -325,6 +336,18 @@ mod tests {
 
     use super::*;
 
+    /// What works as soon as no child that another test just forked holds a copy of our socket any more.
+    fn soon<T>(mut attempt: impl FnMut() -> io::Result<T>) -> T {
+        let until = Instant::now() + START_TIMEOUT;
+        loop {
+            match attempt() {
+                Ok(done) => return done,
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn it_starts_privately_and_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
@@ -369,7 +392,7 @@ mod tests {
         assert!(matches!(attempt, Err(Attempt::PortTaken)));
         assert!(Ports::take_these(port).is_err(), "it is taken");
         drop(squatter);
-        let ports = Ports::take_these(port).unwrap();
+        let ports = soon(|| Ports::take_these(port));
         assert!(
             Swtpm::start_on(folder.path(), ports, &ChildId::default()).is_ok(),
             "the control"
@@ -390,7 +413,7 @@ mod tests {
             assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "nobody listens");
         }
         drop(swtpm);
-        TcpListener::bind(("127.0.0.1", port)).expect("the control");
+        drop(soon(|| TcpListener::bind(("127.0.0.1", port))));
     }
 
     #[test]
@@ -421,6 +444,29 @@ mod tests {
             assert_eq!(say(command), [] as [u8; 0], "{command:?}");
         }
         answers(swtpm.port(), Instant::now() + START_TIMEOUT).expect("it still serves");
+    }
+
+    #[test]
+    fn it_inherits_no_variable_and_no_terminal_signal() {
+        let folder = tempfile::tempdir().unwrap();
+        let swtpm =
+            Swtpm::start(folder.path(), &ChildId::default()).expect("needs swtpm: apt-get install swtpm");
+        let pid = swtpm.child.id();
+        let variables = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        assert!(
+            variables.starts_with("PATH=") || variables.contains("\0PATH="),
+            "the control"
+        );
+        for variable in variables.split_terminator('\0') {
+            let name = variable.split('=').next().unwrap();
+            assert!(KEPT_VARIABLES.contains(&name), "{name}");
+        }
+        assert!(
+            std::env::var_os("CARGO_MANIFEST_DIR").is_some(),
+            "the control: this process has others"
+        );
+        let group = rustix::process::getpgid(Pid::from_raw(pid.cast_signed())).unwrap();
+        assert_eq!(group.as_raw_nonzero().get(), pid.cast_signed());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod custody;
 mod device;
 mod formats;
+mod interposer;
 mod queues;
 mod recovery;
 mod sealing;
