@@ -11,11 +11,11 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use claviger_broker::audit::Durability;
-use claviger_core::Algorithm;
 use claviger_core::custody::CustodyKind;
+use claviger_core::{Algorithm, PublicKey};
 use claviger_tpm::{SessionKind, Tpm};
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
-use p256::ecdsa::signature::hazmat::{PrehashSigner as _, PrehashVerifier as _};
+use p256::ecdsa::signature::Signer as _;
 use support::Fixture;
 use tss_esapi::Context;
 use tss_esapi::attributes::{ObjectAttributesBuilder, SessionAttributesBuilder};
@@ -53,9 +53,11 @@ fn resident(criterion: &mut Criterion) {
         group.finish();
     }
     let key = p256::ecdsa::SigningKey::from_slice(&DIGEST).unwrap();
-    let signature: p256::ecdsa::Signature = key.sign_prehash(&DIGEST).unwrap();
+    let signature: p256::ecdsa::Signature = key.sign(&DIGEST);
+    let signature = claviger_core::Signature::new(Algorithm::P256, signature.to_bytes().into());
+    let key = PublicKey::p256(key.verifying_key().to_encoded_point(false).as_bytes()).unwrap();
     criterion.bench_function("resident/verify", |b| {
-        b.iter(|| key.verifying_key().verify_prehash(&DIGEST, &signature).unwrap());
+        b.iter(|| key.verify(&DIGEST, &signature).unwrap());
     });
 }
 

@@ -118,7 +118,7 @@ pub(crate) struct Init {
     /// What protects the keyring [default: `tpm` if this machine has one; otherwise it must be chosen]
     #[arg(long, value_enum)]
     pub(crate) custody: Option<Root>,
-    /// With `--custody tpm`: which TPM, such as `device:/dev/tpm1` or `tabrmd:bus_name=…`
+    /// With `--custody tpm` or `swtpm`: which TPM, such as `device:/dev/tpm1` or `tabrmd:bus_name=…`
     #[arg(long, value_name = "TCTI")]
     pub(crate) tcti: Option<String>,
 }

@@ -47,9 +47,9 @@ impl fmt::Display for CustodyKind {
 pub enum Assurance {
     /// As strong as the passphrase.
     Passphrase,
-    /// A software TPM: its state is a file beside the keyring. For development.
+    /// A software TPM: its state is a file beside the keyring, for development; or a virtual machine's, or of an unknown maker.
     Swtpm,
-    /// A TPM that is a device of this machine.
+    /// A TPM that is part of this machine, by its own word.
     Hardware,
 }
 

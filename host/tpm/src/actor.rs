@@ -144,9 +144,11 @@ impl Actor {
                 closing.send(()).ok();
             })
             .map_err(TpmError::Thread)?;
-        let about = opened
-            .recv_timeout(OPEN_TIMEOUT)
-            .map_err(|_| TpmError::Thread(io::Error::other("the TPM was not open in time")))??;
+        let about = opened.recv_timeout(OPEN_TIMEOUT).map_err(|_| {
+            // Frees the thread, which else would wait for ever and keep the child.
+            child.kill();
+            TpmError::Thread(io::Error::other("the TPM was not open in time"))
+        })??;
         let actor = Self {
             shared,
             closed: Mutex::new(closed),
@@ -228,7 +230,10 @@ impl Drop for Actor {
         self.shared.wake.notify_all();
         // Wait for the device to be closed in order, but not for one that hangs.
         let closed = self.closed.get_mut().unwrap_or_else(PoisonError::into_inner);
-        closed.recv_timeout(CLOSE_TIMEOUT).ok();
+        if closed.recv_timeout(CLOSE_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            // Nor leave a private software TPM behind that hangs.
+            self.child.kill();
+        }
     }
 }
 

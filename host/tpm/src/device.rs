@@ -178,29 +178,34 @@ impl Device {
         })
     }
 
+    /// How hard it is, by what it says of itself.
+    pub(crate) fn assurance(&mut self) -> Result<Assurance, CustodyError> {
+        let manufacturer = self.run("name its maker", |link| Ok(manufacturer(link)?))?;
+        Ok(assurance(&self.choice, &manufacturer))
+    }
+
     /// What `doctor` shows.
     pub(crate) fn facts(&mut self) -> Result<TpmFacts, CustodyError> {
-        let choice = self.choice.clone();
-        let sessions = self.session;
-        let srk_name = hex::encode(self.srk_name());
-        self.run("describe itself", |link| {
-            let context = link.context();
-            let mut number = |tag| context.get_tpm_property(tag).map(Option::unwrap_or_default);
-            let manufacturer = number(PropertyTag::Manufacturer)?;
+        let (manufacturer, firmware) = self.run("describe itself", |link| {
+            let manufacturer = manufacturer(link)?;
+            let mut number = |tag| {
+                link.context()
+                    .get_tpm_property(tag)
+                    .map(Option::unwrap_or_default)
+            };
             let firmware = (
                 number(PropertyTag::FirmwareVersion1)?,
                 number(PropertyTag::FirmwareVersion2)?,
             );
-            let manufacturer = text(manufacturer);
-            let assurance = assurance(&choice, &manufacturer);
-            Ok(TpmFacts {
-                manufacturer,
-                firmware: format!("{:08x}.{:08x}", firmware.0, firmware.1),
-                assurance,
-                srk_name: srk_name.clone(),
-                sessions,
-                resident_algorithms: vec![Algorithm::P256],
-            })
+            Ok((manufacturer, firmware))
+        })?;
+        Ok(TpmFacts {
+            assurance: assurance(&self.choice, &manufacturer),
+            manufacturer,
+            firmware: format!("{:08x}.{:08x}", firmware.0, firmware.1),
+            srk_name: hex::encode(self.srk_name()),
+            sessions: self.session,
+            resident_algorithms: vec![Algorithm::P256],
         })
     }
 
@@ -336,15 +341,31 @@ fn text(number: u32) -> String {
         .to_owned()
 }
 
-/// How hard it is. Software that poses as a device, such as the TPM of most virtual machines, is software.
+/// `TPM_PT_MANUFACTURER`. A TPM that has none says nothing.
+fn manufacturer(link: &mut Link) -> Result<String, Error> {
+    let number = link.context().get_tpm_property(PropertyTag::Manufacturer)?;
+    Ok(text(number.unwrap_or_default()))
+}
+
+/// Who makes TPMs that are part of a machine: chips, and firmware in a processor's own protected part (TCG TPM Vendor ID Registry;
+/// `CROS` is Chromebooks' chip). Left out, because their TPMs are programs: `IBM` (swtpm, QEMU, VirtualBox), `MSFT` (Hyper-V and
+/// Azure; also Pluton, which cannot be told from them), `GOOG`, `AMZN`, `VMW`, and the simulators' `XYZZ` and `SIM…`. A program that
+/// nobody has heard of is not on the list either; one that lies is not found out.
+const HARDWARE_MAKERS: [&str; 22] = [
+    "AMD", "ATML", "BRCM", "CROS", "CSCO", "FLYS", "HISI", "IFX", "INTC", "LEN", "NSM", "NTC", "NTZ", "QCOM",
+    "ROCC", "SECE", "SMSC", "SMSN", "SNS", "STM", "TXN", "WEC",
+];
+
+/// How hard it is. Only what is known to be part of a machine is called hardware: a virtual machine's TPM is a program of whoever
+/// runs the machine, though a guest has it as a device.
 pub(crate) fn assurance(choice: &TpmChoice, manufacturer: &str) -> Assurance {
-    // swtpm says "IBM"; Microsoft's simulator says "XYZZ". No TPM sold says either.
-    let simulated = matches!(manufacturer, "IBM" | "XYZZ");
     match choice {
         TpmChoice::Swtpm { .. } => Assurance::Swtpm,
         TpmChoice::Tcti(name) if name.starts_with("swtpm") || name.starts_with("mssim") => Assurance::Swtpm,
-        TpmChoice::Device(_) | TpmChoice::Tcti(_) if simulated => Assurance::Swtpm,
-        TpmChoice::Device(_) | TpmChoice::Tcti(_) => Assurance::Hardware,
+        TpmChoice::Device(_) | TpmChoice::Tcti(_) if HARDWARE_MAKERS.contains(&manufacturer) => {
+            Assurance::Hardware
+        }
+        TpmChoice::Device(_) | TpmChoice::Tcti(_) => Assurance::Swtpm,
     }
 }
 

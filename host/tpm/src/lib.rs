@@ -12,6 +12,7 @@ mod actor;
 mod blob;
 mod choice;
 mod code;
+mod control;
 mod custody;
 mod device;
 mod error;

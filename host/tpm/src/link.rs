@@ -202,11 +202,7 @@ fn failed(doing: &'static str) -> impl Fn(Error) -> TpmError {
 /// The Name of the storage root key, which must be the pinned one. Checked before salting, since a salt is encrypted to this key
 /// and whoever holds another one reads every session; and before anything is kept in a TPM that is not ours.
 fn pinned_name(context: &mut Context, srk: KeyHandle, expected: Option<&[u8]>) -> Result<Vec<u8>, TpmError> {
-    let name = context
-        .tr_get_name(srk.into())
-        .map_err(failed("name its storage root key"))?
-        .value()
-        .to_vec();
+    let name = name_of(context, srk)?;
     match expected {
         Some(expected) if expected != name => Err(TpmError::NotOurs {
             expected: hex::encode(expected),
@@ -214,6 +210,13 @@ fn pinned_name(context: &mut Context, srk: KeyHandle, expected: Option<&[u8]>) -
         }),
         Some(_) | None => Ok(name),
     }
+}
+
+fn name_of(context: &mut Context, key: KeyHandle) -> Result<Vec<u8>, TpmError> {
+    let name = context
+        .tr_get_name(key.into())
+        .map_err(failed("name its storage root key"))?;
+    Ok(name.value().to_vec())
 }
 
 /// The persistent storage root key if there is one of our template, else one made from it, persistent if the owner lets us.
@@ -224,6 +227,13 @@ fn storage_root(context: &mut Context, expected: Option<&[u8]>) -> Result<(KeyHa
     match context.tr_from_tpm_public(TpmHandle::Persistent(persistent)) {
         Ok(object) => {
             let handle = KeyHandle::from(object);
+            // libtss2 computes the Name from the public area it was given and will salt with. That it is the pinned one says that
+            // the area is the one which was of the template then: nothing is left to read.
+            if let Some(expected) = expected
+                && name_of(context, handle)? == expected
+            {
+                return Ok((handle, expected.to_vec()));
+            }
             let (public, _, _) = context
                 .read_public(handle)
                 .map_err(failed("read its storage root key"))?;

@@ -1,5 +1,8 @@
-//! A private software TPM for development: a child on two loopback ports, ended with the thread that started it. Not a barrier:
+//! A private software TPM for development: a child on a loopback port, ended with the thread that started it. Not a barrier:
 //! its folder holds every key in clear, and restoring an old folder brings back what was revoked.
+//!
+//! It has no control channel, whose users may read all its state, loaded keys included, and stop it: `control.rs` answers in its
+//! place. Its port stays ours when it dies, so that nobody else is taken for it.
 //!
 //! # What is left open
 //! libtss2 3.2 speaks to swtpm over TCP only, so any user of this machine can connect to the port and send commands. Such a user
@@ -7,32 +10,43 @@
 //! users you do not trust, do not use it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand_core::{OsRng, RngCore as _};
+use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::control::Control;
 use crate::error::TpmError;
-use crate::process::end_with_this_thread;
+use crate::process::make_private;
 
 /// It answers within 15 ms on an idle machine; a busy one takes longer.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// It stops within 1 ms of a clean shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-const POLL: Duration = Duration::from_millis(2);
+const POLL: Duration = Duration::from_millis(1);
 /// Pairs of ports to try before giving up: another program may take one between the check and the start.
 const PORT_TRIES: u32 = 16;
 /// Ports from here up are given out to outgoing connections, and clash with them.
 const FIRST_EPHEMERAL: u16 = 32_768;
 const FIRST_PORT: u16 = 10_240;
+/// What the child needs of the environment: where programs and libraries are.
+const KEPT_VARIABLES: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 /// What is read of its log for a message.
 const LOG_TAIL: u64 = 2_000;
+/// TPM2_GetRandom of one byte (TPM 2.0 Library Part 3 §16.1): what a TPM that serves answers, whatever its state.
+const PROBE: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x7B, 0, 1];
+/// The header of an answer.
+const PROBE_ANSWER: usize = 10;
 
 /// The process id of the running child, for whoever watches or has to kill it.
 #[derive(Debug, Clone, Default)]
@@ -63,8 +77,8 @@ impl ChildId {
 #[derive(Debug)]
 pub(crate) struct Swtpm {
     child: Child,
-    port: u16,
     id: ChildId,
+    ports: Ports,
 }
 
 /// Why one attempt failed.
@@ -75,12 +89,12 @@ enum Attempt {
 }
 
 impl Swtpm {
-    /// Starts one on this folder and waits until it listens. It ends when the calling thread does.
+    /// Starts one on this folder and waits until it serves. It ends when the calling thread does.
     pub(crate) fn start(state: &Path, id: &ChildId) -> Result<Self, TpmError> {
         prepare_folder(state)?;
         for _ in 0..PORT_TRIES {
-            let Some(port) = free_pair() else { continue };
-            match Self::start_on(state, port, id) {
+            let Some(ports) = Ports::take() else { continue };
+            match Self::start_on(state, ports, id) {
                 Ok(child) => return Ok(child),
                 Err(Attempt::PortTaken) => {}
                 Err(Attempt::Failed(error)) => return Err(error),
@@ -92,9 +106,9 @@ impl Swtpm {
         })
     }
 
-    /// The port for commands; the one above it is for control.
+    /// The port for commands; libtss2 expects control on the one above it.
     pub(crate) const fn port(&self) -> u16 {
-        self.port
+        self.ports.port
     }
 
     /// Waits until it has ended after TPM2_Shutdown and a closed connection; kills it if it does not end.
@@ -120,7 +134,7 @@ impl Swtpm {
         Ok(ended)
     }
 
-    fn start_on(state: &Path, port: u16, id: &ChildId) -> Result<Self, Attempt> {
+    fn start_on(state: &Path, ports: Ports, id: &ChildId) -> Result<Self, Attempt> {
         let failed = |why: String| {
             Attempt::Failed(TpmError::SwtpmFailed {
                 state: state.to_owned(),
@@ -136,24 +150,33 @@ impl Swtpm {
                 why: "expected a path in UTF-8 without a comma".to_owned(),
             })
         })?;
+        let note = state.join("swtpm.pid");
+        match fs::remove_file(&note) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error.to_string())),
+            Ok(()) | Err(_) => {}
+        }
         let mut command = Command::new("swtpm");
         command
+            .args(["socket", "--tpm2"])
+            .args(["--tpmstate", &format!("dir={folder},mode=0600")])
             .args([
-                "socket",
-                "--tpm2",
-                "--tpmstate",
-                &format!("dir={folder},mode=0600"),
+                "--server",
+                &format!("type=tcp,port={},bindaddr=127.0.0.1", ports.port),
             ])
-            .args(["--server", &format!("type=tcp,port={port},bindaddr=127.0.0.1")])
-            .args([
-                "--ctrl",
-                &format!("type=tcp,port={},bindaddr=127.0.0.1", port + 1),
-            ])
+            .args(["--pid", &format!("file={folder}/swtpm.pid")])
             .args(["--flags", "not-need-init,startup-clear"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        end_with_this_thread(&mut command);
+        // What the variables hold is not its business, and TPM_PATH or TPM_PORT would have it do something else.
+        command.env_clear().envs(
+            KEPT_VARIABLES
+                .iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        );
+        // Ctrl-C is for the host, which ends the child when it needs it no more.
+        command.process_group(0);
+        make_private(&mut command);
         let child = command.spawn().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Attempt::Failed(TpmError::SwtpmMissing),
             _ => failed(e.to_string()),
@@ -161,12 +184,19 @@ impl Swtpm {
         *id.lock() = Some(child.id());
         let mut running = Self {
             child,
-            port,
             id: id.clone(),
+            ports,
         };
         let until = Instant::now() + START_TIMEOUT;
+        let mut served = false;
         loop {
             match running.ended() {
+                Ok(None) if served => {
+                    running.ports.keep().map_err(|e| failed(e.to_string()))?;
+                    // It has served; swtpm does not mind that it is gone.
+                    fs::remove_file(&note).ok();
+                    return Ok(running);
+                }
                 Ok(None) => {}
                 Ok(Some(status)) => {
                     let log = read_tail(&log_path);
@@ -180,14 +210,16 @@ impl Swtpm {
                 }
                 Err(error) => return Err(failed(error.to_string())),
             }
-            // The kernel says who listens, so another user's process on the same port is never taken for the child.
-            if listens(running.child.id(), &[port, port + 1]) {
-                return Ok(running);
-            }
             if Instant::now() >= until {
-                return Err(failed("it did not listen in time".to_owned()));
+                return Err(failed("it did not answer in time".to_owned()));
             }
-            std::thread::sleep(POLL);
+            // It writes the note when it has the port, and ends if another process has it: so nobody else is taken for it.
+            let has_port =
+                fs::read_to_string(&note).is_ok_and(|pid| pid.trim() == running.child.id().to_string());
+            served = has_port && answers(running.ports.port, until).is_ok();
+            if !served {
+                std::thread::sleep(POLL);
+            }
         }
     }
 }
@@ -247,57 +279,73 @@ fn read_tail(path: &Path) -> String {
     }
 }
 
-/// Two neighbouring ports that are free now.
-fn free_pair() -> Option<u16> {
-    let span = u32::from(FIRST_EPHEMERAL - FIRST_PORT) / 2;
-    let offset = u16::try_from(OsRng.next_u32() % span).ok()?;
-    let port = FIRST_PORT + 2 * offset;
-    let free = |port| TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
-    match (free(port), free(port + 1)) {
-        (Ok(_), Ok(_)) => Some(port),
-        (Ok(_) | Err(_), Ok(_) | Err(_)) => None,
-    }
+/// Whether a TPM serves this port.
+fn answers(port: u16, until: Instant) -> io::Result<()> {
+    let left = until.saturating_duration_since(Instant::now()).max(POLL);
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(left))?;
+    stream.write_all(&PROBE)?;
+    stream.read_exact(&mut [0; PROBE_ANSWER])
 }
 
-/// Whether this process holds listening sockets on these ports of 127.0.0.1 (proc(5): `/proc/net/tcp`).
-fn listens(pid: u32, ports: &[u16]) -> bool {
-    const LISTENING: &str = "0A";
-    let Ok(table) = fs::read_to_string("/proc/net/tcp") else {
-        return false;
-    };
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return false;
-    };
-    let held: Vec<PathBuf> = descriptors
-        .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .collect();
-    let loopback = format!("{:08X}", u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets()));
-    ports.iter().all(|port| {
-        let address = format!("{loopback}:{port:04X}");
-        table.lines().any(|line| {
-            let mut fields = line.split_whitespace();
-            let (local, state) = (fields.nth(1), fields.nth(1));
-            let inode = fields.nth(5);
-            local == Some(address.as_str())
-                && state == Some(LISTENING)
-                && inode.is_some_and(|inode| held.contains(&PathBuf::from(format!("socket:[{inode}]"))))
+/// Two neighbouring ports.
+#[derive(Debug)]
+struct Ports {
+    port: u16,
+    /// Has the port without listening on it.
+    guard: OwnedFd,
+    /// Has the port above it. Stopped when this is dropped.
+    _control: Control,
+}
+
+impl Ports {
+    /// Takes two that are free.
+    fn take() -> Option<Self> {
+        let span = u32::from(FIRST_EPHEMERAL - FIRST_PORT) / 2;
+        let offset = u16::try_from(OsRng.next_u32() % span).ok()?;
+        Self::take_these(FIRST_PORT + 2 * offset).ok()
+    }
+
+    fn take_these(port: u16) -> io::Result<Self> {
+        let guard = socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        // For now whoever reuses addresses may share the port as long as nobody listens: the child does.
+        set_socket_reuseaddr(&guard, true)?;
+        bind(&guard, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
+        let control = Control::start(port + 1)?;
+        Ok(Self {
+            port,
+            guard,
+            _control: control,
         })
-    })
+    }
+
+    /// Lets no more process have the port of the child, which listens now: not even when the child is gone.
+    fn keep(&self) -> io::Result<()> {
+        Ok(set_socket_reuseaddr(&self.guard, false)?)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
-    #[test]
-    fn a_listener_is_known_by_its_process() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        assert!(listens(std::process::id(), &[port]));
-        assert!(!listens(1, &[port]), "another process does not hold it");
-        drop(listener);
-        assert!(!listens(std::process::id(), &[port]));
+    /// What works as soon as no child that another test just forked holds a copy of our socket any more.
+    fn soon<T>(mut attempt: impl FnMut() -> io::Result<T>) -> T {
+        let until = Instant::now() + START_TIMEOUT;
+        loop {
+            match attempt() {
+                Ok(done) => return done,
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            std::thread::yield_now();
+        }
     }
 
     #[test]
@@ -332,17 +380,93 @@ mod tests {
     #[test]
     fn a_port_that_another_program_took_is_told_from_a_failure() {
         let folder = tempfile::tempdir().unwrap();
-        let port = (0..100).find_map(|_| free_pair()).unwrap();
-        for taken in [port, port + 1] {
-            let squatter = TcpListener::bind(("127.0.0.1", taken)).unwrap();
-            let attempt = Swtpm::start_on(folder.path(), port, &ChildId::default());
-            assert!(matches!(attempt, Err(Attempt::PortTaken)), "{taken}");
-            drop(squatter);
-        }
+        let ports = (0..100).find_map(|_| Ports::take()).unwrap();
+        let port = ports.port;
         assert!(
-            Swtpm::start_on(folder.path(), port, &ChildId::default()).is_ok(),
+            TcpListener::bind(("127.0.0.1", port + 1)).is_err(),
+            "control is ours"
+        );
+        // Between taking the port and the child's start, one that reuses addresses can come before it.
+        let squatter = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let attempt = Swtpm::start_on(folder.path(), ports, &ChildId::default());
+        assert!(matches!(attempt, Err(Attempt::PortTaken)));
+        assert!(Ports::take_these(port).is_err(), "it is taken");
+        drop(squatter);
+        let ports = soon(|| Ports::take_these(port));
+        assert!(
+            Swtpm::start_on(folder.path(), ports, &ChildId::default()).is_ok(),
             "the control"
         );
+    }
+
+    #[test]
+    fn nobody_gets_the_port_of_one_that_died() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut swtpm =
+            Swtpm::start(folder.path(), &ChildId::default()).expect("needs swtpm: apt-get install swtpm");
+        let port = swtpm.port();
+        swtpm.child.kill().unwrap();
+        swtpm.child.wait().unwrap();
+        for _ in 0..2 {
+            let error = TcpListener::bind(("127.0.0.1", port)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "nobody listens");
+        }
+        drop(swtpm);
+        drop(soon(|| TcpListener::bind(("127.0.0.1", port))));
+    }
+
+    #[test]
+    fn there_is_no_control_channel_and_its_stand_in_knows_one_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let swtpm =
+            Swtpm::start(folder.path(), &ChildId::default()).expect("needs swtpm: apt-get install swtpm");
+        let arguments = fs::read_to_string(format!("/proc/{}/cmdline", swtpm.child.id())).unwrap();
+        assert!(arguments.contains("--server"), "the control");
+        assert!(!arguments.contains("--ctrl"));
+        let say = |command: &[u8]| {
+            let mut stream = TcpStream::connect(("127.0.0.1", swtpm.port() + 1)).unwrap();
+            stream.write_all(command).unwrap();
+            // It may have gone already.
+            stream.shutdown(std::net::Shutdown::Write).ok();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).ok();
+            answer
+        };
+        assert_eq!(
+            say(&[0, 0, 0, 5, 0]),
+            [0; 4],
+            "locality 0, which libtss2 asks for"
+        );
+        // CMD_GET_STATEBLOB of the permanent state, CMD_STORE_VOLATILE, CMD_SHUTDOWN, another locality.
+        let state = [0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        for command in [&state[..], &[0, 0, 0, 10], &[0, 0, 0, 3], &[0, 0, 0, 5, 3], &[]] {
+            assert_eq!(say(command), [] as [u8; 0], "{command:?}");
+        }
+        answers(swtpm.port(), Instant::now() + START_TIMEOUT).expect("it still serves");
+    }
+
+    #[test]
+    fn it_inherits_no_variable_and_no_terminal_signal() {
+        let folder = tempfile::tempdir().unwrap();
+        let swtpm =
+            Swtpm::start(folder.path(), &ChildId::default()).expect("needs swtpm: apt-get install swtpm");
+        let pid = swtpm.child.id();
+        let variables = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        assert!(
+            variables.starts_with("PATH=") || variables.contains("\0PATH="),
+            "the control"
+        );
+        for variable in variables.split_terminator('\0') {
+            let name = variable.split('=').next().unwrap();
+            assert!(KEPT_VARIABLES.contains(&name), "{name}");
+        }
+        assert!(
+            std::env::var_os("CARGO_MANIFEST_DIR").is_some(),
+            "the control: this process has others"
+        );
+        let group = rustix::process::getpgid(Pid::from_raw(pid.cast_signed())).unwrap();
+        assert_eq!(group.as_raw_nonzero().get(), pid.cast_signed());
     }
 
     #[test]

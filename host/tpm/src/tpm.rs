@@ -105,10 +105,10 @@ impl Tpm {
             deadline,
             child.clone(),
             move || Device::open(theirs, session, srk_name, opening),
-            |device| (device.srk_name().to_vec(), device.facts()),
+            |device| (device.srk_name().to_vec(), device.assurance()),
         )?;
-        let (srk_name, facts) = about;
-        let facts = facts.map_err(|error| TpmError::Open {
+        let (srk_name, assurance) = about;
+        let assurance = assurance.map_err(|error| TpmError::Open {
             place: choice.place(),
             cause: error.to_string(),
         })?;
@@ -116,7 +116,7 @@ impl Tpm {
             actor: Arc::new(actor),
             choice,
             srk_name: srk_name.into(),
-            assurance: facts.assurance,
+            assurance,
             child,
         })
     }

@@ -175,9 +175,10 @@ fn connect(choice: TpmChoice, kind: RootKind, folder: &Path) -> Result<(RootSpec
         (asked, found) if asked == found => {}
         (_, Assurance::Swtpm) => {
             return Err(Failure::failed(
-                "this is a software TPM, and a hardware TPM was asked for; nothing was made",
+                "this is a software TPM, as a virtual machine has one, or of a maker that is not known, and a hardware TPM was \
+                 asked for; nothing was made",
             )
-            .help("if that is what you want, say `--custody swtpm`")
+            .help("if that is what you want, say `--custody swtpm` and name it, such as `--tcti device:/dev/tpmrm0`")
             .into());
         }
         (_, found) => {

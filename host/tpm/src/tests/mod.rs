@@ -2,7 +2,9 @@
 //! beside their code.
 
 mod custody;
+mod device;
 mod formats;
+mod interposer;
 mod queues;
 mod recovery;
 mod sealing;

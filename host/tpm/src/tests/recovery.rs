@@ -119,3 +119,20 @@ async fn a_tpm_that_cannot_start_again_is_unavailable_and_not_a_hang() {
     std::fs::rename(&moved, &state).unwrap();
     key.sign(1, b"content").await.expect("it works again");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tpm_that_hangs_is_not_left_behind() {
+    let rig = Rig::new();
+    let id = rig.tpm.swtpm_pid().unwrap();
+    let pid = rustix::process::Pid::from_raw(id.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let Rig { tpm, folder } = rig;
+    drop(tpm);
+    // Killed; the thread that is free now collects it.
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while std::path::Path::new(&format!("/proc/{id}")).exists() {
+        assert!(std::time::Instant::now() < until, "it still is there");
+        tokio::task::yield_now().await;
+    }
+    drop(folder);
+}
