@@ -248,7 +248,7 @@ impl Host {
         blocking(move || {
             let component = code
                 .load(&engine)
-                .map_err(|error| LoadError::TooComplex(format!("{error:#}")))?;
+                .map_err(|error| LoadError::TooComplex(escape(&format!("{error:#}"), MAX_SHOWN)))?;
             entrance(&engine, &component, &admission)
         })
         .await?
@@ -277,12 +277,16 @@ impl Drop for Admitted {
     }
 }
 
+/// What the engine says of a component is shown up to this many characters.
+const MAX_SHOWN: usize = 400;
+
 /// A reason on the log has at most this many characters.
 const MAX_REASON: usize = 200;
 
 fn entrance(engine: &Engine, component: &Component, admission: &Admission) -> Result<Entrance, LoadError> {
     let linked = linker::link(engine, component, admission)?;
-    let mismatch = |error: wasmtime::Error| LoadError::Mismatch(format!("{error:#}"));
+    // The engine quotes names that the component chose.
+    let mismatch = |error: wasmtime::Error| LoadError::Mismatch(escape(&format!("{error:#}"), MAX_SHOWN));
     match Call::of(component)? {
         Call::Agent => AgentPre::new(linked).map(Entrance::Agent).map_err(mismatch),
         Call::Command => CommandPre::new(linked).map(Entrance::Command).map_err(mismatch),
