@@ -6,6 +6,7 @@
     reason = "a test kit fails by panicking"
 )]
 
+pub mod bare;
 pub mod driver;
 pub mod entries;
 mod guests;
