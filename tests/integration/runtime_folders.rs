@@ -16,7 +16,11 @@ async fn obey(folder: &std::path::Path, commands: &str) -> RunReport {
         .await
         .unwrap();
     let report = agent.run(RunInput::text(commands)).await.unwrap();
-    assert_eq!(bench.broker.ends(), [report.end.clone()], "the broker knows");
+    assert_eq!(
+        bench.broker.ends().as_slice(),
+        std::slice::from_ref(&report.end),
+        "the broker knows"
+    );
     report
 }
 
