@@ -8,38 +8,33 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use claviger::wasmtime::component::{Component, Linker, ResourceTable};
+use claviger::wasmtime::component::{Component, Linker};
 use claviger::wasmtime::{Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
-use claviger::{Answer, RunInput};
+use claviger::{Agent, Answer, Host, PoolSize, RunInput};
 use claviger_broker::audit::Durability;
-use claviger_core::Algorithm;
+use claviger_core::admission::AdmissionId;
+use claviger_core::audit::InstanceEnd;
 use claviger_core::custody::CustodyKind;
+use claviger_core::egress::{Answer as EgressAnswer, BodyStream, RequestHead};
+use claviger_core::manifest::Manifest;
+use claviger_core::{
+    Admission, Algorithm, BoxFuture, Broker, ComponentDigest, InstanceId, NotAdmitted, Outcome, Refusal,
+    Request,
+};
 use claviger_tpm::SessionKind;
 use criterion::{Criterion, criterion_group, criterion_main};
 use kit::Guest;
+use kit::bare::Bare;
 use support::Fixture;
+use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 const INPUT: &str = "hello";
 const OUTPUT: usize = 64 * 1024;
-
-struct State {
-    wasi: WasiCtx,
-    table: ResourceTable,
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
-    }
-}
 
 /// The pool that a host makes for 32.
 fn engine() -> Engine {
@@ -65,7 +60,7 @@ fn engine() -> Engine {
     Engine::new(&config).unwrap()
 }
 
-async fn bare(engine: &Engine, command: &CommandPre<State>) -> Vec<u8> {
+async fn bare(engine: &Engine, command: &CommandPre<Bare>) -> Vec<u8> {
     let stdout = MemoryOutputPipe::new(OUTPUT);
     let wasi = WasiCtxBuilder::new()
         .stdin(MemoryInputPipe::new(INPUT))
@@ -73,8 +68,7 @@ async fn bare(engine: &Engine, command: &CommandPre<State>) -> Vec<u8> {
         .stderr(MemoryOutputPipe::new(OUTPUT))
         .arg("test")
         .build();
-    let table = ResourceTable::new();
-    let mut store = Store::new(engine, State { wasi, table });
+    let mut store = Store::new(engine, Bare::new(wasi));
     store.set_epoch_deadline(u64::MAX / 2);
     let instance = command.instantiate_async(&mut store).await.unwrap();
     instance
@@ -87,6 +81,73 @@ async fn bare(engine: &Engine, command: &CommandPre<State>) -> Vec<u8> {
     stdout.contents().to_vec()
 }
 
+/// Admits everything and keeps nothing: what a run costs without the log.
+#[derive(Debug)]
+struct NoLog;
+
+impl Broker for NoLog {
+    fn admit<'a>(
+        &'a self,
+        manifest: &'a Manifest,
+        component: ComponentDigest,
+    ) -> BoxFuture<'a, Result<Admission, NotAdmitted>> {
+        let admission = Admission {
+            id: AdmissionId(0),
+            agent: manifest.agent.name.clone(),
+            component,
+            manifest: manifest.digest,
+            capabilities: manifest
+                .grants
+                .values()
+                .map(|grant| grant.capability.kind())
+                .collect(),
+        };
+        Box::pin(async move { Ok(admission) })
+    }
+
+    fn withdraw(&self, _: AdmissionId, _: Vec<String>) {}
+
+    fn start(&self, _: AdmissionId) -> Result<InstanceId, Refusal> {
+        Ok(InstanceId(0))
+    }
+
+    fn end(&self, _: InstanceId, _: InstanceEnd) {}
+
+    fn perform(&self, _: InstanceId, _: Request) -> BoxFuture<'_, Result<Outcome, Refusal>> {
+        Box::pin(async { Err(Refusal::NotGranted) })
+    }
+
+    fn send(
+        &self,
+        _: InstanceId,
+        _: RequestHead,
+        _: BodyStream,
+    ) -> BoxFuture<'_, Result<EgressAnswer, Refusal>> {
+        Box::pin(async { Err(Refusal::NotGranted) })
+    }
+}
+
+fn without_log(fixture: &Fixture) -> Agent {
+    let component = kit::guest(Guest::Command);
+    let host = Host::builder(Arc::new(NoLog))
+        .pool(PoolSize::default())
+        .build()
+        .unwrap();
+    let manifest = support::manifest(component);
+    fixture
+        .runtime
+        .block_on(host.load(&manifest, fixture.folder.path(), component))
+        .unwrap()
+}
+
+async fn ours(agent: &Agent, said: &[u8]) {
+    let report = agent.run(RunInput::text(INPUT)).await.unwrap();
+    assert_eq!(
+        (&report.answer, report.stdout.as_slice()),
+        (&Answer::Exited(0), said)
+    );
+}
+
 fn instance(criterion: &mut Criterion) {
     let fixture = Fixture::new(
         Durability::Process,
@@ -95,6 +156,7 @@ fn instance(criterion: &mut Criterion) {
         SessionKind::Password,
     );
     let agent = fixture.load(Guest::Command);
+    let unlogged = without_log(&fixture);
     let engine = engine();
     let mut linker = Linker::new(&engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
@@ -106,10 +168,10 @@ fn instance(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("instance");
     group.measurement_time(Duration::from_secs(5));
     group.bench_function("claviger", |b| {
-        b.to_async(runtime).iter(async || {
-            let report = agent.run(RunInput::text(INPUT)).await.unwrap();
-            assert_eq!((&report.answer, &report.stdout), (&Answer::Exited(0), &said));
-        });
+        b.to_async(runtime).iter(async || ours(&agent, &said).await);
+    });
+    group.bench_function("claviger-without-log", |b| {
+        b.to_async(runtime).iter(async || ours(&unlogged, &said).await);
     });
     group.bench_function("bare-wasmtime", |b| {
         b.to_async(runtime).iter(async || bare(&engine, &command).await);

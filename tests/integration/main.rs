@@ -20,6 +20,7 @@ mod device;
 mod hygiene;
 mod interop;
 mod runtime_credentials;
+mod runtime_folders;
 mod runtime_limits;
 mod runtime_loading;
 mod runtime_world;

@@ -118,6 +118,66 @@ async fn a_list_larger_than_a_host_call_may_lift_is_not_lifted() {
 }
 
 #[tokio::test]
+async fn a_list_of_nearly_a_gibibyte_that_is_really_there_is_not_lifted() {
+    let rest = limited("memory = \"1 GiB\"");
+    check(&rest, "sign-grown release 1065353216", StopLimit::HostCall).await;
+    let report = Bench::new().script(&rest, "sign-grown release 1000000").await;
+    assert_eq!(
+        report.answer,
+        Answer::Done("signed 64".to_owned()),
+        "the control: grown memory can be signed"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_larger_than_a_host_call_may_lift_is_not_lifted() {
+    check(
+        &limited("memory = \"128 MiB\""),
+        "answer 33554432",
+        StopLimit::HostCall,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn host_resources_are_stopped_at_their_cap() {
+    check(GRANT, "hold-streams 1025", StopLimit::Handles).await;
+    let report = Bench::new()
+        .script(GRANT, "hold-streams 1000\nhold-streams 1000")
+        .await;
+    assert_eq!(
+        report.answer,
+        Answer::Done("held 1000\nheld 1000".to_owned()),
+        "closed ones do not count"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_makes_a_million_handles_is_stopped_and_others_go_on() {
+    let bench = Bench::new();
+    let hoarder = bench.load("", &component_with_handles(1_000_000)).await.unwrap();
+    let neighbour = bench.load(GRANT, guest(Guest::Agent)).await.unwrap();
+    let (report, beside) = tokio::join!(
+        hoarder.run(RunInput::default()),
+        neighbour.run(RunInput::text("sleep 50\nsign release x"))
+    );
+    let stopped = InstanceEnd::Stopped {
+        limit: StopLimit::Handles,
+    };
+    assert_eq!(report.unwrap().end, stopped);
+    assert_eq!(beside.unwrap().end, InstanceEnd::Finished);
+    assert!(bench.broker.ends().contains(&stopped), "the broker was told");
+    let last = bench.load("", &component_with_handles(4097)).await.unwrap();
+    assert_eq!(last.run(RunInput::default()).await.unwrap().end, stopped);
+    let within = bench.load("", &component_with_handles(4096)).await.unwrap();
+    assert_eq!(
+        within.run(RunInput::default()).await.unwrap().end,
+        InstanceEnd::Finished,
+        "the control: exactly the cap"
+    );
+}
+
+#[tokio::test]
 async fn a_list_beyond_the_memory_is_the_guests_fault() {
     for claimed in ["15728640", "1073741824", "4294967280"] {
         let report = Bench::new()
@@ -251,6 +311,31 @@ fn component_that(body: &str) -> Vec<u8> {
                 (memory $one 0) (memory $two 0) (table $table 0 funcref)
                 (func (export "run") (result i32) {body} (i32.const 0)))
             (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (component $shim
+                (import "run" (func $run (result (result))))
+                (export "run" (func $run)))
+            (instance $exported (instantiate $shim (with "run" (func $run))))
+            (export "wasi:cli/run@0.2.0" (instance $exported)))"#
+    ))
+    .unwrap()
+}
+
+/// A command whose `run` makes so many handles to resources of its own and keeps them.
+fn component_with_handles(count: u32) -> Vec<u8> {
+    wat::parse_str(format!(
+        r#"(component
+            (type $thing (resource (rep i32)))
+            (core func $new (canon resource.new $thing))
+            (core module $m
+                (import "" "new" (func $new (param i32) (result i32)))
+                (func (export "run") (result i32) (local $left i32)
+                    (local.set $left (i32.const {count}))
+                    (loop $more
+                        (drop (call $new (i32.const 0)))
+                        (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+                    (i32.const 0)))
+            (core instance $i (instantiate $m (with "" (instance (export "new" (func $new))))))
             (func $run (result (result)) (canon lift (core func $i "run")))
             (component $shim
                 (import "run" (func $run (result (result))))

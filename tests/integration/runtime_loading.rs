@@ -141,6 +141,24 @@ async fn cache_event(host: &Host) -> CacheEvent {
 }
 
 #[tokio::test]
+async fn the_cache_is_not_given_to_an_agent() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("data")).unwrap();
+    let host = cached(&root.path().join("cache"), 1);
+    for (folder, given) in [("cache", false), (".", false), ("data", true)] {
+        let manifest = manifest(&format!(
+            "[files]\n\"/d\" = {{ host = \"{folder}\", access = \"read-write\" }}\n{GRANT}"
+        ));
+        let loaded = host.load(&manifest, root.path(), guest(Guest::Command)).await;
+        match loaded {
+            Ok(_) => assert!(given, "{folder}"),
+            Err(LoadError::FolderOverlaps { .. }) => assert!(!given, "{folder}"),
+            Err(other) => panic!("{folder}: {other}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_cache_entry_is_used_when_it_is_authentic_and_only_then() {
     let folder = tempfile::tempdir().unwrap();
     let host = cached(folder.path(), 1);

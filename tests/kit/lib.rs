@@ -7,6 +7,7 @@
     reason = "a test kit fails by panicking"
 )]
 
+pub mod bare;
 pub mod custody;
 pub mod driver;
 pub mod entries;

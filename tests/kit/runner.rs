@@ -5,24 +5,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use claviger::wasmtime::component::{Component, Linker, ResourceTable};
+use claviger::wasmtime::component::{Component, Linker};
 use claviger::wasmtime::{Engine, Result, Store, format_err};
+use kit::bare::Bare;
+use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p2::bindings::Command;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-
-struct State {
-    wasi: WasiCtx,
-    table: ResourceTable,
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
-    }
-}
 
 fn main() -> ExitCode {
     match run() {
@@ -48,8 +35,7 @@ fn run() -> Result<std::result::Result<(), ()>> {
         .build()?;
     runtime.block_on(async {
         let wasi = WasiCtxBuilder::new().inherit_stdio().build();
-        let table = ResourceTable::new();
-        let mut store = Store::new(&engine, State { wasi, table });
+        let mut store = Store::new(&engine, Bare::new(wasi));
         store.set_epoch_deadline(u64::MAX / 2);
         let command = Command::instantiate_async(&mut store, &component, &linker).await?;
         command.wasi_cli_run().call_run(&mut store).await

@@ -87,6 +87,13 @@ const ROWS: &[Row] = &[
         goal: Goal::AtMost(1.3),
     },
     Row {
+        work: "the same without the log",
+        against: "bare wasmtime, pooling",
+        ours: "instance/claviger-without-log",
+        theirs: "instance/bare-wasmtime",
+        goal: Goal::Shown,
+    },
+    Row {
         work: "policy decision, 200 grants",
         against: "nothing",
         ours: "guard/decide-200",

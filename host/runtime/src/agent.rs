@@ -163,7 +163,7 @@ impl Agent {
 
     fn store(&self, state: State) -> Store<State> {
         let mut store = Store::new(&self.shared.engine.0, state);
-        store.limiter_async(|state| &mut state.totals);
+        store.limiter(|state| &mut state.totals);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
         store.set_max_component_handles(MAX_HANDLES);
         // Gives way at every tick: that is where the deadline, the processor time and a drop take effect.

@@ -30,7 +30,8 @@ const MAX_MEMORIES: u32 = 4;
 /// Tables in one component: one for each core instance is usual, most are empty.
 const MAX_TABLES: u32 = 64;
 
-/// How many instances can be live at once in one [`crate::Host`]. Each takes about 17 GiB of address space and no memory until used.
+/// How many instances can be live at once in one [`crate::Host`]. Each takes about 17 GiB of address space and no memory until used, and
+/// up to 64 file descriptors if it has folders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSize {
     // Invariant: 1..=MAX_LIVE.

@@ -1,5 +1,6 @@
 //! The folders of `[files]`, opened once at load. Gives no file to an agent: the run's WASI context does, from these.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use cap_std::ambient_authority;
@@ -49,36 +50,79 @@ impl Guarded {
         Ok(open)
     }
 
-    /// By real paths, without symbolic links. What is not there cannot be reached through a folder.
+    /// By real paths, without symbolic links: why the folder is not given. A path that cannot be followed stands against it.
     fn overlap(&self, found: &OpenFolder, others: &[OpenFolder], component: &Path) -> Option<String> {
-        let real = |path: &Path| path.canonicalize().ok();
-        let folder = real(&found.host)?;
-        let hidden = self.hidden.iter().filter_map(|path| real(path));
-        for path in hidden {
-            if path.starts_with(&folder) || folder.starts_with(&path) {
-                return Some(format!("overlaps `{}`, which no agent may see", path.display()));
-            }
-        }
-        let unwritable = self
-            .unwritable
-            .iter()
-            .map(PathBuf::as_path)
-            .chain([component])
-            .filter_map(real);
-        if let (Access::ReadWrite, Some(path)) = (
-            found.access,
-            unwritable.into_iter().find(|path| path.starts_with(&folder)),
-        ) {
-            return Some(format!("holds `{}`, which no agent may write", path.display()));
-        }
-        // One agent's name for a folder that another name leads into could move that folder between two loads.
-        others.iter().find_map(|other| {
-            let path = real(&other.host)?;
-            let nested = path.starts_with(&folder) || folder.starts_with(&path);
-            let writes = other.access == Access::ReadWrite || found.access == Access::ReadWrite;
-            (nested && writes).then(|| format!("overlaps the folder that the agent has as `{}`", other.guest))
+        self.compare(found, others, component).unwrap_or_else(|error| {
+            Some(format!(
+                "cannot be told from what no agent may see or write: {error}"
+            ))
         })
     }
+
+    fn compare(
+        &self,
+        found: &OpenFolder,
+        others: &[OpenFolder],
+        component: &Path,
+    ) -> std::io::Result<Option<String>> {
+        // The folder that was opened, not the one that its name leads to by now.
+        let folder = found.path().canonicalize()?;
+        for hidden in &self.hidden {
+            let path = real_or_to_come(hidden)?;
+            if path.starts_with(&folder) || folder.starts_with(&path) {
+                return Ok(Some(format!(
+                    "overlaps `{}`, which no agent may see",
+                    path.display()
+                )));
+            }
+        }
+        if found.access == Access::ReadWrite {
+            for unwritable in self.unwritable.iter().map(PathBuf::as_path).chain([component]) {
+                if let Some(path) = real(unwritable)?
+                    && path.starts_with(&folder)
+                {
+                    return Ok(Some(format!(
+                        "holds `{}`, which no agent may write",
+                        path.display()
+                    )));
+                }
+            }
+        }
+        // One agent's name for a folder that another name leads into could move that folder between two loads.
+        for other in others {
+            let path = other.path().canonicalize()?;
+            let nested = path.starts_with(&folder) || folder.starts_with(&path);
+            if nested && (other.access == Access::ReadWrite || found.access == Access::ReadWrite) {
+                return Ok(Some(format!(
+                    "overlaps the folder that the agent has as `{}`",
+                    other.guest
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A path without symbolic links, if there is something at it.
+fn real(path: &Path) -> std::io::Result<Option<PathBuf>> {
+    match path.canonicalize() {
+        Ok(real) => Ok(Some(real)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A path without symbolic links; what is not there yet is placed in the nearest folder that is, since it may be made later.
+fn real_or_to_come(path: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    for there in path.ancestors() {
+        if let Some(real) = real(there)? {
+            let rest = path.strip_prefix(there).map_err(std::io::Error::other)?;
+            // Joining nothing would add a slash, which would be shown.
+            return Ok(rest.components().fold(real, |path, part| path.join(part)));
+        }
+    }
+    Err(ErrorKind::NotFound.into())
 }
 
 impl OpenFolder {
@@ -167,6 +211,37 @@ mod tests {
             "\"/up\" = { host = \"dist/..\", access = \"read-write\" }",
             Some("no agent may see"),
         );
+    }
+
+    #[test]
+    fn what_is_to_be_hidden_is_hidden_before_it_is_made() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("data")).unwrap();
+        std::fs::create_dir(root.path().join("other")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("data"), root.path().join("link")).unwrap();
+        let open = |folder: &str, hidden: &str| {
+            let (manifest, _) = Manifest::parse(&format!(
+                "schema = 1\n[agent]\nname = \"a\"\ncomponent = \"agent.wasm\"\n[files]\n\"/d\" = {{ host = \"{folder}\", access = \"read\" }}"
+            ))
+            .unwrap();
+            let guarded = Guarded {
+                hidden: vec![root.path().join(hidden)],
+                unwritable: Vec::new(),
+            };
+            guarded.open_all(&manifest.world, root.path(), Path::new("elsewhere"))
+        };
+        for hidden in ["data/keys", "data/a/b/keys", "link/keys"] {
+            let refused = open("data", hidden).unwrap_err();
+            assert!(
+                refused.to_string().contains("no agent may see"),
+                "{hidden}: {refused}"
+            );
+            assert!(open("other", hidden).is_ok(), "the control: {hidden}");
+        }
+        // A file on the way cannot be followed, and what cannot be compared is not given.
+        std::fs::write(root.path().join("file"), "").unwrap();
+        let refused = open("data", "file/keys").unwrap_err();
+        assert!(refused.to_string().contains("cannot be told from"), "{refused}");
     }
 
     #[test]

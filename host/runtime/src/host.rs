@@ -88,7 +88,8 @@ impl HostBuilder {
         self
     }
 
-    /// Keeps compiled components in this folder, authenticated with this key: whoever can write there gains nothing. Default: none.
+    /// Keeps compiled components in this folder, authenticated with this key: whoever can write there gains nothing. No agent is given it
+    /// or a folder that holds it. Default: none.
     #[must_use]
     pub fn cache(mut self, folder: PathBuf, key: Secret) -> Self {
         self.cache = Some((folder, key));
@@ -113,13 +114,17 @@ impl HostBuilder {
     ///
     /// # Errors
     /// When the address space does not suffice or the cache's folder cannot be used.
-    pub fn build(self) -> Result<Host, HostError> {
+    pub fn build(mut self) -> Result<Host, HostError> {
         let engine = engine::pooled(self.pool).map_err(HostError::Engine)?;
         let cache = match self.cache {
             None => None,
-            Some((folder, key)) => Some(Arc::new(
-                Cache::open(&folder, key).map_err(|source| HostError::Cache { folder, source })?,
-            )),
+            Some((folder, key)) => {
+                // Whoever writes there has every load compile again, or fills it.
+                self.guarded.hidden.push(folder.clone());
+                Some(Arc::new(
+                    Cache::open(&folder, key).map_err(|source| HostError::Cache { folder, source })?,
+                ))
+            }
         };
         Ok(Host {
             shared: Arc::new(Shared {
@@ -248,7 +253,7 @@ impl Host {
         blocking(move || {
             let component = code
                 .load(&engine)
-                .map_err(|error| LoadError::TooComplex(format!("{error:#}")))?;
+                .map_err(|error| LoadError::TooComplex(escape(&format!("{error:#}"), MAX_SHOWN)))?;
             entrance(&engine, &component, &admission)
         })
         .await?
@@ -277,12 +282,16 @@ impl Drop for Admitted {
     }
 }
 
+/// What the engine says of a component is shown up to this many characters.
+const MAX_SHOWN: usize = 400;
+
 /// A reason on the log has at most this many characters.
 const MAX_REASON: usize = 200;
 
 fn entrance(engine: &Engine, component: &Component, admission: &Admission) -> Result<Entrance, LoadError> {
     let linked = linker::link(engine, component, admission)?;
-    let mismatch = |error: wasmtime::Error| LoadError::Mismatch(format!("{error:#}"));
+    // The engine quotes names that the component chose.
+    let mismatch = |error: wasmtime::Error| LoadError::Mismatch(escape(&format!("{error:#}"), MAX_SHOWN));
     match Call::of(component)? {
         Call::Agent => AgentPre::new(linked).map(Entrance::Agent).map_err(mismatch),
         Call::Command => CommandPre::new(linked).map(Entrance::Command).map_err(mismatch),

@@ -25,6 +25,7 @@ mod cache;
 mod compile;
 mod engine;
 mod error;
+mod files;
 mod folders;
 mod host;
 mod imports;

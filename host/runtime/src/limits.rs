@@ -9,7 +9,7 @@ use claviger_core::audit::{InstanceEnd, StopLimit};
 use claviger_core::name::escape;
 use claviger_core::profile::MAX_SSHSIG_CONTENT;
 use wasmtime::component::ResourceTableError;
-use wasmtime::{ResourceLimiterAsync, Trap};
+use wasmtime::{ResourceLimiter, Trap};
 use wasmtime_wasi::I32Exit;
 
 use crate::engine::MAX_TABLE_ELEMENTS;
@@ -23,6 +23,9 @@ pub(crate) const MAX_HANDLES: usize = 4096;
 
 /// Host resources alive in one instance: each has a host allocation behind it, so this is tighter than the handles.
 pub(crate) const MAX_HOST_RESOURCES: usize = 1024;
+
+/// Files, folders and listings open at once in one instance: each is a file descriptor of the host, of which a process often has 1024.
+pub(crate) const MAX_OPEN_FILES: usize = 64;
 
 /// Signers open at once in one instance, as promised in WIT.
 pub(crate) const MAX_OPEN_SIGNERS: usize = 64;
@@ -89,10 +92,9 @@ impl Totals {
     }
 }
 
-#[wasmtime_wasi::async_trait]
-impl ResourceLimiterAsync for Totals {
+impl ResourceLimiter for Totals {
     // An error stops the instance and says why; `Ok(false)` would make a Rust guest abort as if by a fault of its own.
-    async fn memory_growing(
+    fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -107,7 +109,7 @@ impl ResourceLimiterAsync for Totals {
         Ok(())
     }
 
-    async fn table_growing(
+    fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -147,14 +149,16 @@ impl<T, F: Future<Output = wasmtime::Result<T>>> Future for Metered<F> {
     type Output = wasmtime::Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Each look at the clock is a system call, so there is none after the last poll: what ended is not stopped any more.
         let before = processor_time();
-        let polled = self.run.as_mut().poll(context);
-        self.spent += processor_time().saturating_sub(before);
-        match polled {
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending if self.spent > self.limit => Poll::Ready(Err(Stop(StopLimit::Cpu).into())),
-            Poll::Pending => Poll::Pending,
+        if let Poll::Ready(result) = self.run.as_mut().poll(context) {
+            return Poll::Ready(result);
         }
+        self.spent += processor_time().saturating_sub(before);
+        if self.spent > self.limit {
+            return Poll::Ready(Err(Stop(StopLimit::Cpu).into()));
+        }
+        Poll::Pending
     }
 }
 

@@ -14,6 +14,7 @@ use wasmtime_wasi_io::bindings::wasi::io;
 use wasmtime_wasi_io::streams::Error as HostError;
 
 use crate::error::LoadError;
+use crate::files;
 use crate::imports;
 use crate::interfaces;
 use crate::state::State;
@@ -34,6 +35,7 @@ pub(crate) fn link(
         |error: wasmtime::Error| LoadError::Mismatch(claviger_core::name::escape(&format!("{error:#}"), 400));
     let mut linker = Linker::new(engine);
     add_wasi(&mut linker).map_err(mismatch)?;
+    files::bound(&mut linker).map_err(mismatch)?;
     imports::add_granted_to_linker(&mut linker, admission, State::credentials).map_err(mismatch)?;
     linker.instantiate_pre(component).map_err(mismatch)
 }

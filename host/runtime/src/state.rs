@@ -11,6 +11,7 @@ use wasmtime_wasi::{
 };
 
 use crate::error::RunError;
+use crate::files::OpenFiles;
 use crate::folders::OpenFolder;
 use crate::imports::{CredentialsCtx, CredentialsView};
 use crate::limits::{MAX_HOST_RESOURCES, MAX_RANDOM, Totals};
@@ -19,7 +20,8 @@ use crate::output::Captured;
 /// The store's data.
 pub(crate) struct State {
     wasi: WasiCtx,
-    table: ResourceTable,
+    pub(crate) table: ResourceTable,
+    pub(crate) open_files: OpenFiles,
     pub(crate) credentials: CredentialsCtx,
     pub(crate) totals: Totals,
 }
@@ -39,6 +41,7 @@ impl State {
         Ok(Self {
             wasi,
             table,
+            open_files: OpenFiles::default(),
             credentials,
             totals: Totals::new(manifest.limits.memory.0),
         })

@@ -1,6 +1,7 @@
 //! An agent that does what its input says, one command a line, and answers with one line for each. Hostile where it can be; what
 //! it tries is listed in [`obey`].
 
+mod greedy;
 mod hostile;
 
 use std::time::{Duration, Instant, SystemTime};
@@ -51,6 +52,14 @@ fn obey(line: &str) -> Result<String, Error> {
         "write" => Ok(said(std::fs::write(first, second).map(|()| "written".to_owned()))),
         "remove" => Ok(said(std::fs::remove_file(first).map(|()| "removed".to_owned()))),
         "list" => Ok(said(list(first))),
+        "make-files" => Ok(said(greedy::make(first, number(second)?))),
+        "count" => Ok(said(greedy::count(first))),
+        "kinds" => Ok(said(greedy::kinds(first))),
+        "hold-files" => Ok(said(greedy::hold_files(first, number(second)?))),
+        "hold-listings" => Ok(said(greedy::hold_listings(first, number(second)?))),
+        "hold-streams" => Ok(greedy::hold_streams(number(first)?)),
+        "write-at-once" => Ok(greedy::write_at_once(number(first)?)),
+        "sign-grown" => answered(greedy::sign_grown(first, number(second)?)),
         "connect" => Ok(said(
             std::net::TcpStream::connect(first).map(|_| "connected".to_owned()),
         )),
