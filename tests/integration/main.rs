@@ -16,6 +16,8 @@ mod cli_scene;
 mod crash;
 mod device;
 mod hygiene;
+mod hygiene_core;
+mod hygiene_scene;
 mod interop;
 mod runtime_credentials;
 mod runtime_limits;

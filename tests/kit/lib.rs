@@ -9,6 +9,7 @@
 pub mod driver;
 pub mod entries;
 mod guests;
+pub mod held;
 pub mod holder;
 pub mod process;
 pub mod scan;
