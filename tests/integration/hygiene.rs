@@ -140,8 +140,11 @@ fn the_search_finds_what_a_function_left_on_the_stack_of_a_living_thread() {
     );
 }
 
+/// Whether something in this encoding can be there.
+type Holds = fn(&str) -> bool;
+
 /// Where something was planted, and which encodings can be there.
-const PLACES: [(&str, fn(&str) -> bool); 11] = [
+const PLACES: [(&str, Holds); 11] = [
     ("memory", |_| true),
     ("linear memory", |_| true),
     ("/planted", |_| true),

@@ -10,6 +10,7 @@ use zeroize::Zeroize as _;
 const UNSEALED: usize = size_of::<TPM2B_SENSITIVE_DATA>();
 /// The sizes of glibc's pieces differ by this.
 const STEP: usize = 16;
+const FILL: u8 = 0xA5;
 /// glibc keeps up to seven freed pieces of a size for the thread that freed them.
 const KEPT: usize = 8;
 /// How deep a command goes with its structures on the stack, in an unoptimised build, with room to spare; in words.
@@ -35,9 +36,9 @@ fn pieces() -> Vec<Vec<u8>> {
     // glibc rounds up by one step when the rest would be too small to keep.
     for size in [UNSEALED, UNSEALED + STEP] {
         for _ in 0..KEPT {
-            // Not `vec![0; size]`: zeroed memory is not taken from the same place.
+            // Not zeroes: zeroed memory is not taken from the same place.
             let mut piece = Vec::with_capacity(size);
-            piece.resize(size, 0_u8);
+            piece.resize(size, FILL);
             all.push(black_box(piece));
         }
     }
