@@ -18,6 +18,8 @@ mod crash;
 mod custody;
 mod device;
 mod hygiene;
+mod hygiene_core;
+mod hygiene_scene;
 mod interop;
 mod runtime_credentials;
 mod runtime_folders;

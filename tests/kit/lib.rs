@@ -12,6 +12,7 @@ pub mod custody;
 pub mod driver;
 pub mod entries;
 mod guests;
+pub mod held;
 pub mod holder;
 pub mod permits;
 pub mod process;

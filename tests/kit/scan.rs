@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -67,6 +68,22 @@ pub fn encodings(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         }
     }
     all
+}
+
+/// Whether the encoding survives a stream that is read as text, and is one word of a command line.
+#[must_use]
+pub fn is_text(encoding: &str) -> bool {
+    !["raw", "reversed", "utf-16", "swapped u32", "swapped u64"].contains(&encoding)
+}
+
+/// Whether the encoding is the name of a file, whatever the secret.
+#[must_use]
+pub fn is_name(encoding: &str) -> bool {
+    // Of the others, some can have a slash in them.
+    encoding.eq_ignore_ascii_case("hex")
+        || ["percent", "base64url", "json numbers", "debug numbers"]
+            .iter()
+            .any(|start| encoding.starts_with(start))
 }
 
 fn list(secret: &[u8], separator: &str) -> Vec<u8> {
@@ -228,6 +245,26 @@ impl Scanner {
         hits
     }
 
+    /// What is in this core dump, or any other large file, read piece by piece.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn scan_core(&self, path: &Path) -> Vec<Hit> {
+        let core = File::open(path).expect("a core");
+        let length = core.metadata().expect("a length").len();
+        let place = path.display().to_string();
+        let (mut hits, mut carry) = (Vec::new(), Vec::new());
+        let mut from = 0;
+        while from < length {
+            let mut piece = vec![0; usize::try_from(length - from).unwrap_or(PIECE).min(PIECE)];
+            core.read_exact_at(&mut piece, from).expect("a core");
+            self.scan_pages(&place, from, &piece, &mut carry, &mut hits);
+            from += piece.len() as u64;
+        }
+        hits
+    }
+
     /// What is in the memory of a process that stands still: what a core dump would have, and what it would leave out.
     ///
     /// # Panics
@@ -247,29 +284,33 @@ impl Scanner {
                     break;
                 }
                 found.bytes += length as u64;
-                for (at, page) in (from..).step_by(PAGE.len()).zip(piece.chunks(PAGE.len())) {
-                    // A find over the border of two pages.
-                    let start = at - carry.len() as u64;
-                    if page != PAGE.as_slice() {
-                        carry.extend_from_slice(page);
-                        let hits = self.scan(&mapping.name, start, &carry);
-                        if mapping.dumped {
-                            &mut found.dumped
-                        } else {
-                            &mut found.left_out
-                        }
-                        .extend(hits);
-                    }
-                    carry.clear();
-                    carry.extend_from_slice(
-                        page.get(page.len().saturating_sub(WINDOW - 1)..)
-                            .unwrap_or_default(),
-                    );
-                }
+                let hits = if mapping.dumped {
+                    &mut found.dumped
+                } else {
+                    &mut found.left_out
+                };
+                self.scan_pages(&mapping.name, from, &piece, &mut carry, hits);
                 from += length as u64;
             }
         }
         found
+    }
+
+    /// Searches a piece page by page; `carry` is the end of the page before it, and becomes the end of its last.
+    fn scan_pages(&self, place: &str, base: u64, piece: &[u8], carry: &mut Vec<u8>, hits: &mut Vec<Hit>) {
+        for (at, page) in (base..).step_by(PAGE.len()).zip(piece.chunks(PAGE.len())) {
+            // A find over the border of two pages.
+            let start = at - carry.len() as u64;
+            if page != PAGE.as_slice() {
+                carry.extend_from_slice(page);
+                hits.extend(self.scan(place, start, carry));
+            }
+            carry.clear();
+            carry.extend_from_slice(
+                page.get(page.len().saturating_sub(WINDOW - 1)..)
+                    .unwrap_or_default(),
+            );
+        }
     }
 }
 
@@ -295,6 +336,8 @@ struct Mapping {
     to: u64,
     name: String,
     dumped: bool,
+    // Invariant: false if there is a page in it, in memory or swapped out.
+    untouched: bool,
 }
 
 impl Mapping {
@@ -302,6 +345,36 @@ impl Mapping {
     fn may_be_unreadable(&self) -> bool {
         !self.name.starts_with('r') || self.name.contains("[vvar") || self.name.contains("[vsyscall]")
     }
+}
+
+/// The writable memory around this address, up to what the process cannot write to on either side: a linear memory between its
+/// guards.
+///
+/// # Panics
+/// When the address is in none.
+#[must_use]
+pub fn writable_around(pid: u32, address: u64) -> Range<u64> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process of this user");
+    let mut around: Option<Range<u64>> = None;
+    for line in maps.lines() {
+        let Some((range, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        let (from, to) = range.split_once('-').expect("a range");
+        let from = u64::from_str_radix(from, 16).expect("an address");
+        let to = u64::from_str_radix(to, 16).expect("an address");
+        if !rest.starts_with("rw") {
+            continue;
+        }
+        around = match around {
+            Some(range) if range.end == from => Some(range.start..to),
+            Some(range) if range.contains(&address) => return range,
+            _ => Some(from..to),
+        };
+    }
+    around
+        .filter(|range| range.contains(&address))
+        .expect("a writable address")
 }
 
 /// Everything but files that nobody wrote to: their bytes are those on disk.
@@ -323,17 +396,25 @@ fn mappings(pid: u32) -> Vec<Mapping> {
                 words.next().unwrap_or_default(),
                 words.nth(3).unwrap_or("anonymous")
             );
+            let name_is_private = name.ends_with("p anonymous");
             mappings.push(Mapping {
                 from,
                 to,
                 name,
                 dumped: true,
+                // Of a file or shared memory, others may have touched pages that this process did not.
+                untouched: name_is_private,
             });
+        } else if let (true, Some(mapping)) = (["Rss:", "Swap:"].contains(&first), mappings.last_mut()) {
+            mapping.untouched &= words.next() == Some("0");
         } else if let (Some(flags), Some(mapping)) = (line.strip_prefix("VmFlags:"), mappings.last_mut()) {
             mapping.dumped = !flags.split_ascii_whitespace().any(|flag| flag == "dd");
         }
     }
-    mappings.retain(|mapping| mapping.name.starts_with("rw") || !mapping.name.contains('/'));
+    // What the engine reserves is some hundred GiB, none of which was touched.
+    mappings.retain(|mapping| {
+        (mapping.name.starts_with("rw") || !mapping.name.contains('/')) && !mapping.untouched
+    });
     mappings
 }
 

@@ -9,7 +9,7 @@ use rand_core::{OsRng, RngCore as _};
 use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::constants::{PropertyTag, StartupType};
 use tss_esapi::structures::{
-    Auth, Digest, HashcheckTicket, Private, Public, SensitiveData, Signature as TpmSignature, SignatureScheme,
+    Auth, Digest, HashcheckTicket, Private, Public, Signature as TpmSignature, SignatureScheme,
 };
 use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 use tss_esapi::{Error, WrapperErrorKind};
@@ -19,6 +19,8 @@ use crate::choice::TpmChoice;
 use crate::code::{Code, describe};
 use crate::error::TpmError;
 use crate::link::{Link, LinkPlan};
+use crate::residue;
+use crate::sealer::MAX_SEALED;
 use crate::swtpm::{ChildId, Swtpm};
 use crate::template;
 use crate::tpm::{SessionKind, TpmFacts};
@@ -154,28 +156,36 @@ impl Device {
 
     /// Seals data under this authorisation value.
     pub(crate) fn seal(&mut self, auth: &[u8; AUTH], data: &Secret) -> Result<Created, CustodyError> {
-        self.run("seal", |link| {
-            let public = template::sealed_data()?;
-            let data = SensitiveData::try_from(data.expose())?;
-            link.create(public, auth, Some(data))
-        })
+        let sealed = self.run("seal", |link| {
+            let made = link.create(template::sealed_data()?, auth, Some(data.expose()));
+            // libtss2 keeps what it last sealed. What it cannot seal again it has not kept either: the connection broke.
+            drop(link.create(template::sealed_data()?, auth, Some(&[0; MAX_SEALED])));
+            made
+        });
+        residue::wipe_stack_below();
+        sealed
     }
 
     /// Opens sealed data.
     pub(crate) fn unseal(&mut self, blob: &Blob, auth: &[u8; AUTH]) -> Result<Secret, CustodyError> {
-        self.run("unseal", |link| {
+        let unsealed = self.run("unseal", |link| {
             let handle = link.load_object(&blob.public, &blob.private, auth)?;
+            let pieces = residue::Pieces::take();
             let result = link.context().unseal(handle.into());
+            pieces.overwrite();
+            link.cover_answer();
             let flushed = link.flush(handle);
             let data = result?;
             flushed?;
-            // `SensitiveData` wipes itself; this is the one copy that stays.
+            // `SensitiveData` wipes itself, and what libtss2 left is overwritten: this is the one copy that stays.
             Secret::fill_with(data.len(), |bytes| {
                 bytes.copy_from_slice(data.value());
                 Ok::<(), claviger_core::secret::SecretError>(())
             })
             .map_err(|error| Failure::Final(error.into()))
-        })
+        });
+        residue::wipe_stack_below();
+        unsealed
     }
 
     /// How hard it is, by what it says of itself.

@@ -18,6 +18,7 @@ mod device;
 mod error;
 mod link;
 mod process;
+mod residue;
 mod sealer;
 mod swtpm;
 mod template;

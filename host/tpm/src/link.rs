@@ -80,9 +80,10 @@ impl Link {
         &mut self,
         public: Public,
         value: &[u8],
-        data: Option<SensitiveData>,
+        data: Option<&[u8]>,
     ) -> Result<Created, Failure> {
         self.make_room()?;
+        let data = data.map(SensitiveData::try_from).transpose()?;
         let made = self
             .context
             .create(self.srk, public, Some(auth(value)?), data, None, None)?;
@@ -141,6 +142,15 @@ impl Link {
         let handle: ObjectHandle = handle.into();
         self.context
             .execute_without_session(|context| context.flush_context(handle))
+    }
+
+    /// Has libtss2 receive something else in the buffer that a secret came through: the public area and Names of the storage root
+    /// key, some 160 bytes from where the data of any answer begin. If it fails, the next command does the same.
+    pub(crate) fn cover_answer(&mut self) {
+        let srk = self.srk;
+        self.context
+            .execute_without_session(|context| context.read_public(srk))
+            .ok();
     }
 
     /// Unloads a key if it is loaded. A failure shows at the next command.

@@ -56,6 +56,13 @@ impl Custody for SoftwareCustody {
 
 /// Makes a key from fresh random numbers of the operating system.
 pub(super) fn generate(algorithm: Algorithm) -> Result<Generated, CustodyError> {
+    let made = make(algorithm);
+    wipe_stack_below();
+    made
+}
+
+#[inline(never)]
+fn make(algorithm: Algorithm) -> Result<Generated, CustodyError> {
     let mut last = CustodyError::Fault("the system's random numbers gave no valid key".to_owned());
     for _ in 0..MAX_DRAWS {
         let material = Secret::fill_with(MATERIAL, |bytes| {
@@ -73,6 +80,18 @@ pub(super) fn generate(algorithm: Algorithm) -> Result<Generated, CustodyError> 
 
 /// Opens a key from its seed; the seed is wiped when the caller drops it, the opened key keeps a form of its own.
 pub(super) fn open(
+    custody: CustodyKind,
+    key: &KeyRef,
+    public: &PublicKey,
+    material: &Secret,
+) -> Result<Arc<dyn SigningKey>, CustodyError> {
+    let opened = expand(custody, key, public, material);
+    wipe_stack_below();
+    opened
+}
+
+#[inline(never)]
+fn expand(
     custody: CustodyKind,
     key: &KeyRef,
     public: &PublicKey,
@@ -133,10 +152,9 @@ impl SoftwareKey {
         let fault = || CustodyError::Fault(format!("key `{}` cannot sign", self.key));
         match &self.signer {
             Signer::Ed25519 { expanded, verifying } => {
-                // Wiped when it is dropped, at the end of this arm.
-                let expanded = ExpandedSecretKey::from_slice(expanded.expose()).map_err(|_| fault())?;
-                let signature = raw_sign::<Sha512>(&expanded, message.message(), verifying);
-                Ok(Signature::new(Algorithm::Ed25519, signature.to_bytes()))
+                let signature = sign_ed25519(expanded, verifying, message.message());
+                wipe_stack_below();
+                Ok(Signature::new(Algorithm::Ed25519, signature.ok_or_else(fault)?))
             }
             Signer::P256 { scalar } => {
                 let signature = sign_p256(scalar, message.message());
@@ -149,6 +167,18 @@ impl SoftwareKey {
 
 /// A call of its own, so that everything it leaves on the stack is below its caller.
 #[inline(never)]
+fn sign_ed25519(
+    expanded: &Secret,
+    verifying: &ed25519_dalek::VerifyingKey,
+    message: &[u8],
+) -> Option<[u8; 64]> {
+    // Wiped when it is dropped.
+    let expanded = ExpandedSecretKey::from_slice(expanded.expose()).ok()?;
+    Some(raw_sign::<Sha512>(&expanded, message, verifying).to_bytes())
+}
+
+/// As [`sign_ed25519`].
+#[inline(never)]
 fn sign_p256(scalar: &Secret, message: &[u8]) -> Option<[u8; 64]> {
     use p256::ecdsa::signature::Signer as _;
     // Wiped when it is dropped. The nonce is RFC 6979's: no random number can give the key away.
@@ -160,7 +190,8 @@ fn sign_p256(scalar: &Secret, message: &[u8]) -> Option<[u8; 64]> {
 /// How deep signing goes, with room to spare; writing so much takes a microsecond.
 const STACK_WORDS: usize = 2048;
 
-/// Overwrites the stack below the caller: `ecdsa` gives RFC 6979 a copy of the scalar there and does not wipe it.
+/// Overwrites the stack below the caller: `ecdsa` gives RFC 6979 a copy of the scalar there, and SHA-512 keeps what it hashed for the
+/// nonce; neither is wiped.
 #[inline(never)]
 fn wipe_stack_below() {
     let mut below = [0_u64; STACK_WORDS];

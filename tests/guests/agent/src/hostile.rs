@@ -71,6 +71,22 @@ pub(crate) fn hold(text: &str) -> String {
     "held".to_owned()
 }
 
+static HELD_BYTES: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+/// Keeps bytes in memory that nobody else has: they came as hexadecimal digits.
+pub(crate) fn hold_hex(digits: &str) -> Result<String, Error> {
+    let bytes = digits
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).map_err(Error::from))
+        .collect::<Result<Vec<u8>, Error>>()?;
+    let count = bytes.len();
+    if let Ok(mut held) = HELD_BYTES.lock() {
+        held.push(bytes);
+    }
+    Ok(format!("held {count}"))
+}
+
 /// What an earlier run kept: nothing.
 pub(crate) fn held() -> String {
     HELD.lock().map(|held| held.clone()).unwrap_or_default()

@@ -74,6 +74,7 @@ fn obey(line: &str) -> Result<String, Error> {
         }
         "hold" => Ok(hostile::hold(rest)),
         "held" => Ok(hostile::held()),
+        "hold-hex" => hostile::hold_hex(first),
         "loop" => hostile::spin(),
         "alloc" => hostile::allocate(),
         "recurse" => Ok(hostile::recurse(u64::MAX).to_string()),
