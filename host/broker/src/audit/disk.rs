@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 
 use super::log::Durability;
 
@@ -257,24 +257,41 @@ impl Identity {
         if stat.st_dev != self.device || stat.st_ino != self.inode {
             return Err(tampered(name, "replaced"));
         }
-        check_length(&stat, name, length)
+        if u64::try_from(stat.st_size) == Ok(length) {
+            Ok(())
+        } else {
+            Err(tampered(name, "changed"))
+        }
     }
 }
 
 /// Checks that an open file still has a name, whichever it is, and this length. Cheaper than a look at the name: no path is walked.
 pub(super) fn check_open(file: &File, name: &str, length: u64) -> io::Result<()> {
-    let stat = rustix::fs::fstat(file)?;
-    if stat.st_nlink == 0 {
+    let (names, found) = names_and_length(file)?;
+    if names == 0 {
         return Err(tampered(name, "removed"));
     }
-    check_length(&stat, name, length)
+    if found == length {
+        Ok(())
+    } else {
+        Err(tampered(name, "changed"))
+    }
 }
 
-fn check_length(stat: &rustix::fs::Stat, name: &str, length: u64) -> io::Result<()> {
-    if u64::try_from(stat.st_size) == Ok(length) {
-        return Ok(());
+/// Asks for nothing else: a file whose times were looked at gets exact ones at the next write, which makes that write dearer.
+fn names_and_length(file: &File) -> io::Result<(u64, u64)> {
+    const WANTED: StatxFlags = StatxFlags::NLINK.union(StatxFlags::SIZE);
+    match rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, WANTED) {
+        Ok(found) if StatxFlags::from_bits_retain(found.stx_mask).contains(WANTED) => {
+            Ok((found.stx_nlink.into(), found.stx_size))
+        }
+        Ok(_) | Err(rustix::io::Errno::NOSYS) => {
+            let stat = rustix::fs::fstat(file)?;
+            // A length below zero does not exist; it would not be the expected one.
+            Ok((stat.st_nlink, u64::try_from(stat.st_size).unwrap_or(u64::MAX)))
+        }
+        Err(error) => Err(error.into()),
     }
-    Err(tampered(name, "changed"))
 }
 
 fn tampered(name: &str, what: &str) -> io::Error {
