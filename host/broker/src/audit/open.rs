@@ -206,6 +206,10 @@ impl Shared {
         unsettled: &BTreeSet<EntryIndex>,
         fold: &mut dyn FnMut(EntryIndex, &Entry),
     ) -> Result<(), AuditError> {
+        if unsettled.is_empty() {
+            // What was found is synced with the first append, checkpoint or close: nothing stands on it before.
+            return Ok(());
+        }
         let mut state = self.usable()?;
         for of in unsettled {
             let entry = Entry {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -22,6 +23,9 @@ struct Faulty {
     operations: AtomicU64,
     writes: AtomicU64,
     syncs: AtomicU64,
+    names: AtomicU64,
+    /// The inodes that were synced, in order.
+    synced: Mutex<Vec<u64>>,
     fail_at: u64,
     fault: Fault,
 }
@@ -40,6 +44,8 @@ impl Faulty {
             operations: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
+            names: AtomicU64::new(0),
+            synced: Mutex::default(),
             fail_at,
             fault,
         })
@@ -69,12 +75,14 @@ impl Disk for Faulty {
     }
 
     // Counted, not done: the tests do not lose power.
-    fn sync(&self, _: &File) -> io::Result<()> {
+    fn sync(&self, file: &File) -> io::Result<()> {
         self.syncs.fetch_add(1, Ordering::SeqCst);
+        self.synced.lock().unwrap().push(file.metadata()?.ino());
         self.step()
     }
 
     fn sync_names(&self, _: &OwnedFd, _: &str) -> io::Result<()> {
+        self.names.fetch_add(1, Ordering::SeqCst);
         self.step()
     }
 
@@ -276,14 +284,12 @@ fn all_who_come_during_a_sync_share_the_next_one() {
         began: Mutex::new(began),
         go_on: Mutex::new(go_on),
     });
-    let_go.send(()).unwrap();
     let (log, _) = TileLog::open_on(
         disk.clone(),
         options(&place.log(), Durability::Sync),
         &mut |_, _| {},
     )
     .unwrap();
-    has_begun.recv().unwrap();
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -320,6 +326,36 @@ fn all_who_come_during_a_sync_share_the_next_one() {
         2,
         "one for the first, one for 64"
     );
+}
+
+#[test]
+fn what_an_opened_log_holds_is_synced_with_the_first_append_checkpoint_or_close() {
+    type Step = fn(&TileLog);
+    let steps: [Step; 3] = [
+        |log| drop(append(log, small(1)).unwrap()),
+        |log| drop(wait(log.checkpoint()).unwrap()),
+        |log| log.close().unwrap(),
+    ];
+    for step in steps {
+        let place = Place::new();
+        let log = TileLog::create(options(&place.log(), Durability::Process)).unwrap();
+        append(&log, small(0)).unwrap();
+        drop(log);
+        let disk = Faulty::new(0, Fault::Torn);
+        let (log, _) = TileLog::open_on(
+            disk.clone(),
+            options(&place.log(), Durability::Sync),
+            &mut |_, _| {},
+        )
+        .unwrap();
+        assert_eq!(disk.syncs.load(Ordering::SeqCst), 0, "nothing stands on it yet");
+        step(&log);
+        assert!(disk.syncs.load(Ordering::SeqCst) > 0);
+        let synced = disk.synced.lock().unwrap().clone();
+        let journal = std::fs::metadata(place.log().join("journal-0")).unwrap().ino();
+        assert_eq!(synced.first(), Some(&journal), "the journal before anything else");
+        assert!(disk.names.load(Ordering::SeqCst) > 0, "and its name");
+    }
 }
 
 #[test]
