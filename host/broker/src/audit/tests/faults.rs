@@ -332,8 +332,8 @@ fn all_who_come_during_a_sync_share_the_next_one() {
 fn what_an_opened_log_holds_is_synced_with_the_first_append_checkpoint_or_close() {
     type Step = fn(&TileLog);
     let steps: [Step; 3] = [
-        |log| drop(append(log, small(1)).unwrap()),
-        |log| drop(wait(log.checkpoint()).unwrap()),
+        |log| assert_eq!(append(log, small(1)).unwrap(), 1),
+        |log| assert!(wait(log.checkpoint()).is_ok()),
         |log| log.close().unwrap(),
     ];
     for step in steps {

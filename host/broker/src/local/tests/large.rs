@@ -60,7 +60,11 @@ fn large_content_is_hashed_off_the_thread_that_asks_and_small_content_on_it() {
         drop(let_go);
         assert!(busy.await.unwrap());
         assert_eq!(fixture.settlements().await, [Settlement::Released; 2]);
-        let used = fixture.broker.snapshot().grant(&name("bot"), &name("release")).uses;
+        let used = fixture
+            .broker
+            .snapshot()
+            .grant(&name("bot"), &name("release"))
+            .uses;
         assert_eq!(used, 2);
     });
 }
