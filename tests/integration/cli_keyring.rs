@@ -272,9 +272,21 @@ fn a_changed_byte_in_the_keyring_is_noticed() {
             .position(|window| window == needle)
             .unwrap()
     };
-    // The file's head, the first page's, a key's row, its public key, its end.
+    // The file's head, the first page's, a key's row, its public key, its end; the sealed root key's cost, salt and ciphertext, which
+    // must not read as a wrong passphrase.
     let last = good.iter().rposition(|byte| *byte != 0).unwrap();
-    for at in [0, 16, 100, find(b"release"), find(b"notes") + 1, last] {
+    let root = find(b"CVPASS\0\x01");
+    for at in [
+        0,
+        16,
+        100,
+        find(b"release"),
+        find(b"notes") + 1,
+        last,
+        root + 11,
+        root + 25,
+        root + 70,
+    ] {
         scene.flip("keyring/keyring.db", at);
         // No journal has a good copy of the page.
         for file in ["keyring/keyring.db-wal", "keyring/keyring.db-shm"] {

@@ -11,6 +11,17 @@ use sha2::{Digest as _, Sha256};
 #[error("expected `sha256:` and 64 lower-case hexadecimal digits")]
 pub struct NotADigest;
 
+const PREFIX: &[u8; 7] = b"sha256:";
+
+/// A digest as text; never none.
+fn text(digest: &[u8; 32]) -> Option<[u8; PREFIX.len() + 64]> {
+    let mut text = [0; PREFIX.len() + 64];
+    let (prefix, digits) = text.split_first_chunk_mut()?;
+    *prefix = *PREFIX;
+    hex::encode_to_slice(digest, digits).ok()?;
+    Some(text)
+}
+
 macro_rules! digest {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
@@ -33,9 +44,7 @@ macro_rules! digest {
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let mut text = [0_u8; 64];
-                hex::encode_to_slice(self.0, &mut text).map_err(|_| fmt::Error)?;
-                f.write_str("sha256:")?;
+                let text = text(&self.0).ok_or(fmt::Error)?;
                 f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
             }
         }
@@ -61,7 +70,10 @@ macro_rules! digest {
 
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                // In one piece: every use puts three digests on the log.
+                let unwritable = || serde::ser::Error::custom("a digest has no text");
+                let text = text(&self.0).ok_or_else(unwritable)?;
+                serializer.serialize_str(std::str::from_utf8(&text).map_err(|_| unwritable())?)
             }
         }
 

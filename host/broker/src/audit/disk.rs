@@ -1,13 +1,16 @@
-//! What the log does to its folder: the few operations that can fail, behind a trait so that tests make them fail. Not a file system:
-//! nothing here knows what an entry is.
+//! What the log does to its folder: the few operations that can fail, behind a trait so that tests make them fail, and how long it is
+//! since. Not a file system: nothing here knows what an entry is.
 
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
+
+use super::log::Durability;
 
 /// The name under which a file is written before it is renamed into its place.
 const TEMPORARY: &str = "tmp";
@@ -18,7 +21,7 @@ pub(super) const CHECKPOINT: &str = "checkpoint";
 /// No file of a log is larger than this: a journal is moved into tiles long before. Bounds what a reader allocates.
 const MAX_FILE: u64 = 1 << 30;
 
-/// The operations that change the log on disk.
+/// The operations that change the log on disk, and the time that passes between them.
 pub(super) trait Disk: Debug + Send + Sync {
     /// Writes some bytes at the end of a file; how many.
     fn write(&self, file: &File, bytes: &[u8]) -> io::Result<usize> {
@@ -30,17 +33,14 @@ pub(super) trait Disk: Debug + Send + Sync {
         Ok(rustix::fs::fdatasync(file)?)
     }
 
-    /// Creates a file that must not exist yet, or empties one that does; opened to append.
-    fn create(&self, folder: &OwnedFd, path: &str, must_be_new: bool) -> io::Result<File> {
-        let exclusive = if must_be_new { OFlags::EXCL } else { OFlags::TRUNC };
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | exclusive;
-        let file = rustix::fs::openat(
-            folder,
-            path,
-            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            FILE_MODE,
-        )?;
-        Ok(file.into())
+    /// Creates a file that must not exist yet; opened to append.
+    fn create_new(&self, folder: &OwnedFd, path: &str) -> io::Result<File> {
+        open_for_writing(folder, path, OFlags::EXCL)
+    }
+
+    /// Creates a file, or empties the one that is there; opened to append.
+    fn create_or_empty(&self, folder: &OwnedFd, path: &str) -> io::Result<File> {
+        open_for_writing(folder, path, OFlags::TRUNC)
     }
 
     /// Renames a file over whatever is there.
@@ -69,6 +69,22 @@ pub(super) trait Disk: Debug + Send + Sync {
     fn truncate(&self, file: &File, length: u64) -> io::Result<()> {
         Ok(rustix::fs::ftruncate(file, length)?)
     }
+
+    /// A clock that never runs back, whatever happens to the time of day.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+fn open_for_writing(folder: &OwnedFd, path: &str, existing: OFlags) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | existing;
+    let file = rustix::fs::openat(
+        folder,
+        path,
+        flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        FILE_MODE,
+    )?;
+    Ok(file.into())
 }
 
 /// The system's.
@@ -222,7 +238,7 @@ impl Drop for Folder {
     }
 }
 
-/// Which file this is and how long, to notice that it was removed, replaced or cut behind our back.
+/// Which file this is, to notice that another one has its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
@@ -241,24 +257,53 @@ impl Identity {
 
     /// Checks that the file of this name is this one and has this length.
     pub(super) fn check(self, folder: &OwnedFd, name: &str, length: u64) -> io::Result<()> {
-        let changed = |what: &str| {
-            Err(io::Error::other(format!(
-                "the file `{name}` was {what} while the log is open"
-            )))
-        };
         let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(rustix::io::Errno::NOENT) => return changed("removed"),
+            Err(rustix::io::Errno::NOENT) => return Err(tampered(name, "removed")),
             Err(error) => return Err(error.into()),
         };
         if stat.st_dev != self.device || stat.st_ino != self.inode {
-            return changed("replaced");
+            return Err(tampered(name, "replaced"));
         }
-        if u64::try_from(stat.st_size) != Ok(length) {
-            return changed("changed");
+        if u64::try_from(stat.st_size) == Ok(length) {
+            Ok(())
+        } else {
+            Err(tampered(name, "changed"))
         }
-        Ok(())
     }
+}
+
+/// Checks that an open file still has a name, whichever it is, and this length. Cheaper than a look at the name: no path is walked.
+pub(super) fn check_open(file: &File, name: &str, length: u64) -> io::Result<()> {
+    let (names, found) = names_and_length(file)?;
+    if names == 0 {
+        return Err(tampered(name, "removed"));
+    }
+    if found == length {
+        Ok(())
+    } else {
+        Err(tampered(name, "changed"))
+    }
+}
+
+/// Asks for nothing else: a file whose times were looked at gets exact ones at the next write, which makes that write dearer.
+fn names_and_length(file: &File) -> io::Result<(u64, u64)> {
+    const WANTED: StatxFlags = StatxFlags::NLINK.union(StatxFlags::SIZE);
+    match rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, WANTED) {
+        Ok(found) if StatxFlags::from_bits_retain(found.stx_mask).contains(WANTED) => {
+            Ok((found.stx_nlink.into(), found.stx_size))
+        }
+        Ok(_) | Err(rustix::io::Errno::NOSYS) => {
+            let stat = rustix::fs::fstat(file)?;
+            // A length below zero does not exist; it would not be the expected one.
+            Ok((stat.st_nlink, u64::try_from(stat.st_size).unwrap_or(u64::MAX)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn tampered(name: &str, what: &str) -> io::Error {
+    io::Error::other(format!("the file `{name}` was {what} while the log is open"))
 }
 
 /// Replaces files whole: written under another name, made durable, then renamed. One writer at a time.
@@ -266,28 +311,29 @@ impl Identity {
 pub(super) struct Replacer<'a> {
     pub(super) disk: &'a dyn Disk,
     pub(super) folder: &'a OwnedFd,
-    /// Whether a power loss must not undo it.
-    pub(super) durable: bool,
+    /// What a replacement survives.
+    durability: Durability,
     /// Directories with new names that are not durable yet.
     touched: Vec<String>,
 }
 
 impl<'a> Replacer<'a> {
-    pub(super) const fn new(disk: &'a dyn Disk, folder: &'a OwnedFd, durable: bool) -> Self {
+    pub(super) const fn new(disk: &'a dyn Disk, folder: &'a OwnedFd, durability: Durability) -> Self {
         Self {
             disk,
             folder,
-            durable,
+            durability,
             touched: Vec::new(),
         }
     }
 
     /// Puts a file in its place, making the directories it needs.
     pub(super) fn put(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
-        let file = self.disk.create(self.folder, TEMPORARY, false)?;
+        let file = self.disk.create_or_empty(self.folder, TEMPORARY)?;
         write_all(self.disk, &file, bytes)?;
-        if self.durable {
-            self.disk.sync(&file)?;
+        match self.durability {
+            Durability::Sync => self.disk.sync(&file)?,
+            Durability::Process => {}
         }
         drop(file);
         match self.disk.rename(self.folder, TEMPORARY, path) {
@@ -303,12 +349,15 @@ impl<'a> Replacer<'a> {
 
     /// Makes all names durable.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        if self.durable {
-            // Deepest first: a directory's own content before the name that leads to it.
-            self.touched.sort_by_key(|path| std::cmp::Reverse(path.len()));
-            for path in &self.touched {
-                self.disk.sync_names(self.folder, path)?;
+        match self.durability {
+            Durability::Sync => {
+                // Deepest first: a directory's own content before the name that leads to it.
+                self.touched.sort_by_key(|path| std::cmp::Reverse(path.len()));
+                for path in &self.touched {
+                    self.disk.sync_names(self.folder, path)?;
+                }
             }
+            Durability::Process => {}
         }
         self.touched.clear();
         Ok(())

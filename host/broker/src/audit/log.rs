@@ -5,12 +5,13 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use claviger_core::{AuditError, AuditSink, BoxFuture, Clock, Entry, EntryIndex};
 use tlog_tiles::Hash;
 use tokio::sync::oneshot;
 
-use super::disk::{Disk, Folder, Identity, write_all};
+use super::disk::{Disk, Folder, Identity, check_open, write_all};
 use super::frame;
 use super::key::LogKey;
 use super::scan::JOURNAL;
@@ -25,6 +26,11 @@ pub(super) const MAX_BUFFER: usize = 64 * 1024;
 ///
 /// Tests see journals of more than one bundle end without writing thousands of entries.
 pub(super) const MIN_JOURNAL: u64 = if cfg!(test) { 2 } else { 16 } * FULL;
+
+/// Under [`Durability::Process`] an append looks at the journal's name when the last look is this old; at the open file it looks every
+/// time. So a journal that was moved away, and still exists under another name, takes entries for this long at most. Each
+/// look walks a path, which costs a tenth of a signature.
+pub(super) const NAME_LOOK: Duration = Duration::from_secs(1);
 
 /// What an entry survives once it was appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +125,8 @@ pub(super) type AppendWaiter = (EntryIndex, oneshot::Sender<Result<EntryIndex, A
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) journal: Journal,
+    /// When the journal's name last led to the open file.
+    pub(super) looked: Instant,
     /// Invariant: the frames of the journal's last entries, in order, not written yet.
     pub(super) buffer: Vec<u8>,
     pub(super) edge: Edge,
@@ -381,12 +389,32 @@ impl Shared {
     }
 
     /// Writes, and checks that what was written to is still the log: a file that was removed takes writes without an error.
-    pub(super) fn write_and_check(&self, state: &mut State) -> std::io::Result<()> {
+    fn write_and_check(&self, state: &mut State) -> std::io::Result<()> {
         self.write(state)?;
+        let journal = &state.journal;
+        check_open(&journal.file, &journal.name, journal.length)?;
+        if self.disk.now().saturating_duration_since(state.looked) >= NAME_LOOK {
+            self.look_at_name(state)?;
+        }
+        Ok(())
+    }
+
+    /// Writes, and checks that the journal's name leads to what was written.
+    pub(super) fn write_and_look(&self, state: &mut State) -> std::io::Result<()> {
+        self.write(state)?;
+        self.look_at_name(state)
+    }
+
+    /// Checks that the journal's name leads to the open file.
+    pub(super) fn look_at_name(&self, state: &mut State) -> std::io::Result<()> {
+        // The time before the look: what happens to the name during it counts from then.
+        let now = self.disk.now();
         let journal = &state.journal;
         journal
             .identity
-            .check(&self.folder.fd, &journal.name, journal.length)
+            .check(&self.folder.fd, &journal.name, journal.length)?;
+        state.looked = now;
+        Ok(())
     }
 
     /// At the end of a bundle, if the journal is long enough and the last one has become tiles: begins a new journal and hands this
@@ -398,7 +426,9 @@ impl Shared {
             return Ok(());
         }
         self.write(state)?;
+        let now = self.disk.now();
         let next = new_journal(&*self.disk, &self.folder, size)?;
+        state.looked = now;
         state.names_unsynced = true;
         let full = std::mem::replace(&mut state.journal, next);
         state.retired.push_back(full);
@@ -421,7 +451,7 @@ impl State {
 
 pub(super) fn new_journal(disk: &dyn Disk, folder: &Folder, base: u64) -> std::io::Result<Journal> {
     let name = format!("{JOURNAL}{base}");
-    let file = disk.create(&folder.fd, &name, true)?;
+    let file = disk.create_new(&folder.fd, &name)?;
     Ok(Journal {
         name,
         base,

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
 
 use claviger_core::audit::{Recovered, Settlement};
 use claviger_core::{AuditError, Entry, EntryIndex, Event};
@@ -97,16 +98,16 @@ impl TileLog {
         let journal = new_journal(&*disk, &folder, 0).map_err(OpenError::Write)?;
         // The checkpoint comes last: with it, this is a log.
         let note = options.key.sign_checkpoint(0, EMPTY_HASH)?;
-        let durable = options.durability == Durability::Sync;
-        let mut replacer = Replacer::new(&*disk, &folder.fd, durable);
+        let mut replacer = Replacer::new(&*disk, &folder.fd, options.durability);
         replacer
             .put(CHECKPOINT, note.as_bytes())
             .map_err(OpenError::Write)?;
         replacer.finish().map_err(OpenError::Write)?;
-        if durable {
-            sync_name(&options.folder).map_err(OpenError::Write)?;
+        match options.durability {
+            Durability::Sync => sync_name(&options.folder).map_err(OpenError::Write)?,
+            Durability::Process => {}
         }
-        let state = State::new(journal, Scan::default(), (0, note));
+        let state = State::new(journal, Scan::default(), (0, note), disk.now());
         Self::start(Shared::new(folder, disk, options, state))
     }
 
@@ -155,7 +156,7 @@ impl TileLog {
             return Err(OpenError::NotALog(options.folder));
         };
         let note = String::from_utf8_lossy(&note).into_owned();
-        let mut state = State::new(last, found, (signed.size, note));
+        let mut state = State::new(last, found, (signed.size, note), disk.now());
         if options.durability == Durability::Sync {
             // What was found may not have been synced by the process that wrote it.
             state.unsynced = journals
@@ -205,6 +206,10 @@ impl Shared {
         unsettled: &BTreeSet<EntryIndex>,
         fold: &mut dyn FnMut(EntryIndex, &Entry),
     ) -> Result<(), AuditError> {
+        if unsettled.is_empty() {
+            // What was found is synced with the first append, checkpoint or close: nothing stands on it before.
+            return Ok(());
+        }
         let mut state = self.usable()?;
         for of in unsettled {
             let entry = Entry {
@@ -223,9 +228,10 @@ impl Shared {
 }
 
 impl State {
-    fn new(journal: Journal, found: Scan, signed: (u64, String)) -> Self {
+    fn new(journal: Journal, found: Scan, signed: (u64, String), now: Instant) -> Self {
         Self {
             journal,
+            looked: now,
             buffer: Vec::with_capacity(4096),
             edge: found.edge,
             retired: VecDeque::new(),

@@ -209,7 +209,7 @@ impl Scanner<'_> {
             if k == FULL - 1 && !after.is_empty() {
                 return Err(damage(path, "the bundle goes on after its 256 entries").into());
             }
-            self.push(entry, leaf, true)?;
+            self.push_sealed(entry, leaf)?;
             rest = after;
         }
         if tile.len() as u64 != FULL * HASH_SIZE as u64 {
@@ -228,8 +228,26 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Takes one entry whose hash was checked.
-    fn push(&mut self, entry: &[u8], leaf: Hash, sealed: bool) -> Result<(), ScanError> {
+    /// Takes one entry of a bundle, and compares the tiles that it completes with those on disk.
+    fn push_sealed(&mut self, entry: &[u8], leaf: Hash) -> Result<(), ScanError> {
+        for tile in self.push(entry, leaf)? {
+            // Tiles are written before the bundle that completes them. Level 0 was compared entry by entry.
+            if tile.level > 0 {
+                self.compare_tile(tile.level, tile.n, 256, &tile.data)?;
+            }
+        }
+        self.check_signed_head()
+    }
+
+    /// Takes one entry of a journal, and keeps the tiles that it completes: perhaps nobody wrote them yet.
+    fn push_from_journal(&mut self, entry: &[u8], leaf: Hash) -> Result<(), ScanError> {
+        let full = self.push(entry, leaf)?;
+        self.full_tiles.extend(full);
+        self.check_signed_head()
+    }
+
+    /// Takes one entry whose hash was checked into the tree, and returns the tiles that it completes.
+    fn push(&mut self, entry: &[u8], leaf: Hash) -> Result<Vec<FullTile>, ScanError> {
         let index = self.edge.size();
         (self.visit)(index, entry)?;
         if index >= self.recent_base {
@@ -244,15 +262,7 @@ impl Scanner<'_> {
         if self.edge.size().is_multiple_of(FULL) {
             self.bundle.clear();
         }
-        for tile in full {
-            // Tiles are written before the bundle that completes them. Level 0 was compared entry by entry.
-            if sealed && tile.level > 0 {
-                self.compare_tile(tile.level, tile.n, 256, &tile.data)?;
-            } else if !sealed {
-                self.full_tiles.push(tile);
-            }
-        }
-        self.check_signed_head()
+        Ok(full)
     }
 
     /// At the signed size: the root, and the partial tiles by which a standard client reads to that size.
@@ -438,7 +448,7 @@ impl Scanner<'_> {
     fn journal_entry(&mut self, journal: &FoundJournal, entry: &[u8], leaf: Hash) -> Result<(), ScanError> {
         let index = journal.base + journal.leaves.len() as u64;
         if index == self.edge.size() {
-            return self.push(entry, leaf, false);
+            return self.push_from_journal(entry, leaf);
         }
         let known = index
             .checked_sub(self.recent_base)

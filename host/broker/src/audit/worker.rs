@@ -179,7 +179,7 @@ impl Shared {
 
     /// Writes what is buffered and takes over what must be synced.
     pub(super) fn begin(&self, state: &mut State) -> Result<Round, AuditError> {
-        self.or_fail(state, Self::write_and_check)?;
+        self.or_fail(state, Self::write_and_look)?;
         Ok(Round {
             files: std::mem::take(&mut state.unsynced),
             names: std::mem::take(&mut state.names_unsynced),
@@ -196,12 +196,7 @@ impl Shared {
             match state.failure.clone() {
                 Some(failure) => Err(failure),
                 None if round.appends.is_empty() => Ok(()),
-                None => self.or_fail(&mut state, |log, state| {
-                    state
-                        .journal
-                        .identity
-                        .check(&log.folder.fd, &state.journal.name, state.journal.length)
-                }),
+                None => self.or_fail(&mut state, Self::look_at_name),
             }
         });
         self.fail_if(&result);
@@ -345,7 +340,7 @@ impl Shared {
     }
 
     pub(super) fn replacer(&self) -> Replacer<'_> {
-        Replacer::new(&*self.disk, &self.folder.fd, self.durability == Durability::Sync)
+        Replacer::new(&*self.disk, &self.folder.fd, self.durability)
     }
 }
 

@@ -265,6 +265,8 @@ pub(super) struct Meta {
     pub(super) root_kind: String,
     pub(super) root_settings: String,
     pub(super) root: Vec<u8>,
+    /// A plain digest, not a MAC: tells an accident from a wrong passphrase before the root key is open. It stops no attacker.
+    pub(super) root_digest: Vec<u8>,
     pub(super) vkey: Option<String>,
     pub(super) log_size: u64,
     pub(super) generation: u64,
@@ -298,6 +300,26 @@ impl Meta {
         })
     }
 
+    /// Checks that what the root key is opened from is what was written: then what does not open it is wrong, not damaged.
+    pub(super) fn check_root(&self) -> Result<(), KeyringError> {
+        if self.root_digest == self.digest_of_root() {
+            return Ok(());
+        }
+        Err(KeyringError::integrity(
+            "its sealed root key, or what says how to open it, does not have its digest",
+        ))
+    }
+
+    /// The SHA-256 of the sealed root key and of all that it is opened by.
+    pub(super) fn digest_of_root(&self) -> [u8; 32] {
+        let mut bytes = Vec::new();
+        append(&mut bytes, b"claviger sealed root");
+        append(&mut bytes, self.root_kind.as_bytes());
+        append(&mut bytes, self.root_settings.as_bytes());
+        append(&mut bytes, &self.root);
+        Sha256::digest(&bytes).into()
+    }
+
     pub(super) fn list(&self) -> Result<Vec<Listed>, KeyringError> {
         serde_json::from_str(&self.list)
             .map_err(|_| KeyringError::integrity("its list of keys cannot be read"))
@@ -321,6 +343,7 @@ impl Meta {
         append(&mut bytes, self.root_kind.as_bytes());
         append(&mut bytes, self.root_settings.as_bytes());
         append(&mut bytes, &self.root);
+        append(&mut bytes, &self.root_digest);
         // An absent key and an empty one differ.
         append(&mut bytes, &[u8::from(self.vkey.is_some())]);
         append(&mut bytes, self.vkey.as_deref().unwrap_or_default().as_bytes());

@@ -31,7 +31,7 @@ use folder::{DATABASE, Folder, FolderLock, UNFINISHED};
 use store::{Change, Store};
 
 /// The version of the file's format that this code reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// A keyring has at most this many versions of keys: its list is written anew with every change.
 pub const MAX_KEYS: usize = 4096;
 /// The settings of a root have at most this many bytes: a TCTI, a name, a path.
@@ -109,12 +109,14 @@ impl Keyring {
             root_kind: spec.kind.to_string(),
             root_settings: spec.settings,
             root: sealed,
+            root_digest: Vec::new(),
             vkey: None,
             log_size: 0,
             generation: 1,
             list: "[]".to_owned(),
             mac: Vec::new(),
         };
+        meta.root_digest = meta.digest_of_root().to_vec();
         envelope.authenticate(&mut meta)?;
         let folder = Folder::make(folder)?;
         let lock = folder.lock()?;
@@ -135,6 +137,8 @@ impl Keyring {
         let lock = folder.lock()?;
         let store = Store::open(&database)?;
         let meta = store.meta()?;
+        // Before the sealer: it cannot tell damage from a wrong passphrase or another TPM.
+        meta.check_root()?;
         offered(meta.info()?.root.kind, sealer)?;
         let root = sealer
             .unseal(ROOT_PURPOSE, &meta.root)
@@ -154,9 +158,9 @@ impl Keyring {
     /// # Security
     /// Nothing is authenticated. Opening with the wrong sealer fails; nothing else may hang on this.
     pub fn peek(folder: &Path) -> Result<KeyringInfo, KeyringError> {
-        Store::open_read_only(&Folder::check(folder)?.database()?)?
-            .meta()?
-            .info()
+        let meta = Store::open_read_only(&Folder::check(folder)?.database()?)?.meta()?;
+        meta.check_root()?;
+        meta.info()
     }
 
     /// Every version of every key, without opening the keyring, also while another process has it open.

@@ -21,6 +21,7 @@ const META: &str = "CREATE TABLE meta (
     root_kind TEXT NOT NULL,
     root_settings TEXT NOT NULL,
     root BLOB NOT NULL,
+    root_digest BLOB NOT NULL,
     vkey TEXT,
     log_size INTEGER NOT NULL,
     generation INTEGER NOT NULL,
@@ -72,12 +73,13 @@ impl Store {
             .and_then(|()| transaction.execute_batch(&format!("{META};\n{KEYS};")))
             .and_then(|()| {
                 transaction.execute(
-                    "INSERT INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    "INSERT INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                     params![
                         meta.created,
                         meta.root_kind,
                         meta.root_settings,
                         meta.root,
+                        meta.root_digest,
                         meta.vkey,
                         signed(meta.log_size),
                         signed(meta.generation),
@@ -181,7 +183,8 @@ impl Store {
     pub(super) fn meta(&self) -> Result<Meta, KeyringError> {
         self.connection
             .query_row(
-                "SELECT created, root_kind, root_settings, root, vkey, log_size, generation, list, mac FROM meta WHERE id = 1",
+                "SELECT created, root_kind, root_settings, root, root_digest, vkey, log_size, generation, list, mac \
+                 FROM meta WHERE id = 1",
                 [],
                 |row| {
                     Ok(Meta {
@@ -189,11 +192,12 @@ impl Store {
                         root_kind: row.get(1)?,
                         root_settings: row.get(2)?,
                         root: row.get(3)?,
-                        vkey: row.get(4)?,
-                        log_size: row.get::<_, i64>(5)?.unsigned_abs(),
-                        generation: row.get::<_, i64>(6)?.unsigned_abs(),
-                        list: row.get(7)?,
-                        mac: row.get(8)?,
+                        root_digest: row.get(4)?,
+                        vkey: row.get(5)?,
+                        log_size: row.get::<_, i64>(6)?.unsigned_abs(),
+                        generation: row.get::<_, i64>(7)?.unsigned_abs(),
+                        list: row.get(8)?,
+                        mac: row.get(9)?,
                     })
                 },
             )

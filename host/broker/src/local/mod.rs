@@ -244,7 +244,8 @@ impl LocalBroker {
             self.end(instance, InstanceEnd::Dropped);
         }
         self.open_keys.close_all();
-        self.append(Event::HostStopped).await?;
+        // Not waited for by itself: closing makes everything durable, or fails.
+        self.note(Event::HostStopped);
         self.log.close()?;
         self.record_log_size();
         Ok(())

@@ -29,7 +29,7 @@ impl LocalBroker {
         match request {
             Request::OpenSigner { alias } => self.open_signer(&instance, &alias).await,
             Request::DescribeSigner { grant } => self.describe(&instance, &grant).await,
-            Request::Sign { grant, content } => self.sign(&instance, &grant, &content).await,
+            Request::Sign { grant, content } => self.sign(&instance, &grant, content).await,
             Request::ListGrants => Ok(Outcome::Grants {
                 grants: self.list_grants(&instance),
             }),
@@ -67,7 +67,7 @@ impl LocalBroker {
         &self,
         instance: &Instance,
         alias: &GrantAlias,
-        content: &[u8],
+        content: Vec<u8>,
     ) -> Result<Outcome, Refusal> {
         let (permit, record, message) = match self.authorise(instance, alias, content).await {
             Ok(authorised) => authorised,
@@ -96,7 +96,7 @@ impl LocalBroker {
         &self,
         instance: &Instance,
         alias: &GrantAlias,
-        content: &[u8],
+        content: Vec<u8>,
     ) -> Result<(Permit, Arc<KeyRecord>, Framed), Denial> {
         let (grant, record) = self.find(instance, alias)?;
         let time = self.trusted_now()?;
@@ -106,7 +106,7 @@ impl LocalBroker {
             &self.ledger().grant(&instance.admitted.agent, alias),
             time,
         )?;
-        let message = frame(grant, &record, content, time)?;
+        let message = frame_anywhere(&grant.rule, &record, content, time).await?;
 
         let agent = &instance.admitted.agent;
         let recording = {
@@ -220,14 +220,35 @@ impl LocalBroker {
     }
 }
 
-fn frame(
-    grant: &AdmittedGrant,
-    record: &KeyRecord,
-    content: &[u8],
+/// More content than this is hashed on a thread for blocking work: a MiB takes about a millisecond, which is as long as a task may keep
+/// others from a thread that runs many. Below, the hop costs more than it saves.
+const MAX_INLINE: usize = 1024 * 1024;
+
+/// Frames content on this thread or, if there is much of it and a runtime, on one for blocking work. Dropping the future abandons the
+/// message; hashing that has begun goes on to its end unseen.
+async fn frame_anywhere(
+    rule: &SigningRule,
+    record: &Arc<KeyRecord>,
+    content: Vec<u8>,
     now: Timestamp,
 ) -> Result<Framed, Denial> {
+    let elsewhere = (content.len() > MAX_INLINE).then(tokio::runtime::Handle::try_current);
+    let Some(Ok(runtime)) = elsewhere else {
+        return frame(rule, record, &content, now);
+    };
+    let (rule, record) = (rule.clone(), Arc::clone(record));
+    runtime
+        .spawn_blocking(move || frame(&rule, &record, &content, now))
+        .await
+        .map_err(|error| {
+            let detail = format!("the content was not hashed: {error}");
+            Denial::new(Refusal::Unavailable, Rule::Custody, &detail)
+        })?
+}
+
+fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp) -> Result<Framed, Denial> {
     let mut nonce = [0; 16];
-    match grant.rule {
+    match rule {
         SigningRule::Jws { .. } => rand_core::OsRng.try_fill_bytes(&mut nonce).map_err(|_| {
             Denial::new(
                 Refusal::Unavailable,
@@ -238,26 +259,24 @@ fn frame(
         // No random number in their frames, and none drawn: a system call is a part of what a signature costs.
         SigningRule::Sshsig { .. } | SigningRule::Labeled { .. } => {}
     }
-    grant
-        .rule
-        .frame(
-            content,
-            &FrameContext {
-                key: &record.public,
-                now,
-                nonce,
-            },
-        )
-        .map_err(|error| {
-            let rule = match error {
-                FrameError::TooLarge { .. } => Rule::ContentSize,
-                FrameError::NotAnObject
-                | FrameError::Number
-                | FrameError::HostClaim(_)
-                | FrameError::Encoding => Rule::Content,
-            };
-            Denial::new(Refusal::Invalid, rule, &error.to_string())
-        })
+    rule.frame(
+        content,
+        &FrameContext {
+            key: &record.public,
+            now,
+            nonce,
+        },
+    )
+    .map_err(|error| {
+        let rule = match error {
+            FrameError::TooLarge { .. } => Rule::ContentSize,
+            FrameError::NotAnObject
+            | FrameError::Number
+            | FrameError::HostClaim(_)
+            | FrameError::Encoding => Rule::Content,
+        };
+        Denial::new(Refusal::Invalid, rule, &error.to_string())
+    })
 }
 
 fn no_such_grant(instance: &Instance, asked: &str) -> String {

@@ -3,14 +3,18 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use claviger_core::{AuditError, AuditSink as _};
 use rustix::fs::AtFlags;
 
 use super::kit::{Place, allowed, append, key, open, options, small, wait};
 use crate::audit::disk::{Disk, SystemDisk};
+use crate::audit::log::NAME_LOOK;
 use crate::audit::{Durability, TileLog, verify};
 
 /// Counts operations and fails one of them, once: what is tried again would succeed.
@@ -19,6 +23,9 @@ struct Faulty {
     operations: AtomicU64,
     writes: AtomicU64,
     syncs: AtomicU64,
+    names: AtomicU64,
+    /// The inodes that were synced, in order.
+    synced: Mutex<Vec<u64>>,
     fail_at: u64,
     fault: Fault,
 }
@@ -37,6 +44,8 @@ impl Faulty {
             operations: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
+            names: AtomicU64::new(0),
+            synced: Mutex::default(),
             fail_at,
             fault,
         })
@@ -66,18 +75,25 @@ impl Disk for Faulty {
     }
 
     // Counted, not done: the tests do not lose power.
-    fn sync(&self, _: &File) -> io::Result<()> {
+    fn sync(&self, file: &File) -> io::Result<()> {
         self.syncs.fetch_add(1, Ordering::SeqCst);
+        self.synced.lock().unwrap().push(file.metadata()?.ino());
         self.step()
     }
 
     fn sync_names(&self, _: &OwnedFd, _: &str) -> io::Result<()> {
+        self.names.fetch_add(1, Ordering::SeqCst);
         self.step()
     }
 
-    fn create(&self, folder: &OwnedFd, path: &str, must_be_new: bool) -> io::Result<File> {
+    fn create_new(&self, folder: &OwnedFd, path: &str) -> io::Result<File> {
         self.step()?;
-        SystemDisk.create(folder, path, must_be_new)
+        SystemDisk.create_new(folder, path)
+    }
+
+    fn create_or_empty(&self, folder: &OwnedFd, path: &str) -> io::Result<File> {
+        self.step()?;
+        SystemDisk.create_or_empty(folder, path)
     }
 
     fn rename(&self, folder: &OwnedFd, from: &str, to: &str) -> io::Result<()> {
@@ -268,14 +284,12 @@ fn all_who_come_during_a_sync_share_the_next_one() {
         began: Mutex::new(began),
         go_on: Mutex::new(go_on),
     });
-    let_go.send(()).unwrap();
     let (log, _) = TileLog::open_on(
         disk.clone(),
         options(&place.log(), Durability::Sync),
         &mut |_, _| {},
     )
     .unwrap();
-    has_begun.recv().unwrap();
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -315,6 +329,36 @@ fn all_who_come_during_a_sync_share_the_next_one() {
 }
 
 #[test]
+fn what_an_opened_log_holds_is_synced_with_the_first_append_checkpoint_or_close() {
+    type Step = fn(&TileLog);
+    let steps: [Step; 3] = [
+        |log| assert_eq!(append(log, small(1)).unwrap(), 1),
+        |log| assert!(wait(log.checkpoint()).is_ok()),
+        |log| log.close().unwrap(),
+    ];
+    for step in steps {
+        let place = Place::new();
+        let log = TileLog::create(options(&place.log(), Durability::Process)).unwrap();
+        append(&log, small(0)).unwrap();
+        drop(log);
+        let disk = Faulty::new(0, Fault::Torn);
+        let (log, _) = TileLog::open_on(
+            disk.clone(),
+            options(&place.log(), Durability::Sync),
+            &mut |_, _| {},
+        )
+        .unwrap();
+        assert_eq!(disk.syncs.load(Ordering::SeqCst), 0, "nothing stands on it yet");
+        step(&log);
+        assert!(disk.syncs.load(Ordering::SeqCst) > 0);
+        let synced = disk.synced.lock().unwrap().clone();
+        let journal = std::fs::metadata(place.log().join("journal-0")).unwrap().ino();
+        assert_eq!(synced.first(), Some(&journal), "the journal before anything else");
+        assert!(disk.names.load(Ordering::SeqCst) > 0, "and its name");
+    }
+}
+
+#[test]
 fn one_append_is_one_write_and_carries_the_notes_before_it() {
     let place = Place::new();
     let disk = Faulty::new(0, Fault::Torn);
@@ -343,40 +387,134 @@ fn an_append_that_is_not_waited_for_stays() {
     }
 }
 
-type Attack = fn(&std::path::Path);
+type Attack = fn(&Path);
+
+/// Moving the journal leaves a whole file under another name; after the others the open file has no name, or another length.
+const MOVES: [(&str, Attack); 3] = [
+    ("moved away", |journal| {
+        std::fs::rename(journal, journal.with_extension("old")).unwrap();
+    }),
+    ("moved away and replaced by its copy", |journal| {
+        let old = journal.with_extension("old");
+        std::fs::rename(journal, &old).unwrap();
+        std::fs::copy(old, journal).unwrap();
+    }),
+    ("removed, with a link to it elsewhere", |journal| {
+        std::fs::hard_link(journal, journal.with_extension("old")).unwrap();
+        std::fs::remove_file(journal).unwrap();
+    }),
+];
+const LOSSES: [(&str, Attack); 5] = [
+    ("removed", |journal| std::fs::remove_file(journal).unwrap()),
+    ("replaced by its copy", |journal| {
+        let copy = journal.with_extension("copy");
+        std::fs::copy(journal, &copy).unwrap();
+        std::fs::rename(copy, journal).unwrap();
+    }),
+    ("emptied", |journal| std::fs::write(journal, "").unwrap()),
+    ("cut", |journal| {
+        let file = File::options().write(true).open(journal).unwrap();
+        file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    }),
+    ("the whole folder removed", |journal| {
+        std::fs::remove_dir_all(journal.parent().unwrap()).unwrap();
+    }),
+];
+
+fn fails_from_now_on(log: &TileLog, what: &str) {
+    for n in 1..=2 {
+        assert!(
+            matches!(append(log, small(n)), Err(AuditError::Write(_))),
+            "{what}"
+        );
+    }
+    assert!(log.close().is_err(), "{what}");
+}
 
 #[test]
 fn a_journal_that_is_removed_replaced_or_cut_while_open_fails_the_next_append() {
-    let attacks: [(&str, Attack); 5] = [
-        ("removed", |journal| std::fs::remove_file(journal).unwrap()),
-        ("moved away", |journal| {
-            std::fs::rename(journal, journal.with_extension("old")).unwrap();
-        }),
-        ("replaced by its copy", |journal| {
-            let copy = journal.with_extension("copy");
-            std::fs::copy(journal, &copy).unwrap();
-            std::fs::rename(copy, journal).unwrap();
-        }),
-        ("emptied", |journal| std::fs::write(journal, "").unwrap()),
-        ("the whole folder removed", |journal| {
-            std::fs::remove_dir_all(journal.parent().unwrap()).unwrap();
-        }),
-    ];
-    for (name, attack) in attacks {
+    for (name, attack) in LOSSES {
         for durability in [Durability::Process, Durability::Sync] {
             let place = Place::new();
-            let log = TileLog::create(options(&place.log(), durability)).unwrap();
+            let disk = Arc::new(Standing::default());
+            let log = TileLog::create_on(disk, options(&place.log(), durability)).unwrap();
             append(&log, small(0)).unwrap();
             attack(&place.log().join("journal-0"));
-            assert!(
-                matches!(append(&log, small(1)), Err(AuditError::Write(_))),
-                "{name} {durability:?}"
-            );
-            assert!(
-                matches!(append(&log, small(2)), Err(AuditError::Write(_))),
-                "{name} {durability:?}"
-            );
-            assert!(log.close().is_err());
+            fails_from_now_on(&log, &format!("{name} {durability:?}"));
+        }
+    }
+}
+
+/// The system's disk on which no time passes until the test says so.
+#[derive(Debug)]
+struct Standing {
+    began: Instant,
+    passed: Mutex<Duration>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            passed: Mutex::default(),
+        }
+    }
+}
+
+impl Standing {
+    fn pass(&self, time: Duration) {
+        *self.passed.lock().unwrap() += time;
+    }
+}
+
+impl Disk for Standing {
+    fn now(&self) -> Instant {
+        self.began + *self.passed.lock().unwrap()
+    }
+}
+
+#[test]
+fn a_journal_that_is_moved_while_open_fails_appends_within_the_bound_and_each_sync() {
+    const TICK: Duration = Duration::from_millis(1);
+    for (name, attack) in MOVES {
+        let place = Place::new();
+        let log = TileLog::create(options(&place.log(), Durability::Sync)).unwrap();
+        append(&log, small(0)).unwrap();
+        attack(&place.log().join("journal-0"));
+        fails_from_now_on(&log, &format!("{name}, synced"));
+
+        let place = Place::new();
+        let disk = Arc::new(Standing::default());
+        let log = TileLog::create_on(disk.clone(), options(&place.log(), Durability::Process)).unwrap();
+        // The control: a log that nobody touches takes entries however much time passes.
+        for _ in 0..3 {
+            append(&log, small(0)).unwrap();
+            disk.pass(NAME_LOOK);
+        }
+        append(&log, small(0)).unwrap();
+        attack(&place.log().join("journal-0"));
+        disk.pass(NAME_LOOK - TICK);
+        append(&log, small(0)).unwrap_or_else(|error| panic!("{name}, before the bound: {error}"));
+        disk.pass(TICK);
+        fails_from_now_on(&log, &format!("{name}, at the bound"));
+    }
+}
+
+#[test]
+fn a_journal_that_is_moved_while_open_fails_the_next_checkpoint_and_the_close() {
+    for (name, attack) in MOVES {
+        for close in [false, true] {
+            let place = Place::new();
+            let disk = Arc::new(Standing::default());
+            let log = TileLog::create_on(disk, options(&place.log(), Durability::Process)).unwrap();
+            append(&log, small(0)).unwrap();
+            wait(log.checkpoint()).expect("the control");
+            append(&log, small(0)).unwrap();
+            attack(&place.log().join("journal-0"));
+            if !close {
+                assert!(wait(log.checkpoint()).is_err(), "{name}");
+            }
+            assert!(log.close().is_err(), "{name}");
         }
     }
 }

@@ -504,15 +504,19 @@ async fn a_full_disk_leaves_the_keyring_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_keyring_of_a_later_format_or_another_database_is_named_as_such() {
+async fn a_keyring_of_another_format_or_another_database_is_named_as_such() {
     for (pragma, expected) in [
         (
-            "user_version = 2",
-            "the keyring has format 2; expected a keyring of format 1",
+            "user_version = 3",
+            "the keyring has format 3; expected a keyring of format 2",
+        ),
+        (
+            "user_version = 1",
+            "the keyring has format 1; expected a keyring of format 2",
         ),
         (
             "application_id = 7",
-            "the file is another program's database; expected a keyring of format 1",
+            "the file is another program's database; expected a keyring of format 2",
         ),
     ] {
         let (_outer, folder) = place();

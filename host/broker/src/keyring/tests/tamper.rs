@@ -156,7 +156,10 @@ async fn every_cell_of_every_row_is_authenticated() {
     }
     for (column, value) in [
         ("created", "'2026-01-02T03:04:05.679Z'"),
+        ("root_kind", "'tpm'"),
         ("root_settings", "'other settings'"),
+        ("root_digest", "zeroblob(32)"),
+        ("root_digest", "zeroblob(0)"),
         ("vkey", "'log+1234+abce'"),
         ("vkey", "NULL"),
         ("log_size", "log_size + 1"),
@@ -175,6 +178,56 @@ async fn every_cell_of_every_row_is_authenticated() {
     restore(&folder, &bytes);
     run(&folder, "UPDATE keys SET state = state");
     assert_eq!(reopened(&folder).await.unwrap(), truth, "the control");
+}
+
+#[tokio::test]
+async fn a_changed_byte_of_the_sealed_root_key_is_damage_and_not_a_wrong_passphrase() {
+    let (_outer, folder) = place();
+    let truth = with_keys(&folder).await;
+    let bytes = std::fs::read(folder.join(DATABASE)).unwrap();
+    let sealed = opened(&folder).await.unwrap().file().meta.root.clone();
+    let start = find(&bytes, &sealed).expect("the sealed root key is in the file in one piece");
+    for at in 0..sealed.len() {
+        let mut changed = bytes.clone();
+        changed[start + at] ^= 1 << (at % 8);
+        restore(&folder, &changed);
+        for refused in [
+            opened(&folder).await.map(drop).unwrap_err(),
+            Keyring::peek(&folder).map(drop).unwrap_err(),
+        ] {
+            assert!(
+                matches!(&refused, KeyringError::Integrity { what } if what.contains("sealed root key")),
+                "byte {at}: {refused:?}"
+            );
+        }
+    }
+    // The other way round: nothing is damaged, and the passphrase is wrong.
+    restore(&folder, &bytes);
+    let refused = Keyring::open(&folder, &sealer("battery staple"))
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, KeyringError::Root(_)), "{refused:?}");
+    assert_eq!(reopened(&folder).await.unwrap(), truth, "the control");
+}
+
+#[tokio::test]
+async fn a_sealed_root_key_that_was_changed_together_with_its_digest_does_not_open() {
+    let (_outer, folder) = place();
+    drop(with_keys(&folder).await);
+    let mut meta = opened(&folder).await.unwrap().file().meta.clone();
+    let last = meta.root.len() - 1;
+    meta.root[last] ^= 1;
+    meta.root_digest = meta.digest_of_root().to_vec();
+    let database = Connection::open(folder.join(DATABASE)).unwrap();
+    database
+        .execute(
+            "UPDATE meta SET root = ?1, root_digest = ?2",
+            rusqlite::params![meta.root, meta.root_digest],
+        )
+        .unwrap();
+    drop(database);
+    let refused = opened(&folder).await.unwrap_err();
+    assert!(matches!(refused, KeyringError::Root(_)), "{refused:?}");
 }
 
 #[tokio::test]
