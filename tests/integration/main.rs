@@ -8,11 +8,13 @@
 )]
 
 mod cli_components;
+mod cli_files;
 mod cli_keyring;
 mod cli_log;
 mod cli_manifests;
 mod cli_output;
 mod cli_scene;
+mod cli_signals;
 mod crash;
 mod device;
 mod hygiene;

@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 /// At the foot of the help; the numbers are those of [`crate::exit::Exit`].
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 5 the audit log cannot be used, 6 something was changed or damaged; \
-4 is kept for `needs approval`.
+4 is kept for `needs approval`. 129, 130 and 143: stopped by SIGHUP, Ctrl-C and SIGTERM.
 Data goes to stdout, messages to stderr.";
 
 /// What every command takes.
@@ -51,7 +51,7 @@ pub(crate) struct Global {
     /// Read the passphrase from this file; one newline at its end is left out
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_fd")]
     pub(crate) passphrase_file: Option<PathBuf>,
-    /// Read the passphrase from this open file descriptor
+    /// Read the passphrase from this open file descriptor: best a pipe, for programs started here inherit it
     #[arg(long, global = true, value_name = "N")]
     pub(crate) passphrase_fd: Option<u32>,
     /// When an audit entry counts as written: `sync` survives a power cut, `process` only the end of this process
