@@ -259,11 +259,22 @@ fn help_and_version_are_data_and_a_bare_command_is_misuse() {
         help.out.contains("Exit codes: 0 done") && !help.out.contains("__compile"),
         "{help}"
     );
-    for words in [&[][..], &["key"], &["audit"], &["grant"]] {
+    for (words, expected) in [
+        (&[][..], "check, pin, run, "),
+        (&["key"], "create, list"),
+        (&["audit"], "tail, show"),
+        (&["grant"], "list, suspend"),
+    ] {
         let said = scene.run(words).expect(2);
         assert!(
             said.out.is_empty() && said.err.contains("Usage: claviger"),
             "{said}"
         );
+        let said = scene.run(&[words, &["--json"]].concat()).expect(2);
+        let message = said.messages()[0]["error"]["message"].clone();
+        assert!(message.as_str().unwrap().contains(expected), "{said}");
+        for hidden in ["__compile", "man,", "help,"] {
+            assert!(!said.err.contains(hidden), "{hidden}: {said}");
+        }
     }
 }
