@@ -7,7 +7,8 @@ use std::process::Command;
 use crate::cli_scene::{HEAD, Scene, binary, finish};
 
 /// Every command that has an answer, in an order in which each can do its work; whether it opens the keyring, and its exit code.
-const COMMANDS: [(&str, bool, i32); 23] = [
+const COMMANDS: [(&str, bool, i32); 24] = [
+    ("new first", false, 0),
     ("check bot.toml", false, 0),
     ("check bad.toml", false, 1),
     ("pin bot.toml", false, 0),

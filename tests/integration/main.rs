@@ -12,6 +12,7 @@ mod cli_files;
 mod cli_keyring;
 mod cli_log;
 mod cli_manifests;
+mod cli_new;
 mod cli_output;
 mod cli_scene;
 mod cli_signals;

@@ -76,6 +76,8 @@ pub(crate) enum Durability {
 pub(crate) enum Command {
     /// Make a keyring and its audit log
     Init(Init),
+    /// Write a folder with a first agent and its manifest
+    New(New),
     /// Make and show keys
     #[command(subcommand, arg_required_else_help = true)]
     Key(Key),
@@ -132,6 +134,26 @@ pub(crate) enum Root {
     Swtpm,
     /// A passphrase: as strong as the passphrase is
     Passphrase,
+}
+
+/// `claviger new`.
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// The agent's name, and its folder's: 1 to 64 of a-z, 0-9 and -
+    pub(crate) name: AgentName,
+    /// In which language
+    #[arg(long, value_enum, default_value_t = Language::Rust)]
+    pub(crate) lang: Language,
+    /// Take claviger-sdk from this folder [default: the version that this command has, from the registry]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) sdk: Option<PathBuf>,
+}
+
+/// The languages that `claviger new` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Language {
+    /// A library that depends on claviger-sdk
+    Rust,
 }
 
 /// `claviger key …`.

@@ -97,6 +97,7 @@ fn words(error: &clap::Error) -> Failure {
 fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Init(args) => command::init::run(cx, &args),
+        Command::New(args) => command::new::run(cx, &args),
         Command::Key(args) => command::key::run(cx, args),
         Command::Check(args) => command::check::run(cx, &args),
         Command::Pin(args) => command::pin::run(cx, &args),
