@@ -2,7 +2,6 @@
 //! plain wasmtime-wasi. The difference is the closed world, the limits, and two entries on the log.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a benchmark stops at the first surprise, and nobody calls it"
 )]
 
