@@ -1,8 +1,7 @@
 //! The decision of one use among 200 grants, each with every constraint there is: find the grant and what the log says of it,
 //! and ask every rule. No log, no key. Paths come with outbound HTTP.
-#![allow(
+#![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a benchmark stops at the first surprise, and nobody calls it"
 )]
 

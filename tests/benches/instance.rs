@@ -1,8 +1,7 @@
 //! An agent that is instantiated, run and dropped, against the same component in bare wasmtime: same engine settings, same pool,
 //! plain wasmtime-wasi. The difference is the closed world, the limits, and two entries on the log.
-#![allow(
+#![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a benchmark stops at the first surprise, and nobody calls it"
 )]
 

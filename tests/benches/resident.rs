@@ -1,6 +1,6 @@
 //! A resident P-256 signature from an agent (guest, broker, log, queue, TPM, verification) against the bare `tss-esapi` call: same
 //! software TPM, same kind of session, key loaded. Every signature is verified before it is released; `verify` is that part alone.
-#![allow(
+#![expect(
     clippy::unwrap_used,
     reason = "a benchmark stops at the first surprise, and nobody calls it"
 )]

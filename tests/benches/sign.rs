@@ -1,6 +1,6 @@
 //! A signature from an agent against the bare primitive, and the group commit against a sync for each use. Both sides of a ratio
 //! are measured one after the other in the same run; only the ratios count.
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::panic,
     reason = "a benchmark stops at the first surprise, and nobody calls it"

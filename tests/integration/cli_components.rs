@@ -1,8 +1,6 @@
 //! `claviger run` with components that are hostile, broken or not components, and what agents may say and take.
 
-use std::process::Stdio;
-
-use crate::cli_scene::{GRANT, HEAD, Scene, finish, until_it_speaks, wait};
+use crate::cli_scene::{GRANT, HEAD, Scene, finish};
 
 /// What would move a cursor, ring a bell or turn text round.
 const HOSTILE: &str = "\u{1b}[2J\u{9b}31m\u{202e}\u{7}";
@@ -84,11 +82,8 @@ fn a_cache_entry_that_was_not_made_here_is_replaced_and_said() {
             .says(&["warning:", "was not made by this keyring and was replaced"]);
         assert_eq!(said.out, "hi\n");
         let again = scene.script("echo hi").expect(0);
-        assert_eq!(
-            (again.out.as_str(), again.err.as_str()),
-            ("hi\n", ""),
-            "the new entry is used"
-        );
+        assert_eq!(again.out, "hi\n");
+        assert!(!again.err.contains("warning"), "the new entry is used: {again}");
     }
 }
 
@@ -200,38 +195,4 @@ fn an_agent_that_goes_too_far_is_stopped_with_the_limit_named() {
         scene.open(&["run", manifest, command]).expect(1).says(&[part]);
     }
     scene.run(&["audit", "verify"]).expect(0);
-}
-
-#[test]
-fn a_signal_stops_a_run_in_order() {
-    for (signal, name) in [("-INT", "Ctrl-C"), ("-TERM", "SIGTERM"), ("-HUP", "SIGHUP")] {
-        let scene = Scene::new();
-        let mut child = scene
-            .opening(&["run", "bot.toml", "print-error 5000\nsleep 50000"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        until_it_speaks(&mut child);
-        assert!(
-            std::process::Command::new("kill")
-                .args([signal, &child.id().to_string()])
-                .status()
-                .unwrap()
-                .success()
-        );
-        wait(child, format!("kill {signal}"))
-            .expect(1)
-            .says(&[&format!("stopped by {name}")]);
-        let verified = scene.run(&["audit", "verify", "--json"]).expect(0);
-        assert_eq!(verified.lines()[0]["unsigned_tail"], 0, "the log was closed");
-        let events = scene.events();
-        assert_eq!(events.last().unwrap()["event"], "host-stopped");
-        assert_eq!(
-            events[events.len() - 2]["end"]["how"],
-            "dropped",
-            "{:?}",
-            events[events.len() - 2]
-        );
-    }
 }

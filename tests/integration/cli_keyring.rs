@@ -221,7 +221,7 @@ fn one_process_at_a_time_and_the_other_learns_which_it_is() {
             .unwrap()
             .success()
     );
-    wait(child, "the run that sleeps".to_owned()).expect(1);
+    wait(child, "the run that sleeps".to_owned()).expect(143);
     scene.script("sign release x").expect(0);
 }
 

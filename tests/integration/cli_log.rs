@@ -242,3 +242,36 @@ fn explain_names_the_rule_that_denies_and_touches_nothing() {
         .run(&["explain", "rules.toml", "release", "--at", "soon"])
         .expect(2);
 }
+
+#[test]
+fn the_last_entries_are_read_from_the_end_of_the_log() {
+    let scene = Scene::new();
+    // Two entries a use: enough to fill the first bundle of 256.
+    let script = vec!["sign release x"; 140].join("\n");
+    scene.script(&script).expect(0);
+    let tail = |count: &str| scene.run(&["audit", "tail", "-n", count, "--json"]);
+    let all = tail("100000").expect(0).lines();
+    assert!(all.len() > 280, "{}", all.len());
+    let end = |count: usize| all[all.len() - count..].to_vec();
+    for count in [0, 1, 5, 20] {
+        assert_eq!(tail(&count.to_string()).expect(0).lines(), end(count));
+    }
+    // What the end does not need is not read; that it is damaged says `audit verify`.
+    let bundle = "keyring/audit/tile/entries/000";
+    let good = scene.read(bundle);
+    scene.write(bundle, &good[..good.len() / 2]);
+    assert_eq!(tail("5").expect(0).lines(), end(5));
+    tail("100000").expect(6);
+    scene.run(&["audit", "verify"]).expect(6);
+    scene.write(bundle, &good);
+    // A checkpoint is only a hint where to begin.
+    let checkpoint = String::from_utf8(scene.read("keyring/audit/checkpoint")).unwrap();
+    let size = checkpoint.lines().nth(1).unwrap();
+    for forged in ["0", "7", "999999", "18446744073709551615", "rubbish"] {
+        let forged = checkpoint.replacen(&format!("\n{size}\n"), &format!("\n{forged}\n"), 1);
+        scene.write("keyring/audit/checkpoint", forged);
+        assert_eq!(tail("5").expect(0).lines(), end(5));
+    }
+    fs::remove_file(scene.path("keyring/audit/checkpoint")).unwrap();
+    assert_eq!(tail("5").expect(0).lines(), end(5));
+}

@@ -326,10 +326,10 @@ fn what_is_no_manifest_is_an_error_that_says_what_it_is() {
         ("latin.toml", "is not UTF-8: byte 2"),
         ("nul.toml", "manifest::syntax"),
         ("empty.toml", "manifest::missing-field"),
-        ("folder.toml", "Is a directory"),
+        ("folder.toml", "is a folder; expected a file"),
         ("missing.toml", "No such file"),
         ("loop.toml", "Too many levels of symbolic links"),
-        ("/dev/zero", "has over 262144 bytes"),
+        ("/dev/zero", "is a device; expected a file"),
     ] {
         for command in [
             &["check", name][..],

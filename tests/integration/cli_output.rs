@@ -7,7 +7,8 @@ use std::process::Command;
 use crate::cli_scene::{HEAD, Scene, binary, finish};
 
 /// Every command that has an answer, in an order in which each can do its work; whether it opens the keyring, and its exit code.
-const COMMANDS: [(&str, bool, i32); 23] = [
+const COMMANDS: [(&str, bool, i32); 24] = [
+    ("new first", false, 0),
     ("check bot.toml", false, 0),
     ("check bad.toml", false, 1),
     ("pin bot.toml", false, 0),
@@ -259,11 +260,22 @@ fn help_and_version_are_data_and_a_bare_command_is_misuse() {
         help.out.contains("Exit codes: 0 done") && !help.out.contains("__compile"),
         "{help}"
     );
-    for words in [&[][..], &["key"], &["audit"], &["grant"]] {
+    for (words, expected) in [
+        (&[][..], "check, pin, run, "),
+        (&["key"], "create, list"),
+        (&["audit"], "tail, show"),
+        (&["grant"], "list, suspend"),
+    ] {
         let said = scene.run(words).expect(2);
         assert!(
             said.out.is_empty() && said.err.contains("Usage: claviger"),
             "{said}"
         );
+        let said = scene.run(&[words, &["--json"]].concat()).expect(2);
+        let message = said.messages()[0]["error"]["message"].clone();
+        assert!(message.as_str().unwrap().contains(expected), "{said}");
+        for hidden in ["__compile", "man,", "help,"] {
+            assert!(!said.err.contains(hidden), "{hidden}: {said}");
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -79,7 +79,14 @@ impl Scene {
     }
 
     pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        fs::write(self.path(name), bytes).unwrap();
+        // Whatever the umask: the command obeys no manifest that a group may write to.
+        let file = fs::File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o644)
+            .open(self.path(name));
+        file.and_then(|mut file| file.write_all(bytes.as_ref())).unwrap();
     }
 
     pub(crate) fn read(&self, name: &str) -> Vec<u8> {

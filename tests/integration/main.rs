@@ -8,12 +8,15 @@
 )]
 
 mod cli_components;
+mod cli_files;
 mod cli_keyring;
 mod cli_log;
 mod cli_manifests;
+mod cli_new;
 mod cli_output;
 mod cli_scene;
 mod constraints;
+mod cli_signals;
 mod crash;
 mod custody;
 mod device;

@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 /// At the foot of the help; the numbers are those of [`crate::exit::Exit`].
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 5 the audit log cannot be used, 6 something was changed or damaged; \
-4 is kept for `needs approval`.
+4 is kept for `needs approval`. 129, 130 and 143: stopped by SIGHUP, Ctrl-C and SIGTERM.
 Data goes to stdout, messages to stderr.";
 
 /// What every command takes.
@@ -51,7 +51,7 @@ pub(crate) struct Global {
     /// Read the passphrase from this file; one newline at its end is left out
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_fd")]
     pub(crate) passphrase_file: Option<PathBuf>,
-    /// Read the passphrase from this open file descriptor
+    /// Read the passphrase from this open file descriptor: best a pipe, for programs started here inherit it
     #[arg(long, global = true, value_name = "N")]
     pub(crate) passphrase_fd: Option<u32>,
     /// When an audit entry counts as written: `sync` survives a power cut, `process` only the end of this process
@@ -76,6 +76,8 @@ pub(crate) enum Durability {
 pub(crate) enum Command {
     /// Make a keyring and its audit log
     Init(Init),
+    /// Write a folder with a first agent and its manifest
+    New(New),
     /// Make and show keys
     #[command(subcommand, arg_required_else_help = true)]
     Key(Key),
@@ -132,6 +134,26 @@ pub(crate) enum Root {
     Swtpm,
     /// A passphrase: as strong as the passphrase is
     Passphrase,
+}
+
+/// `claviger new`.
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// The agent's name, and its folder's: 1 to 64 of a-z, 0-9 and -
+    pub(crate) name: AgentName,
+    /// In which language
+    #[arg(long, value_enum, default_value_t = Language::Rust)]
+    pub(crate) lang: Language,
+    /// Take claviger-sdk from this folder [default: the version that this command has, from the registry]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) sdk: Option<PathBuf>,
+}
+
+/// The languages that `claviger new` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Language {
+    /// A library that depends on claviger-sdk
+    Rust,
 }
 
 /// `claviger key …`.

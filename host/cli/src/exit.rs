@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use crate::interruption::Signal;
+
 /// The exit codes. Documented in the help; never renumbered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -18,6 +20,8 @@ pub(crate) enum Exit {
     AuditUnavailable,
     /// Something was changed or damaged.
     Integrity,
+    /// A signal stopped it.
+    Stopped(Signal),
 }
 
 impl Exit {
@@ -30,6 +34,7 @@ impl Exit {
             Self::Denied => 3,
             Self::AuditUnavailable => 5,
             Self::Integrity => 6,
+            Self::Stopped(signal) => signal.code(),
         }
     }
 
@@ -42,6 +47,7 @@ impl Exit {
             Self::Denied => "denied",
             Self::AuditUnavailable => "audit-unavailable",
             Self::Integrity => "integrity",
+            Self::Stopped(_) => "stopped",
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::args::{Arguments, Command};
 use crate::context::Context;
@@ -17,7 +18,9 @@ mod diagnose;
 mod entry;
 mod errors;
 mod exit;
+mod file;
 mod harden;
+mod interruption;
 mod keys;
 mod log;
 mod manifest;
@@ -58,9 +61,7 @@ fn misuse(error: &clap::Error) -> ExitCode {
             .any(|arg| arg == "--json")
     };
     if error.use_stderr() && asks_for_json() {
-        let text = error.render().to_string();
-        let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-        Output::new(true).failure(&Failure::usage(text));
+        Output::new(true).failure(&words(error));
         return Exit::Usage.into();
     }
     // A closed pipe needs no word.
@@ -68,9 +69,35 @@ fn misuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()))
 }
 
+/// What was misused, in words. Of a missing command clap would say the hidden ones, too.
+fn words(error: &clap::Error) -> Failure {
+    if let (ErrorKind::MissingSubcommand, Some(ContextValue::Strings(valid))) =
+        (error.kind(), error.get(ContextKind::ValidSubcommand))
+    {
+        let hidden = |name: &str| {
+            Arguments::command()
+                .find_subcommand(name)
+                .is_some_and(clap::Command::is_hide_set)
+        };
+        let shown: Vec<_> = valid
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !hidden(name))
+            .collect();
+        return Failure::usage(format!(
+            "a command is missing; expected one of {}",
+            shown.join(", ")
+        ))
+        .help("`--help` after what you typed says what each does");
+    }
+    let text = error.render().to_string();
+    Failure::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end())
+}
+
 fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Init(args) => command::init::run(cx, &args),
+        Command::New(args) => command::new::run(cx, &args),
         Command::Key(args) => command::key::run(cx, args),
         Command::Check(args) => command::check::run(cx, &args),
         Command::Pin(args) => command::pin::run(cx, &args),

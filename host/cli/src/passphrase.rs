@@ -7,14 +7,25 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use claviger_core::Secret;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use crate::exit::{Exit, Failure};
+use crate::file::open_without_waiting;
+use crate::interruption::{Interruption, Signal};
 use crate::output::Output;
 
 /// A passphrase has at most this many bytes: longer than anybody types, short enough for a buffer on the stack.
 const MAX: usize = 1024;
+
+/// How often a signal is looked for while somebody types.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// Where passphrases come from.
 #[derive(Debug, Clone)]
@@ -26,11 +37,12 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// The passphrase of an existing keyring.
+    /// The passphrase of an existing keyring. Needs a runtime around it, for a signal while it is typed.
     pub(crate) fn read(&self, out: &Output) -> Result<Secret, Failure> {
         match self {
             Self::Terminal => secret(&mut ask("Passphrase of the keyring: ")?),
-            Self::File(_) | Self::Descriptor(_) => self.read_silently(out),
+            Self::File(path) => from_file(path, out),
+            Self::Descriptor(number) => from_descriptor(*number, out),
         }
     }
 
@@ -47,30 +59,46 @@ impl Source {
                 }
                 secret(&mut first)
             }
-            Self::File(_) | Self::Descriptor(_) => self.read_silently(out),
+            Self::File(path) => from_file(path, out),
+            Self::Descriptor(number) => from_descriptor(*number, out),
         }
     }
+}
 
-    fn read_silently(&self, out: &Output) -> Result<Secret, Failure> {
-        let (path, name) = match self {
-            Self::File(path) => (path.clone(), format!("the passphrase file `{}`", path.display())),
-            // Opened through /proc, a descriptor needs no unsafe code; a pipe's other end stays the same.
-            Self::Descriptor(number) => (
-                format!("/proc/self/fd/{number}").into(),
-                format!("the file descriptor {number} with the passphrase"),
-            ),
-            Self::Terminal => return Err(not_a_terminal()),
-        };
-        let cannot = |error: io::Error| {
-            Failure::new(Exit::Failed, format!("{name} cannot be read")).because(Some(&error))
-        };
-        let file = File::open(&path).map_err(cannot)?;
-        if matches!(self, Self::File(_)) {
-            warn_if_shared(&file, &path, out).map_err(cannot)?;
-        }
-        let mut typed = read_line(file).map_err(cannot)?;
-        secret(&mut typed)
+fn from_file(path: &Path, out: &Output) -> Result<Secret, Failure> {
+    let cannot = |error: io::Error| {
+        Failure::failed(format!("the passphrase file `{}` cannot be read", path.display()))
+            .because(Some(&error))
+    };
+    // It may be a pipe, such as `<(pass show keyring)`: that is waited for.
+    let file = File::open(path).map_err(cannot)?;
+    warn_if_shared(&file, path, out).map_err(cannot)?;
+    secret(&mut read_line(file).map_err(cannot)?)
+}
+
+/// The descriptor itself stays open: only unsafe code can close what it has as a number. A pipe is empty afterwards; of a file, whatever
+/// is started here could read the passphrase again, and that includes what compiles components.
+fn from_descriptor(number: u32, out: &Output) -> Result<Secret, Failure> {
+    let cannot = |error: io::Error| {
+        Failure::failed(format!(
+            "the file descriptor {number} with the passphrase cannot be read"
+        ))
+        .because(Some(&error))
+    };
+    // Opened through /proc, a descriptor needs no unsafe code; a pipe's other end stays the same.
+    let file = open_without_waiting(Path::new(&format!("/proc/self/fd/{number}"))).map_err(cannot)?;
+    // Whoever writes into the pipe may still be at it.
+    fcntl_getfl(&file)
+        .and_then(|flags| fcntl_setfl(&file, flags - OFlags::NONBLOCK))
+        .map_err(|error| cannot(error.into()))?;
+    // Programs get a stdin, stdout and stderr of their own.
+    if number > 2 && file.metadata().map_err(cannot)?.is_file() {
+        out.warn(&format!(
+            "programs that this one starts inherit file descriptor {number} and can read the passphrase again; hand over a pipe, \
+             or name the file with `--passphrase-file`"
+        ));
     }
+    secret(&mut read_line(file).map_err(cannot)?)
 }
 
 fn warn_if_shared(file: &File, path: &Path, out: &Output) -> io::Result<()> {
@@ -129,6 +157,8 @@ fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     }
     let cannot =
         |error: io::Error| Failure::failed("the passphrase cannot be asked for").because(Some(&error));
+    // From here on no signal ends the process while the terminal is silent.
+    let mut interruption = Interruption::new()?;
     let silence = Silence::start().map_err(cannot)?;
     let mut stderr = io::stderr();
     write!(stderr, "{prompt}")
@@ -136,12 +166,21 @@ fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         .map_err(cannot)?;
     let mut typed = Typed::default();
     let ended = loop {
+        if let Some(signal) = interruption.arrived() {
+            break Ended::Interrupted(signal);
+        }
+        let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+        match poll(&mut fds, Some(&LOOK)) {
+            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(error) => return Err(cannot(error.into())),
+        }
         let mut byte = Zeroizing::new([0_u8; 1]);
         // Not through `Stdin`: its buffer would keep the passphrase.
         match rustix::io::read(&stdin, &mut *byte) {
             Ok(1) => {}
             Ok(_) => break Ended::Closed,
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             Err(error) => return Err(cannot(error.into())),
         }
         if let Some(ended) = byte.first().and_then(|byte| typed.take(*byte)) {
@@ -152,9 +191,8 @@ fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     drop(writeln!(stderr));
     match ended {
         Ended::Entered => Ok(typed.0),
-        Ended::Closed | Ended::Interrupted => {
-            Err(Failure::failed("no passphrase was given; nothing was done"))
-        }
+        Ended::Closed => Err(Failure::failed("no passphrase was given; nothing was done")),
+        Ended::Interrupted(signal) => Err(signal.stopped()),
     }
 }
 
@@ -166,14 +204,14 @@ struct Typed(Zeroizing<Vec<u8>>);
 enum Ended {
     Entered,
     Closed,
-    Interrupted,
+    Interrupted(Signal),
 }
 
 impl Typed {
     fn take(&mut self, byte: u8) -> Option<Ended> {
         match byte {
             b'\r' | b'\n' => return Some(Ended::Entered),
-            0x03 | 0x1c => return Some(Ended::Interrupted),
+            0x03 | 0x1c => return Some(Ended::Interrupted(Signal::Interrupt)),
             0x04 if self.0.is_empty() => return Some(Ended::Closed),
             0x04 => return Some(Ended::Entered),
             // Backspace takes a whole character of UTF-8.
@@ -248,7 +286,7 @@ mod tests {
         }
         assert_eq!(typed.0.as_slice(), b"cd");
         assert_eq!(typed.take(b'\n'), Some(Ended::Entered));
-        assert_eq!(typed.take(0x03), Some(Ended::Interrupted));
+        assert_eq!(typed.take(0x03), Some(Ended::Interrupted(Signal::Interrupt)));
         assert_eq!(Typed::default().take(0x04), Some(Ended::Closed));
         let mut long = Typed::default();
         for _ in 0..2 * MAX {

@@ -2,6 +2,7 @@
 //! choose custody: the keyring recorded that when it was made.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +11,19 @@ use claviger_broker::audit::Durability;
 use claviger_broker::custody::{KdfCost, PassphraseSealer};
 use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind};
 use claviger_broker::local::Options;
+use claviger_core::Secret;
 use claviger_core::custody::{Custody, Sealer};
 use claviger_tpm::{Tpm, TpmError};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args;
 use crate::context::Context;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
+use crate::interruption::{Interruption, Signal};
 use crate::progress;
 
 /// Work that does not end after the keyring was closed, such as a passphrase still being stretched, is left behind after this.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// A process number has at most this many digits.
 const MAX_PID: u64 = 20;
 
@@ -41,7 +43,7 @@ impl Unlocking {
     }
 
     /// By a passphrase.
-    pub(crate) fn by_passphrase(passphrase: claviger_core::Secret) -> Result<Self, Failure> {
+    pub(crate) fn by_passphrase(passphrase: Secret) -> Result<Self, Failure> {
         Ok(Self {
             sealer: Arc::new(PassphraseSealer::new(passphrase, KdfCost::STANDARD)?),
             resident: None,
@@ -49,26 +51,31 @@ impl Unlocking {
     }
 }
 
-/// Opens the keyring, does the work, and closes the keyring, also when the work fails or Ctrl-C, SIGTERM or SIGHUP stops it.
+/// Opens the keyring, does the work, and closes the keyring, also when the work fails or Ctrl-C, SIGTERM or SIGHUP stops it. A second
+/// signal does not wait for that.
 pub(crate) fn with_broker<T>(
     cx: &Context,
     work: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let folder = cx.keyring()?;
     let info = Keyring::peek(&folder)?;
-    let unlocking = unlocking(cx, &folder, &info)?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
-        let broker = open(cx, &folder, unlocking).await?;
-        // Handlers are there before the work begins: from here on the process does not just die.
-        let result = match Interruption::new() {
-            Ok(mut interruption) => tokio::select! {
-                done = work(&broker) => done,
-                name = interruption.next() => Err(Failure::failed(format!("stopped by {name}"))),
-            },
-            Err(failure) => Err(failure),
+        // Nothing is open while a passphrase is read: until then a signal may end the process by itself.
+        let passphrase = match info.root.kind {
+            RootKind::Passphrase => Some(cx.passphrase.read(&cx.out)?),
+            RootKind::Tpm | RootKind::Swtpm => None,
         };
-        let closed = progress::during(&cx.out, "closing the audit log", broker.close()).await;
+        let mut interruption = Interruption::new()?;
+        let broker = open(cx, &folder, &info, passphrase, &mut interruption).await?;
+        let result = tokio::select! {
+            done = work(&broker) => done,
+            signal = interruption.next() => Err(signal.stopped()),
+        };
+        let closed = tokio::select! {
+            closed = progress::during(&cx.out, "closing the audit log", broker.close()) => closed,
+            signal = interruption.next() => return Err(not_closed(signal)),
+        };
         // What went wrong first is what the operator needs to know.
         let result = result?;
         closed?;
@@ -78,10 +85,39 @@ pub(crate) fn with_broker<T>(
     result
 }
 
-/// Opens the keyring and says what recovery found.
-async fn open(cx: &Context, folder: &Path, unlocking: Unlocking) -> Result<Arc<LocalBroker>, Failure> {
-    let options = options(cx, folder, unlocking);
-    let broker = progress::during(&cx.out, "opening the keyring", LocalBroker::open(options)).await?;
+/// Opens the keyring and says what recovery found. A signal lets it be opened to its end, and closed again: halves are for power cuts.
+async fn open(
+    cx: &Context,
+    folder: &Path,
+    info: &KeyringInfo,
+    passphrase: Option<Secret>,
+    interruption: &mut Interruption,
+) -> Result<Arc<LocalBroker>, Failure> {
+    let opening = async {
+        let unlocking = unlocking(folder, info, passphrase).await?;
+        LocalBroker::open(options(cx, folder, unlocking))
+            .await
+            .map_err(Failure::from)
+    };
+    let mut opening = pin!(progress::during(&cx.out, "opening the keyring", opening));
+    let broker = tokio::select! {
+        opened = &mut opening => opened?,
+        signal = interruption.next() => {
+            let closing = async {
+                match opening.await {
+                    Ok(broker) => broker.close().await.is_ok(),
+                    Err(_) => true,
+                }
+            };
+            return Err(tokio::select! {
+                closed = tokio::time::timeout(PATIENCE, closing) => match closed {
+                    Ok(true) => signal.stopped(),
+                    Ok(false) | Err(_) => not_closed(signal),
+                },
+                again = interruption.next() => not_closed(again),
+            });
+        }
+    };
     if let Some(found) = broker.recovered() {
         cx.out.note(&format!(
             "the last process did not close the audit log; {} entries are whole, {} bytes of an unfinished one were dropped, and \
@@ -90,6 +126,12 @@ async fn open(cx: &Context, folder: &Path, unlocking: Unlocking) -> Result<Arc<L
         ));
     }
     Ok(broker)
+}
+
+fn not_closed(signal: Signal) -> Failure {
+    signal
+        .stopped()
+        .help("the audit log was not closed; whatever opens it next says what it found")
 }
 
 /// What a broker is opened with.
@@ -114,50 +156,34 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 }
 
 /// What opens this keyring, by what it says of itself. A wrong word there only makes opening fail.
-fn unlocking(cx: &Context, folder: &Path, info: &KeyringInfo) -> Result<Unlocking, Failure> {
-    match info.root.kind {
-        RootKind::Passphrase => Unlocking::by_passphrase(cx.passphrase.read(&cx.out)?),
-        RootKind::Tpm | RootKind::Swtpm => match Tpm::connect_with(&info.root.settings, folder) {
-            Ok(tpm) => Ok(Unlocking::by_tpm(&tpm)),
-            // The software TPM is this keyring's own: who uses it has the keyring open.
-            Err(TpmError::SwtpmInUse(_)) => Err(KeyringError::InUse { pid: holder(folder) }.into()),
-            Err(error) => Err(error.into()),
-        },
+async fn unlocking(
+    folder: &Path,
+    info: &KeyringInfo,
+    passphrase: Option<Secret>,
+) -> Result<Unlocking, Failure> {
+    if let Some(passphrase) = passphrase {
+        return Unlocking::by_passphrase(passphrase);
     }
+    let (settings, place) = (info.root.settings.clone(), folder.to_owned());
+    match aside(move || Tpm::connect_with(&settings, &place)).await? {
+        Ok(tpm) => Ok(Unlocking::by_tpm(&tpm)),
+        // The software TPM is this keyring's own: who uses it has the keyring open.
+        Err(TpmError::SwtpmInUse(_)) => Err(KeyringError::InUse { pid: holder(folder) }.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Does what blocks beside what listens to signals. Goes on to its end if nobody waits any more.
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Failure::failed("a part of this command ended early").because(Some(&error)))
 }
 
 /// The process that last took the keyring, for a message only.
 fn holder(folder: &Path) -> Option<u32> {
-    let text = crate::manifest::read_bounded(&folder.join("lock"), MAX_PID, "the lock").ok()?;
+    let text = crate::file::read_bounded(&folder.join("lock"), MAX_PID, "the lock").ok()?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
-}
-
-/// The signals that end a command in order.
-struct Interruption {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Interruption {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Failure::new(Exit::Failed, "the process cannot listen to signals").because(Some(&error))
-            })
-        };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "Ctrl-C",
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
-        }
-    }
 }

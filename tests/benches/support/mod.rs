@@ -1,10 +1,5 @@
 //! What the benchmarks share: a broker on disk, a host over it, and an agent that signs. Measures nothing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a benchmark stops at the first surprise"
-)]
+#![expect(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use claviger_broker::audit::{CheckpointError, Verified, VerifyError, verify};
+use claviger_broker::audit::{CheckpointError, Reader, Verified, VerifyError, verify};
 use claviger_core::{Entry, EntryIndex};
 
 use crate::args::Audit;
@@ -85,11 +85,11 @@ fn tail_words(verified: &Verified) -> String {
 
 fn tail(cx: &Context, count: u64, follow: bool) -> Result<Exit, Failure> {
     let reader = log::open(cx)?;
-    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let keep = usize::try_from(count).unwrap_or(usize::MAX);
     let mut last = VecDeque::new();
     let mut next = 0;
     let mut damage = Ok(());
-    for read in reader.entries(0) {
+    for read in reader.entries(before_the_last(&reader, count)) {
         match read {
             Ok((index, entry)) => {
                 next = index.saturating_add(1);
@@ -97,7 +97,7 @@ fn tail(cx: &Context, count: u64, follow: bool) -> Result<Exit, Failure> {
             }
             Err(error) => damage = Err(error),
         }
-        if last.len() > count {
+        if last.len() > keep {
             last.pop_front();
         }
     }
@@ -115,6 +115,20 @@ fn tail(cx: &Context, count: u64, follow: bool) -> Result<Exit, Failure> {
         std::thread::sleep(log::POLL);
     }
     Ok(Exit::Done)
+}
+
+/// Where to begin so that the last entries come without those before them. What the checkpoint says is a hint: the log goes on behind it,
+/// and if there is nothing where it says, everything is read.
+fn before_the_last(reader: &Reader, count: u64) -> EntryIndex {
+    let size = reader.checkpoint().ok().and_then(|note| {
+        // A signed note of C2SP tlog-checkpoint: origin, size, root.
+        note.lines().nth(1)?.parse::<EntryIndex>().ok()
+    });
+    let from = size.unwrap_or(0).saturating_sub(count.max(1));
+    match reader.entries(from).next() {
+        Some(Ok(_)) => from,
+        Some(Err(_)) | None => 0,
+    }
 }
 
 fn write(cx: &Context, index: EntryIndex, entry: &Entry) {

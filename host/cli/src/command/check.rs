@@ -44,6 +44,7 @@ pub(crate) fn run(cx: &Context, args: &ManifestArg) -> Result<Exit, Failure> {
         unchecked: Vec::new(),
         component: None,
     };
+    findings.look_at_writers(&file);
     findings.look_at_component(&file, &manifest);
     findings.look_at_keyring(cx, &manifest);
     let ok = count_errors(&problems) == 0 && findings.against.is_empty();
@@ -70,6 +71,13 @@ pub(crate) fn run(cx: &Context, args: &ManifestArg) -> Result<Exit, Failure> {
 }
 
 impl Findings {
+    fn look_at_writers(&mut self, file: &ManifestFile) {
+        if let Some(problem) = file.writers.problem() {
+            self.against
+                .push(format!("the manifest {problem}; {}", file.closing()));
+        }
+    }
+
     fn look_at_component(&mut self, file: &ManifestFile, manifest: &Manifest) {
         let digest = match file.component(manifest) {
             Ok(bytes) => ComponentDigest::of(&bytes),

@@ -41,7 +41,15 @@ struct Explanation<'a> {
 pub(crate) fn run(cx: &Context, args: &Explain) -> Result<Exit, Failure> {
     let file = ManifestFile::read(&args.manifest.path)?;
     let (manifest, _) = file.parse(&cx.out)?;
-    let mut rules = vec![component(&file, &manifest)];
+    let mut rules = Vec::new();
+    if let Some(problem) = file.writers.problem() {
+        rules.push(Row::beside(
+            "manifest",
+            false,
+            format!("it {problem}; {}", file.closing()),
+        ));
+    }
+    rules.push(component(&file, &manifest));
     let mut at = args.at.unwrap_or_else(Timestamp::now);
     match manifest.grants.get(&args.grant) {
         None => rules.push(no_such_grant(&manifest, &args.grant)),
@@ -84,6 +92,15 @@ pub(crate) fn run(cx: &Context, args: &Explain) -> Result<Exit, Failure> {
 }
 
 impl Row {
+    /// What stands beside the rules of a grant.
+    fn beside(what: &str, allows: bool, detail: String) -> Self {
+        Self {
+            rule: what.to_owned(),
+            allows,
+            detail,
+        }
+    }
+
     fn new(rule: Rule, allows: bool, detail: String) -> Self {
         Self {
             rule: rule_name(rule),
@@ -101,11 +118,7 @@ impl From<Finding> for Row {
 
 /// Whether the agent would be admitted with the bytes that are there.
 fn component(file: &ManifestFile, manifest: &Manifest) -> Row {
-    let row = |allows, detail: String| Row {
-        rule: "component".to_owned(),
-        allows,
-        detail,
-    };
+    let row = |allows, detail| Row::beside("component", allows, detail);
     let digest = match file.component(manifest) {
         Ok(bytes) => ComponentDigest::of(&bytes),
         Err(failure) => return row(false, failure.message),

@@ -4,18 +4,21 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::pin::pin;
 
 use claviger_broker::LocalBroker;
 use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind, RootSpec};
 use claviger_broker::local::OpenError;
+use claviger_core::Secret;
 use claviger_core::custody::Assurance;
 use claviger_tpm::{Tpm, TpmChoice, TpmError};
 
 use crate::args::{Init, Root};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::interruption::Interruption;
 use crate::progress;
-use crate::unlock::{Unlocking, options, runtime};
+use crate::unlock::{PATIENCE, Unlocking, aside, options, runtime};
 
 /// The software TPM's folder in the keyring's.
 const SWTPM_FOLDER: &str = "tpm";
@@ -31,7 +34,7 @@ pub(crate) fn run(cx: &Context, args: &Init) -> Result<Exit, Failure> {
     let choice = choose(args, &folder)?;
     let before = Before::look(&folder);
     let info = make(cx, &folder, choice).map_err(|stopped| {
-        if !stopped.by_another_process {
+        if !stopped.leave {
             before.restore(&folder);
         }
         stopped.failure
@@ -103,37 +106,37 @@ fn choose(args: &Init, folder: &Path) -> Result<Choice, Failure> {
     }
 }
 
-/// Why nothing was made, and whether what is in the folder may be another process's, which is making one, too.
+/// Why nothing was made, and whether what is in the folder is to be left there: it may be another process's, which is making one, too.
 struct Stopped {
     failure: Failure,
-    by_another_process: bool,
+    leave: bool,
 }
 
 impl From<Failure> for Stopped {
     fn from(failure: Failure) -> Self {
         Self {
             failure,
-            by_another_process: false,
+            leave: false,
         }
     }
 }
 
 impl From<KeyringError> for Stopped {
     fn from(error: KeyringError) -> Self {
-        let by_another_process = matches!(error, KeyringError::Exists { .. } | KeyringError::InUse { .. });
+        let leave = matches!(error, KeyringError::Exists { .. } | KeyringError::InUse { .. });
         Self {
             failure: error.into(),
-            by_another_process,
+            leave,
         }
     }
 }
 
 impl From<TpmError> for Stopped {
     fn from(error: TpmError) -> Self {
-        let by_another_process = matches!(error, TpmError::SwtpmInUse(_));
+        let leave = matches!(error, TpmError::SwtpmInUse(_));
         Self {
             failure: error.into(),
-            by_another_process,
+            leave,
         }
     }
 }
@@ -148,25 +151,65 @@ impl From<OpenError> for Stopped {
 }
 
 fn make(cx: &Context, folder: &Path, choice: Choice) -> Result<KeyringInfo, Stopped> {
-    let (spec, unlocking) = match choice {
-        Choice::Passphrase => {
+    let runtime = runtime()?;
+    let made = runtime.block_on(async {
+        // Nothing is made while a passphrase is read: until then a signal may end the process by itself.
+        let passphrase = match choice {
+            Choice::Passphrase => Some(cx.passphrase.read_new(&cx.out)?),
+            Choice::Tpm(_) | Choice::Swtpm(_) => None,
+        };
+        let mut interruption = Interruption::new()?;
+        let making = async {
+            let (spec, unlocking) = root(choice, passphrase, folder).await?;
+            let broker = LocalBroker::create(options(cx, folder, unlocking), spec).await?;
+            let info = broker.keyring().info();
+            broker.close().await.map_err(Failure::from)?;
+            Ok(info)
+        };
+        let mut making = pin!(progress::during(&cx.out, "making the keyring", making));
+        tokio::select! {
+            made = &mut making => made,
+            // Taking away what is still being made would leave halves: it is awaited, but not for ever.
+            signal = interruption.next() => Err(match tokio::time::timeout(PATIENCE, making).await {
+                Ok(Ok(_)) => Stopped {
+                    failure: signal
+                        .stopped()
+                        .help("the keyring was made all the same; `claviger doctor` looks at it"),
+                    leave: true,
+                },
+                Ok(Err(stopped)) => Stopped { failure: signal.stopped(), ..stopped },
+                Err(_) => Stopped {
+                    failure: signal
+                        .stopped()
+                        .help("the keyring was not finished; `claviger doctor` says what to remove"),
+                    leave: true,
+                },
+            }),
+        }
+    });
+    runtime.shutdown_timeout(PATIENCE);
+    made
+}
+
+async fn root(
+    choice: Choice,
+    passphrase: Option<Secret>,
+    folder: &Path,
+) -> Result<(RootSpec, Unlocking), Stopped> {
+    let (choice, kind) = match (choice, passphrase) {
+        (Choice::Tpm(choice), _) => (choice, RootKind::Tpm),
+        (Choice::Swtpm(choice), _) => (choice, RootKind::Swtpm),
+        (Choice::Passphrase, Some(passphrase)) => {
             let spec = RootSpec {
                 kind: RootKind::Passphrase,
                 settings: String::new(),
             };
-            (spec, Unlocking::by_passphrase(cx.passphrase.read_new(&cx.out)?)?)
+            return Ok((spec, Unlocking::by_passphrase(passphrase)?));
         }
-        Choice::Tpm(choice) => connect(choice, RootKind::Tpm, folder)?,
-        Choice::Swtpm(choice) => connect(choice, RootKind::Swtpm, folder)?,
+        (Choice::Passphrase, None) => return Err(Failure::failed("the passphrase is missing").into()),
     };
-    let runtime = runtime()?;
-    runtime.block_on(async {
-        let making = LocalBroker::create(options(cx, folder, unlocking), spec);
-        let broker = progress::during(&cx.out, "making the keyring", making).await?;
-        let info = broker.keyring().info();
-        broker.close().await.map_err(Failure::from)?;
-        Ok(info)
-    })
+    let folder = folder.to_owned();
+    aside(move || connect(choice, kind, &folder)).await?
 }
 
 fn connect(choice: TpmChoice, kind: RootKind, folder: &Path) -> Result<(RootSpec, Unlocking), Stopped> {

@@ -9,5 +9,6 @@ pub(crate) mod explain;
 pub(crate) mod grant;
 pub(crate) mod init;
 pub(crate) mod key;
+pub(crate) mod new;
 pub(crate) mod pin;
 pub(crate) mod run;

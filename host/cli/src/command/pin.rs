@@ -8,22 +8,25 @@ use claviger_core::{ComponentDigest, Manifest};
 use crate::args::Pin;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::interruption::to_its_end;
 use crate::manifest::ManifestFile;
 
 pub(crate) fn run(cx: &Context, args: &Pin) -> Result<Exit, Failure> {
-    let file = ManifestFile::read(&args.manifest.path)?;
+    let file = ManifestFile::read_to_obey(&args.manifest.path)?;
     let (manifest, _) = parse_except_digest(cx, &file)?;
     let component = ComponentDigest::of(&file.component(&manifest)?);
     let text =
         Manifest::with_digest(&file.text, component).map_err(|problems| file.refuse(&cx.out, &problems))?;
     let changed = text != file.text;
     if changed && !args.dry_run {
-        replace(&file.path, &text).map_err(|error| {
-            Failure::failed(format!(
-                "the manifest `{}` cannot be written; it is as it was",
-                file.path.display()
-            ))
-            .because(Some(&error))
+        to_its_end(|| {
+            replace(&file.path, &text).map_err(|error| {
+                Failure::failed(format!(
+                    "the manifest `{}` cannot be written; it is as it was",
+                    file.path.display()
+                ))
+                .because(Some(&error))
+            })
         })?;
     }
     let old = manifest.agent.digest.map(|digest| digest.to_string());

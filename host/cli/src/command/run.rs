@@ -14,7 +14,8 @@ use claviger_core::{AgentName, Broker, Manifest};
 use crate::args::Run;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::manifest::{ManifestFile, read_bounded};
+use crate::file::read_bounded;
+use crate::manifest::ManifestFile;
 use crate::output::shown;
 use crate::progress;
 use crate::unlock::with_broker;
@@ -25,7 +26,7 @@ const CACHE_FOLDER: &str = "cache";
 const MAX_LINE: usize = 4096;
 
 pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
-    let file = ManifestFile::read(&args.manifest.path)?;
+    let file = ManifestFile::read_to_obey(&args.manifest.path)?;
     // Warnings are for `claviger check`: a run every minute would bury what matters.
     let (manifest, _) = file.parse(&cx.out)?;
     let component = file.component(&manifest)?;

@@ -6,7 +6,7 @@ use claviger_core::Secret;
 use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
 
 use super::Finding;
-use crate::manifest::read_bounded;
+use crate::file::read_bounded;
 
 /// A file of /proc is read up to here.
 const MAX_PROC: u64 = 64 * 1024;
