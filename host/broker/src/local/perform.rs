@@ -269,7 +269,7 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
     )
     .map_err(|error| {
         let rule = match error {
-            FrameError::TooLarge { .. } => Rule::ContentSize,
+            FrameError::TooLarge { .. } | FrameError::Grown { .. } => Rule::ContentSize,
             FrameError::NotAnObject
             | FrameError::Number
             | FrameError::HostClaim(_)

@@ -211,7 +211,9 @@ async fn a_granted_use_is_logged_then_signed_then_settled() {
 async fn each_rule_refuses_with_its_kind_and_is_on_the_log() {
     let past = "expires = 2026-06-01T12:00:10Z\n";
     type Row<'a> = (&'a str, &'a str, &'a [u8], usize, Refusal, Rule);
-    let rows: [Row<'_>; 7] = [
+    // 65,007 bytes, and a token of more than an agent is promised.
+    let growing = format!("{{\"a\":[{}1]}}", "1e15,".repeat(13_000));
+    let rows: [Row<'_>; 8] = [
         ("uses = 2\n", "release", b"x", 2, Refusal::OverBudget, Rule::Uses),
         (
             "rate = \"3/hour\"\n",
@@ -232,6 +234,14 @@ async fn each_rule_refuses_with_its_kind_and_is_on_the_log() {
         (past, "release", b"x", 0, Refusal::Expired, Rule::Expires),
         ("", "other", b"x", 0, Refusal::NotGranted, Rule::Grant),
         ("", "tokens", b"not json", 0, Refusal::Invalid, Rule::Content),
+        (
+            "",
+            "tokens",
+            growing.as_bytes(),
+            0,
+            Refusal::Invalid,
+            Rule::ContentSize,
+        ),
         ("", "notes", &[0; 70_000], 0, Refusal::Invalid, Rule::ContentSize),
     ];
     for (constraint, grant, content, good, refusal, rule) in rows {
