@@ -7,7 +7,7 @@ use claviger_core::name::nearest;
 use claviger_core::profile::{FrameContext, FrameError, Framed, SigningRule};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::request::SignerInfo;
-use claviger_core::{AuditSink, GrantAlias, InstanceId, Outcome, Permit, Refusal, Request};
+use claviger_core::{GrantAlias, InstanceId, Outcome, Permit, Refusal, Request};
 use jiff::Timestamp;
 use rand_core::RngCore as _;
 
@@ -106,6 +106,7 @@ impl LocalBroker {
             &self.ledger().grant(&instance.admitted.agent, alias),
             time,
         )?;
+        // A token says `iat` of now; the use is on the log at the time of the decision below.
         let message = frame_anywhere(&grant.rule, &record, content, time).await?;
 
         let agent = &instance.admitted.agent;
@@ -113,6 +114,8 @@ impl LocalBroker {
             // Deciding, reserving and taking a place in the log under one lock: of two callers for the last use one is refused,
             // and what a crash leaves of the log is a budget without gaps.
             let mut ledger = self.ledger();
+            // The time anew: a grant may have expired while its content waited to be hashed.
+            let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
             let allowance = guard::decide(&grant.constraints, &ledger.grant(agent, alias), time)?;
             let allowed = Use {
                 instance: instance.id,
@@ -127,8 +130,13 @@ impl LocalBroker {
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
             };
-            let sink: Arc<dyn AuditSink> = Arc::clone(&self.log) as _;
-            Permit::to_sign(sink, Arc::clone(&self.clock), time, allowed, &message)
+            Permit::to_sign(
+                Arc::clone(&self.permits),
+                Arc::clone(&self.clock),
+                time,
+                allowed,
+                &message,
+            )
         };
         let permit = recording
             .await

@@ -2,6 +2,7 @@
 
 mod large;
 mod rollback;
+mod time;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +11,7 @@ use claviger_core::custody::{CustodyError, CustodyKind, Generated, SigningKey};
 use claviger_core::key::{Algorithm, KeyRef, PublicKey, Signature};
 use claviger_core::permit::Permit;
 use claviger_core::profile::{Framed, Profile};
-use claviger_core::{GrantAlias, KeyName, Secret};
+use claviger_core::{Entry, GrantAlias, KeyName, Secret};
 use jiff::SignedDuration;
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -149,10 +150,15 @@ impl Fixture {
     }
 
     /// Everything on the log so far, in order.
-    async fn events(&self) -> Vec<Event> {
+    async fn entries(&self) -> Vec<Entry> {
         self.broker.checkpoint().await.unwrap();
         let reader = Reader::open(&self.folder.path().join("keyring").join(AUDIT_FOLDER)).unwrap();
-        reader.entries(0).map(|entry| entry.unwrap().1.event).collect()
+        reader.entries(0).map(|entry| entry.unwrap().1).collect()
+    }
+
+    async fn events(&self) -> Vec<Event> {
+        let entries = self.entries().await;
+        entries.into_iter().map(|entry| entry.event).collect()
     }
 
     async fn rules(&self) -> Vec<Rule> {
