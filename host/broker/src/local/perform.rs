@@ -230,6 +230,11 @@ impl LocalBroker {
 
 /// More content than this is hashed on a thread for blocking work: a MiB takes about a millisecond, which is as long as a task may keep
 /// others from a thread that runs many. Below, the hop costs more than it saves.
+///
+/// An agent's `cpu` limit does not count what these threads do for it. What bounds it: the agent is stopped in its one call meanwhile, so
+/// an instance has one such job at a time, of at most `MAX_SSHSIG_CONTENT` bytes, and only under a grant that would have allowed the
+/// use just before. An agent with an unlimited grant can so keep one core hashing until its `deadline`; a grant's `uses` and `rate` are
+/// what makes it less.
 const MAX_INLINE: usize = 1024 * 1024;
 
 /// Frames content on this thread or, if there is much of it and a runtime, on one for blocking work. Dropping the future abandons the
