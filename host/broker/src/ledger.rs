@@ -32,11 +32,7 @@ pub struct GrantState {
 impl Ledger {
     /// Takes one entry of the log into account; entries come in the order of the log.
     pub fn apply(&mut self, entry: &Entry) {
-        if matches!(entry.event, Event::ClockAccepted) {
-            self.latest = Some(entry.time);
-        } else {
-            self.latest = self.latest.max(Some(entry.time));
-        }
+        self.latest = Some(entry.on_record(self.latest));
         match &entry.event {
             Event::Allowed(allowed) => {
                 let state = self

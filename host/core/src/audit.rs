@@ -29,6 +29,18 @@ pub struct Entry {
     pub event: Event,
 }
 
+impl Entry {
+    /// The time on record once this entry is: the latest of all, unless an operator vouches for an earlier clock.
+    #[must_use]
+    pub fn on_record(&self, before: Option<Timestamp>) -> Timestamp {
+        let vouched = matches!(self.event, Event::ClockAccepted);
+        match before {
+            Some(before) if !vouched => self.time.max(before),
+            Some(_) | None => self.time,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]

@@ -293,13 +293,16 @@ impl fmt::Debug for PublicKey {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signature {
     algorithm: Algorithm,
-    bytes: [u8; 64],
+    bytes: [u8; Self::LENGTH],
 }
 
 impl Signature {
+    /// Its length in bytes.
+    pub const LENGTH: usize = 64;
+
     /// A signature of this algorithm. Whether it verifies is [`PublicKey::verify`]'s to say.
     #[must_use]
-    pub const fn new(algorithm: Algorithm, bytes: [u8; 64]) -> Self {
+    pub const fn new(algorithm: Algorithm, bytes: [u8; Self::LENGTH]) -> Self {
         Self { algorithm, bytes }
     }
 
@@ -311,7 +314,7 @@ impl Signature {
 
     /// The 64 bytes.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 64] {
+    pub const fn as_bytes(&self) -> &[u8; Self::LENGTH] {
         &self.bytes
     }
 }

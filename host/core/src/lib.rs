@@ -23,6 +23,7 @@ pub mod profile;
 pub mod refusal;
 pub mod request;
 pub mod secret;
+pub mod stack;
 
 pub use admission::{Admission, AdmissionId, NotAdmitted};
 pub use audit::{AuditError, AuditSink, Entry, EntryIndex, Event};

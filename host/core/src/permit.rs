@@ -37,7 +37,8 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Logs an authorised use and returns the proof once the entry is durable. It covers no message: for uses that sign nothing.
+    /// Logs an authorised use and returns the proof once the entry is durable. It covers no message: for what signs nothing, as
+    /// [`Egress::send`](crate::egress::Egress::send), which takes a permit too.
     ///
     /// # Errors
     /// When the entry cannot be made durable: then nothing may be done.

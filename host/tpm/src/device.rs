@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use claviger_core::custody::{Assurance, CustodyError};
+use claviger_core::stack::wipe_below;
 use claviger_core::{Algorithm, Secret};
 use rand_core::{OsRng, RngCore as _};
 use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
@@ -162,7 +163,7 @@ impl Device {
             drop(link.create(template::sealed_data()?, auth, Some(&[0; MAX_SEALED])));
             made
         });
-        residue::wipe_stack_below();
+        wipe_below::<{ residue::STACK_WORDS }>();
         sealed
     }
 
@@ -184,7 +185,7 @@ impl Device {
             })
             .map_err(|error| Failure::Final(error.into()))
         });
-        residue::wipe_stack_below();
+        wipe_below::<{ residue::STACK_WORDS }>();
         unsealed
     }
 

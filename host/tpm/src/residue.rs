@@ -1,10 +1,9 @@
-//! Overwrites what libtss2 leaves of a secret: on the stack, and in the memory that it freed. Not a guarantee: it counts on
-//! an allocator that hands out first what was freed last on the same thread, as that of glibc does.
+//! Overwrites what libtss2 leaves of a secret in the memory that it freed; on the stack, `claviger_core::stack` does. Not a guarantee: it
+//! counts on an allocator that hands out first what was freed last on the same thread, as that of glibc does.
 
 use std::hint::black_box;
 
 use tss_esapi::tss2_esys::TPM2B_SENSITIVE_DATA;
-use zeroize::Zeroize as _;
 
 /// What libtss2 allocates for the data that it unsealed, in bytes.
 const UNSEALED: usize = size_of::<TPM2B_SENSITIVE_DATA>();
@@ -14,7 +13,7 @@ const FILL: u8 = 0xA5;
 /// glibc keeps up to seven freed pieces of a size for the thread that freed them.
 const KEPT: usize = 8;
 /// How deep a command goes with its structures on the stack, in an unoptimised build, with room to spare; in words.
-const STACK_WORDS: usize = 8192;
+pub(crate) const STACK_WORDS: usize = 8192;
 
 /// Takes the freed pieces that the thread keeps, so that the one that libtss2 frees next is the one that is handed out next.
 pub(crate) struct Pieces(Vec<Vec<u8>>);
@@ -43,12 +42,4 @@ fn pieces() -> Vec<Vec<u8>> {
         }
     }
     all
-}
-
-/// Overwrites the stack below the caller.
-#[inline(never)]
-pub(crate) fn wipe_stack_below() {
-    let mut below = [0_u64; STACK_WORDS];
-    below.zeroize();
-    black_box(&below);
 }

@@ -132,9 +132,11 @@ impl TileLog {
             root: *checkpoint.hash(),
         };
         let mut unsettled = BTreeSet::new();
+        let mut latest = None;
         let mut found = scan(&folder, signed, Writer::Excluded, &mut |index, json| {
             let entry = parse(index, json)?;
             track(&mut unsettled, index, &entry);
+            latest = Some(entry.on_record(latest));
             fold(index, &entry);
             Ok(())
         })?;
@@ -167,7 +169,9 @@ impl TileLog {
             state.names_unsynced = true;
         }
         state.retired = journals;
-        let time = options.clock.now();
+        // Never before what is on record, whatever the clock says: the log reads forwards.
+        let now = options.clock.now();
+        let time = latest.map_or(now, |latest: jiff::Timestamp| latest.max(now));
         let shared = Shared::new(folder, disk, options, state);
         shared.settle(time, &unsettled, fold)?;
         Ok((Self::start(shared)?, recovered))

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use claviger_core::custody::{Custody, CustodyError, CustodyKind, Generated, SigningKey};
 use claviger_core::key::KeyError;
 use claviger_core::profile::Framed;
+use claviger_core::stack::wipe_below;
 use claviger_core::{Algorithm, BoxFuture, KeyRef, Permit, PublicKey, Secret, Signature};
 use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
 use rand_core::{OsRng, RngCore as _};
 use sha2::{Digest as _, Sha512};
-use zeroize::Zeroize as _;
 
 /// The material of a software key is its seed (RFC 8032) or its scalar, big endian (SEC 1): 32 bytes each.
 const MATERIAL: usize = 32;
@@ -57,7 +57,7 @@ impl Custody for SoftwareCustody {
 /// Makes a key from fresh random numbers of the operating system.
 pub(super) fn generate(algorithm: Algorithm) -> Result<Generated, CustodyError> {
     let made = make(algorithm);
-    wipe_stack_below();
+    wipe_below::<STACK_WORDS>();
     made
 }
 
@@ -86,7 +86,7 @@ pub(super) fn open(
     material: &Secret,
 ) -> Result<Arc<dyn SigningKey>, CustodyError> {
     let opened = expand(custody, key, public, material);
-    wipe_stack_below();
+    wipe_below::<STACK_WORDS>();
     opened
 }
 
@@ -153,12 +153,12 @@ impl SoftwareKey {
         match &self.signer {
             Signer::Ed25519 { expanded, verifying } => {
                 let signature = sign_ed25519(expanded, verifying, message.message());
-                wipe_stack_below();
+                wipe_below::<STACK_WORDS>();
                 Ok(Signature::new(Algorithm::Ed25519, signature.ok_or_else(fault)?))
             }
             Signer::P256 { scalar } => {
                 let signature = sign_p256(scalar, message.message());
-                wipe_stack_below();
+                wipe_below::<STACK_WORDS>();
                 Ok(Signature::new(Algorithm::P256, signature.ok_or_else(fault)?))
             }
         }
@@ -187,17 +187,9 @@ fn sign_p256(scalar: &Secret, message: &[u8]) -> Option<[u8; 64]> {
     Some(signature.to_bytes().into())
 }
 
-/// How deep signing goes, with room to spare; writing so much takes a microsecond.
+/// How deep signing goes, in words, with room to spare; writing so much takes a microsecond. It is wiped because `ecdsa` gives RFC 6979
+/// a copy of the scalar there, and SHA-512 keeps what it hashed for the nonce; neither is wiped by them.
 const STACK_WORDS: usize = 2048;
-
-/// Overwrites the stack below the caller: `ecdsa` gives RFC 6979 a copy of the scalar there, and SHA-512 keeps what it hashed for the
-/// nonce; neither is wiped.
-#[inline(never)]
-fn wipe_stack_below() {
-    let mut below = [0_u64; STACK_WORDS];
-    below.zeroize();
-    std::hint::black_box(&below);
-}
 
 impl SigningKey for SoftwareKey {
     fn sign<'a>(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use claviger_core::audit::{Entry, Event, InstanceEnd, Recovered};
+use claviger_core::audit::{Event, InstanceEnd, Recovered};
 use claviger_core::custody::{Assurance, Custody, Sealer};
 use claviger_core::egress::{Answer, BodyStream, RequestHead};
 use claviger_core::manifest::Manifest;
@@ -27,12 +27,14 @@ mod denials;
 mod grants;
 mod keys;
 mod perform;
+mod record;
 
 pub use keys::{KeyCreation, NewKeyError};
 
 use admit::Admitted;
 use denials::Denials;
 use keys::OpenKeys;
+use record::{PermitSink, Record};
 
 /// What a local broker is opened with.
 #[derive(Debug)]
@@ -111,13 +113,14 @@ pub enum OpenError {
 /// Decides, logs and uses the credentials of one keyring. One at a time has a keyring open.
 pub struct LocalBroker {
     keyring: Arc<Keyring>,
-    log: Arc<TileLog>,
+    record: Arc<Record>,
+    // The same record, for permits.
+    permits: Arc<dyn AuditSink>,
     custodies: BTreeMap<&'static str, Arc<dyn Custody>>,
     assurance: Assurance,
     durability: Durability,
     clock: Arc<dyn Clock>,
     recovered: Option<Recovered>,
-    ledger: Mutex<Ledger>,
     admissions: RwLock<HashMap<AdmissionId, Arc<Admitted>>>,
     next_admission: AtomicU64,
     instances: RwLock<HashMap<InstanceId, Arc<Instance>>>,
@@ -210,15 +213,16 @@ impl LocalBroker {
         for custody in [Some(software), sealed, resident].into_iter().flatten() {
             custodies.insert(custody.kind().as_str(), custody);
         }
+        let record = Record::new(log, ledger, Arc::clone(&clock));
         let broker = Self {
             keyring,
-            log,
+            permits: Arc::new(PermitSink(Arc::clone(&record))),
+            record,
             custodies,
             assurance: info.assurance,
             durability,
             clock,
             recovered,
-            ledger: Mutex::new(ledger),
             admissions: RwLock::default(),
             next_admission: AtomicU64::new(1),
             instances: RwLock::default(),
@@ -246,7 +250,7 @@ impl LocalBroker {
         self.open_keys.close_all();
         // Not waited for by itself: closing makes everything durable, or fails.
         self.note(Event::HostStopped);
-        self.log.close()?;
+        self.record.log.close()?;
         self.record_log_size();
         Ok(())
     }
@@ -256,7 +260,7 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written.
     pub async fn checkpoint(&self) -> Result<String, AuditError> {
-        let note = self.log.checkpoint().await?;
+        let note = self.record.log.checkpoint().await?;
         self.record_log_size();
         Ok(note)
     }
@@ -266,7 +270,7 @@ impl LocalBroker {
     fn record_log_size(&self) {
         match self.durability {
             // A keyring that cannot be written keeps the size it knows: it notices less, and refuses nothing.
-            Durability::Sync => drop(self.keyring.set_log_size(self.log.signed_size())),
+            Durability::Sync => drop(self.keyring.set_log_size(self.record.log.signed_size())),
             Durability::Process => {}
         }
     }
@@ -284,16 +288,7 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written.
     pub async fn accept_clock(&self) -> Result<(), AuditError> {
-        let entry = Entry {
-            time: self.clock.now(),
-            event: Event::ClockAccepted,
-        };
-        let appended = {
-            let mut ledger = self.ledger();
-            ledger.apply(&entry);
-            self.log.append(entry)
-        };
-        appended.await.map(drop)
+        self.record.accept_clock().await.map(drop)
     }
 
     /// The keyring.
@@ -315,38 +310,15 @@ impl LocalBroker {
     }
 
     async fn append(&self, event: Event) -> Result<u64, AuditError> {
-        let appended = {
-            // Ledger and log change under one lock, so that both see events in one order. The log takes the entry at the call.
-            let mut ledger = self.ledger();
-            let entry = Entry {
-                time: self.time_after(&ledger),
-                event,
-            };
-            ledger.apply(&entry);
-            self.log.append(entry)
-        };
-        appended.await
+        self.record.append(event).await
     }
 
     fn note(&self, event: Event) {
-        let mut ledger = self.ledger();
-        let entry = Entry {
-            time: self.time_after(&ledger),
-            event,
-        };
-        ledger.apply(&entry);
-        self.log.note(entry);
-    }
-
-    /// The time for an entry: never before what is on record, so that the log reads forwards.
-    fn time_after(&self, ledger: &Ledger) -> jiff::Timestamp {
-        let now = self.clock.now();
-        ledger.latest().map_or(now, |latest| latest.max(now))
+        self.record.note(event);
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        // A panic while the ledger was held cannot leave it half changed: each change is one assignment.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.record.ledger()
     }
 
     fn instance(&self, who: InstanceId) -> Option<Arc<Instance>> {
@@ -402,7 +374,7 @@ impl Broker for LocalBroker {
             .cloned()
             .ok_or(Refusal::NotGranted)?;
         // What an agent does without credentials is not run unrecorded either.
-        self.log.check_usable().map_err(|_| Refusal::Unavailable)?;
+        self.record.log.check_usable().map_err(|_| Refusal::Unavailable)?;
         let id = InstanceId(self.ledger().next_instance());
         self.note(Event::Started {
             instance: id,

@@ -7,7 +7,7 @@ use claviger_core::name::nearest;
 use claviger_core::profile::{FrameContext, FrameError, Framed, SigningRule};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::request::SignerInfo;
-use claviger_core::{AuditSink, GrantAlias, InstanceId, Outcome, Permit, Refusal, Request};
+use claviger_core::{GrantAlias, InstanceId, Outcome, Permit, Refusal, Request};
 use jiff::Timestamp;
 use rand_core::RngCore as _;
 
@@ -106,6 +106,7 @@ impl LocalBroker {
             &self.ledger().grant(&instance.admitted.agent, alias),
             time,
         )?;
+        // A token says `iat` of now; the use is on the log at the time of the decision below.
         let message = frame_anywhere(&grant.rule, &record, content, time).await?;
 
         let agent = &instance.admitted.agent;
@@ -113,6 +114,8 @@ impl LocalBroker {
             // Deciding, reserving and taking a place in the log under one lock: of two callers for the last use one is refused,
             // and what a crash leaves of the log is a budget without gaps.
             let mut ledger = self.ledger();
+            // The time anew: a grant may have expired while its content waited to be hashed.
+            let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
             let allowance = guard::decide(&grant.constraints, &ledger.grant(agent, alias), time)?;
             let allowed = Use {
                 instance: instance.id,
@@ -127,8 +130,13 @@ impl LocalBroker {
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
             };
-            let sink: Arc<dyn AuditSink> = Arc::clone(&self.log) as _;
-            Permit::to_sign(sink, Arc::clone(&self.clock), time, allowed, &message)
+            Permit::to_sign(
+                Arc::clone(&self.permits),
+                Arc::clone(&self.clock),
+                time,
+                allowed,
+                &message,
+            )
         };
         let permit = recording
             .await
@@ -222,6 +230,11 @@ impl LocalBroker {
 
 /// More content than this is hashed on a thread for blocking work: a MiB takes about a millisecond, which is as long as a task may keep
 /// others from a thread that runs many. Below, the hop costs more than it saves.
+///
+/// An agent's `cpu` limit does not count what these threads do for it. What bounds it: the agent is stopped in its one call meanwhile, so
+/// an instance has one such job at a time, of at most `MAX_SSHSIG_CONTENT` bytes, and only under a grant that would have allowed the
+/// use just before. An agent with an unlimited grant can so keep one core hashing until its `deadline`; a grant's `uses` and `rate` are
+/// what makes it less.
 const MAX_INLINE: usize = 1024 * 1024;
 
 /// Frames content on this thread or, if there is much of it and a runtime, on one for blocking work. Dropping the future abandons the
@@ -269,7 +282,7 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
     )
     .map_err(|error| {
         let rule = match error {
-            FrameError::TooLarge { .. } => Rule::ContentSize,
+            FrameError::TooLarge { .. } | FrameError::Grown { .. } => Rule::ContentSize,
             FrameError::NotAnObject
             | FrameError::Number
             | FrameError::HostClaim(_)

@@ -2,6 +2,7 @@
 
 mod large;
 mod rollback;
+mod time;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +11,7 @@ use claviger_core::custody::{CustodyError, CustodyKind, Generated, SigningKey};
 use claviger_core::key::{Algorithm, KeyRef, PublicKey, Signature};
 use claviger_core::permit::Permit;
 use claviger_core::profile::{Framed, Profile};
-use claviger_core::{GrantAlias, KeyName, Secret};
+use claviger_core::{Entry, GrantAlias, KeyName, Secret};
 use jiff::SignedDuration;
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -149,10 +150,15 @@ impl Fixture {
     }
 
     /// Everything on the log so far, in order.
-    async fn events(&self) -> Vec<Event> {
+    async fn entries(&self) -> Vec<Entry> {
         self.broker.checkpoint().await.unwrap();
         let reader = Reader::open(&self.folder.path().join("keyring").join(AUDIT_FOLDER)).unwrap();
-        reader.entries(0).map(|entry| entry.unwrap().1.event).collect()
+        reader.entries(0).map(|entry| entry.unwrap().1).collect()
+    }
+
+    async fn events(&self) -> Vec<Event> {
+        let entries = self.entries().await;
+        entries.into_iter().map(|entry| entry.event).collect()
     }
 
     async fn rules(&self) -> Vec<Rule> {
@@ -211,7 +217,9 @@ async fn a_granted_use_is_logged_then_signed_then_settled() {
 async fn each_rule_refuses_with_its_kind_and_is_on_the_log() {
     let past = "expires = 2026-06-01T12:00:10Z\n";
     type Row<'a> = (&'a str, &'a str, &'a [u8], usize, Refusal, Rule);
-    let rows: [Row<'_>; 7] = [
+    // 65,007 bytes, and a token of more than an agent is promised.
+    let growing = format!("{{\"a\":[{}1]}}", "1e15,".repeat(13_000));
+    let rows: [Row<'_>; 8] = [
         ("uses = 2\n", "release", b"x", 2, Refusal::OverBudget, Rule::Uses),
         (
             "rate = \"3/hour\"\n",
@@ -232,6 +240,14 @@ async fn each_rule_refuses_with_its_kind_and_is_on_the_log() {
         (past, "release", b"x", 0, Refusal::Expired, Rule::Expires),
         ("", "other", b"x", 0, Refusal::NotGranted, Rule::Grant),
         ("", "tokens", b"not json", 0, Refusal::Invalid, Rule::Content),
+        (
+            "",
+            "tokens",
+            growing.as_bytes(),
+            0,
+            Refusal::Invalid,
+            Rule::ContentSize,
+        ),
         ("", "notes", &[0; 70_000], 0, Refusal::Invalid, Rule::ContentSize),
     ];
     for (constraint, grant, content, good, refusal, rule) in rows {

@@ -74,6 +74,12 @@ pub(super) fn message(
     Ok(message.into_bytes())
 }
 
+/// How long [`compact`] makes a signature over this message, in bytes.
+pub(super) const fn compact_length(message: &[u8]) -> usize {
+    // Without padding, each begun group of six bits is a character.
+    message.len() + 1 + (Signature::LENGTH * 8).div_ceil(6)
+}
+
 /// The compact serialisation: the signing input, `.`, base64url(signature).
 pub(super) fn compact(message: &[u8], signature: &Signature) -> Vec<u8> {
     let mut token = message.to_vec();

@@ -22,6 +22,9 @@ mod tests;
 pub const MAX_SSHSIG_CONTENT: usize = 16 * 1024 * 1024;
 /// The most content one signature covers under `jws` and `labeled`: these are messages, not files.
 pub const MAX_MESSAGE_CONTENT: usize = 64 * 1024;
+/// The longest signature given out, in bytes, as promised in WIT. A token is base64 of its payload, which can be longer than the agent
+/// wrote it (`1e15` becomes `1000000000000000.0`); one over the largest payload that keeps its length has some 90,000.
+pub const MAX_SIGNATURE: usize = 128 * 1024;
 /// The longest life a key's profile may give a JWS, in seconds: longer-lived tokens are keys in disguise.
 pub const MAX_TOKEN_LIFE: u32 = 24 * 60 * 60;
 
@@ -293,6 +296,14 @@ impl SigningRule {
             }
             Self::Labeled { label } => (labeled::message(label, content), Finish::Labeled),
         };
+        // Before anything is decided or logged: what could not be given out is not signed.
+        let needed = finish.longest(&message);
+        if needed > MAX_SIGNATURE {
+            return Err(FrameError::Grown {
+                allowed: MAX_SIGNATURE,
+                needed,
+            });
+        }
         Ok(Framed {
             message,
             finish,
@@ -323,6 +334,17 @@ enum Finish {
     Sshsig { namespace: Namespace },
     Jws,
     Labeled,
+}
+
+impl Finish {
+    /// The most bytes that [`Framed::finish`] makes of a signature over this message. Of a token, the very number.
+    fn longest(&self, message: &[u8]) -> usize {
+        match self {
+            Self::Sshsig { .. } => sshsig::MAX_ARMOURED,
+            Self::Jws => jws::compact_length(message),
+            Self::Labeled => Signature::LENGTH,
+        }
+    }
 }
 
 impl Framed {
@@ -390,6 +412,14 @@ pub enum FrameError {
         allowed: usize,
         /// What came, in bytes.
         sent: usize,
+    },
+    /// The token would be over [`MAX_SIGNATURE`]: its payload grows when it is written again.
+    #[error("a token has at most {allowed} bytes, this one would have {needed}: its numbers are written out")]
+    Grown {
+        /// The bound in bytes.
+        allowed: usize,
+        /// What the token would have, in bytes.
+        needed: usize,
     },
     /// The payload of a JWS is not a JSON object with unique members.
     #[error("the payload is not a JSON object with unique member names")]

@@ -9,6 +9,9 @@ use crate::profile::FrameError;
 /// SHA-512, the default of `ssh-keygen -Y sign`.
 const HASH: HashAlg = HashAlg::Sha512;
 
+/// The most bytes of an armoured signature: key, signature and a name of 64 bytes in base64 are some 500.
+pub(super) const MAX_ARMOURED: usize = 1024;
+
 /// The blob that is signed: magic, namespace, empty reserved field, hash algorithm, hash of the content.
 pub(super) fn message(namespace: &Namespace, content: &[u8]) -> Result<Vec<u8>, FrameError> {
     SshSig::signed_data(namespace.as_str(), HASH, content).map_err(|_| FrameError::Encoding)

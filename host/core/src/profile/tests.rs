@@ -393,6 +393,76 @@ fn content_is_bounded_before_it_is_read() {
     }
 }
 
+/// A payload of JSON that becomes longer when it is written again: `1e15` is four bytes, `1000000000000000.0` is eighteen.
+fn growing(numbers: usize, padding: usize) -> Vec<u8> {
+    let content = format!(
+        "{{\"a\":[{}],\"b\":\"{}\"}}",
+        vec!["1e15"; numbers].join(","),
+        "x".repeat(padding)
+    );
+    assert!(content.len() <= MAX_MESSAGE_CONTENT);
+    content.into_bytes()
+}
+
+#[test]
+fn a_token_is_as_long_as_promised_or_is_not_framed() {
+    for pair in Pair::both() {
+        let key = pair.public();
+        let finished = |profile: &Profile, content: &[u8]| {
+            let framed = rule(profile).frame(content, &context(&key))?;
+            Ok::<_, FrameError>(framed.finish(&pair.sign(framed.message())).unwrap().len())
+        };
+        // Base64 has no text of 4n + 1 characters, so the header's length decides whether the bound itself is met.
+        let mut met = false;
+        for typ in ["a", "ab", "abc", "abcd"] {
+            let mut profile = jws(&["a"]);
+            let Profile::Jws { typ: own, .. } = &mut profile else {
+                unreachable!()
+            };
+            *own = typ.parse().unwrap();
+            let least = finished(&profile, &growing(5_080, 0)).unwrap();
+            let nearly = (MAX_SIGNATURE - least) / 4 * 3 - 8;
+            let lengths: Vec<_> = (nearly..nearly + 16)
+                .map(|padding| finished(&profile, &growing(5_080, padding)))
+                .collect();
+            let fits = lengths.partition_point(Result::is_ok);
+            assert!(
+                0 < fits && fits < lengths.len(),
+                "the control: the bound is within these lengths"
+            );
+            for length in &lengths[..fits] {
+                met |= *length == Ok(MAX_SIGNATURE);
+                assert!(*length.as_ref().unwrap() <= MAX_SIGNATURE);
+            }
+            for (over, length) in lengths[fits..].iter().enumerate() {
+                let Err(FrameError::Grown {
+                    allowed: MAX_SIGNATURE,
+                    needed,
+                }) = length
+                else {
+                    panic!("{typ} {over}: {length:?}");
+                };
+                assert!(*needed > MAX_SIGNATURE && (over > 0 || *needed <= MAX_SIGNATURE + 2));
+            }
+        }
+        assert!(met, "a token of exactly {MAX_SIGNATURE} bytes is given");
+        // As found: well within the bound of the content.
+        assert!(matches!(
+            finished(&jws(&["a"]), &growing(13_000, 0)),
+            Err(FrameError::Grown { .. })
+        ));
+        // The other profiles' signatures do not grow with the content, and no name makes them long.
+        let longest = "n".repeat(crate::name::MAX_NAME);
+        for size in [0, 1, MAX_MESSAGE_CONTENT] {
+            let armoured = finished(&sshsig(&[&longest]), &vec![0; size]).unwrap();
+            assert!(armoured <= sshsig::MAX_ARMOURED, "{armoured}");
+            assert_eq!(finished(&labeled(), &vec![0; size]), Ok(Signature::LENGTH));
+        }
+        // Nor is plain text of the largest size too long for a token.
+        assert!(finished(&jws(&["a"]), &growing(1, MAX_MESSAGE_CONTENT - 20)).unwrap() < MAX_SIGNATURE);
+    }
+}
+
 #[test]
 fn a_grant_only_narrows() {
     let none = Narrowing::default;

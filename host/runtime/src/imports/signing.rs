@@ -1,6 +1,7 @@
 //! `claviger:credentials/signing`. Holds no key and no signature longer than the call.
 
 use claviger_core::audit::StopLimit;
+use claviger_core::profile::MAX_SIGNATURE;
 use claviger_core::request::MAX_ALIAS_TEXT;
 use claviger_core::{GrantAlias, Outcome, Request};
 use wasmtime::component::Resource;
@@ -8,9 +9,6 @@ use wasmtime::component::Resource;
 use super::wit::signing::{Host, HostSigner, Refusal as WitRefusal, SignerInfo};
 use super::{CredentialsView, WRONG_OUTCOME, to_wit};
 use crate::limits::{MAX_OPEN_SIGNERS, Stop};
-
-/// A signature has at most this many bytes, as promised in WIT: a JWS over the largest claims is the longest.
-const MAX_SIGNATURE: usize = 128 * 1024;
 
 /// A grant that the agent opened. Opening it used nothing up and decided nothing for later.
 #[derive(Debug)]
@@ -46,6 +44,7 @@ impl HostSigner for CredentialsView<'_> {
         // Content just over the bound goes to the broker, which refuses and logs it; the call's fuel stops what is larger.
         let grant = self.table.get(&signer)?.grant.clone();
         match self.ctx.perform(Request::Sign { grant, content }).await {
+            // The profile frames nothing that a longer signature comes of: a broker that gives one is at fault.
             Ok(Outcome::Signed { signature }) if signature.len() <= MAX_SIGNATURE => Ok(Ok(signature)),
             Ok(_) => Ok(Err(WRONG_OUTCOME)),
             Err(refusal) => Ok(Err(to_wit(refusal))),

@@ -5,10 +5,10 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 
-const LARGE: usize = 3 * 1024 * 1024;
-const SMALL: usize = 1024;
+pub(super) const LARGE: usize = 3 * 1024 * 1024;
+pub(super) const SMALL: usize = 1024;
 
-fn signing(who: InstanceId, size: usize) -> (InstanceId, Request) {
+pub(super) fn signing(who: InstanceId, size: usize) -> (InstanceId, Request) {
     let request = Request::Sign {
         grant: name("release"),
         content: vec![b'x'; size],
@@ -16,7 +16,7 @@ fn signing(who: InstanceId, size: usize) -> (InstanceId, Request) {
     (who, request)
 }
 
-fn poll_once<T>(future: &mut BoxFuture<'_, T>) -> Poll<T> {
+pub(super) fn poll_once<T>(future: &mut BoxFuture<'_, T>) -> Poll<T> {
     future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
