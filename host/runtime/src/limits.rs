@@ -24,7 +24,8 @@ pub(crate) const MAX_HANDLES: usize = 4096;
 /// Host resources alive in one instance: each has a host allocation behind it, so this is tighter than the handles.
 pub(crate) const MAX_HOST_RESOURCES: usize = 1024;
 
-/// Files, folders and listings open at once in one instance: each is a file descriptor of the host, of which a process often has 1024.
+/// Files, folders and listings open at once in one instance: each is a file descriptor of the host, of which a process often has 1024. A
+/// file is open until its descriptor and all its streams are gone.
 pub(crate) const MAX_OPEN_FILES: usize = 64;
 
 /// Signers open at once in one instance, as promised in WIT.
