@@ -70,7 +70,7 @@ pub enum LoadError {
         /// Why.
         source: std::io::Error,
     },
-    /// A folder of `[files]` would give the agent what decides over it, or one folder under two names.
+    /// A folder of `[files]` would give the agent what decides over it, what the kernel shows of processes, or one folder under two names.
     #[error("the folder `{}`, `{guest}` for the agent, {why}; give it a folder of its own", host.display())]
     FolderOverlaps {
         /// What the agent would call it.

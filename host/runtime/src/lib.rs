@@ -31,6 +31,7 @@ mod host;
 mod imports;
 mod interfaces;
 mod limits;
+mod kernel;
 mod linker;
 mod native;
 mod output;
