@@ -52,6 +52,15 @@ fn what_is_no_component_is_a_clear_error_and_leaves_nothing_behind() {
             .expect(1)
             .says(&["error: ", part]);
         assert_eq!((said.out.as_str(), cached()), ("", before), "{what}");
+        let last = scene.events().pop().unwrap();
+        assert_eq!(last["event"], "host-stopped", "{what}");
+        let logged: Vec<_> = scene
+            .events()
+            .into_iter()
+            .filter(|event| event["event"] == "not-admitted")
+            .collect();
+        let reason = logged.last().unwrap()["reasons"][0].clone();
+        assert!(reason.as_str().unwrap().contains(part), "{what}: {reason}");
     }
     let names: Vec<_> = scene
         .files()

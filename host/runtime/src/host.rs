@@ -166,7 +166,6 @@ impl Host {
         manifest_dir: &Path,
         component: &[u8],
     ) -> Result<Agent, LoadError> {
-        is_component(component)?;
         let digest = ComponentDigest::of(component);
         let admission = self.shared.broker.admit(manifest, digest).await?;
         let admission = Admitted {
@@ -201,6 +200,8 @@ impl Host {
     ) -> Result<(Entrance, Vec<OpenFolder>, CacheEvent), LoadError> {
         let file = manifest_dir.join(&manifest.agent.component);
         let folders = self
+        // Not before it is admitted: the log has every reason, this one too.
+        is_component(component)?;
             .shared
             .guarded
             .open_all(&manifest.world, manifest_dir, &file)?;
@@ -270,8 +271,11 @@ pub(crate) struct Admitted {
 impl Admitted {
     /// Puts on the log why the agent could not be loaded.
     fn reject(&self, error: &LoadError) {
-        self.broker
-            .withdraw(self.admission.id, vec![escape(&error.to_string(), MAX_REASON)]);
+        let reasons = match error {
+            LoadError::NotGranted(missing) => missing.iter().map(ToString::to_string).collect(),
+            error => vec![error.to_string()],
+        };
+        self.broker.withdraw(self.admission.id, reasons);
     }
 }
 
@@ -281,12 +285,6 @@ impl Drop for Admitted {
         self.broker.withdraw(self.admission.id, Vec::new());
     }
 }
-
-/// What the engine says of a component is shown up to this many characters.
-const MAX_SHOWN: usize = 400;
-
-/// A reason on the log has at most this many characters.
-const MAX_REASON: usize = 200;
 
 fn entrance(engine: &Engine, component: &Component, admission: &Admission) -> Result<Entrance, LoadError> {
     let linked = linker::link(engine, component, admission)?;
