@@ -129,7 +129,8 @@ impl ResourceLimiter for Totals {
 }
 
 /// A run's future with its processor time counted: the guest gives way at every tick of the engine, and time in which a host
-/// call is pending is not spent in here. Work that a host call does at once, hashing say, counts as the agent's.
+/// call is pending is not spent in here. Work that a host call does at once counts as the agent's. What the broker does on a thread for
+/// blocking work, such as hashing content over 1 MiB, does not: the deadline bounds that, and the grant's rate and uses.
 pub(crate) struct Metered<F> {
     run: Pin<Box<F>>,
     spent: Duration,
