@@ -92,7 +92,12 @@ fn a_cache_entry_that_was_not_made_here_is_replaced_and_said() {
         assert_eq!(said.out, "hi\n");
         let again = scene.script("echo hi").expect(0);
         assert_eq!(again.out, "hi\n");
-        assert!(!again.err.contains("warning"), "the new entry is used: {again}");
+        // Whatever else it says: on a slow machine it says that it takes a while.
+        let replaced = again.err.contains("was not made by this keyring");
+        assert!(
+            !replaced && !again.err.contains("compiled again"),
+            "the new entry is used: {again}"
+        );
     }
 }
 
