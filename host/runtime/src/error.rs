@@ -7,6 +7,9 @@ use claviger_core::{NotAdmitted, Refusal};
 use crate::compile::MAX_COMPONENT;
 use crate::limits::MAX_INPUT;
 
+/// What the engine or the compiler says of a component is shown up to this many characters: it quotes names that the component chose.
+pub(crate) const MAX_SHOWN: usize = 400;
+
 /// Why a host cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

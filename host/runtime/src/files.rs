@@ -19,6 +19,7 @@ use wasmtime_wasi_io::bindings::wasi::io::streams::{
 };
 use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream, StreamError, StreamResult};
 
+use crate::blocking::blocking;
 use crate::limits::{MAX_OPEN_FILES, Stop};
 use crate::state::State;
 
@@ -327,11 +328,6 @@ fn coded<T>(state: &mut State, result: FsResult<T>) -> wasmtime::Result<Result<T
         Ok(value) => Ok(Ok(value)),
         Err(error) => state.filesystem().convert_error_code(error).map(Err),
     }
-}
-
-/// Runs work that may wait for a disk off the async threads. If the future is dropped, it goes on to its end.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> wasmtime::Result<T> {
-    Ok(tokio::task::spawn_blocking(work).await?)
 }
 
 #[cfg(test)]

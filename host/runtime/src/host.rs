@@ -8,15 +8,17 @@ use claviger_core::manifest::Manifest;
 use claviger_core::name::escape;
 use claviger_core::{Admission, Broker, ComponentDigest, Secret};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::agent::{Agent, Entrance};
+use crate::blocking::blocking;
 use crate::cache::{Cache, CacheEvent, Entry, NoEntry};
 use crate::compile::{Compiler, MAX_COMPONENT, compile};
 use crate::engine::{self, PoolSize};
-use crate::error::{HostError, LoadError};
+use crate::error::{HostError, LoadError, MAX_SHOWN};
 use crate::folders::{Guarded, OpenFolder};
 use crate::imports::bindings::AgentPre;
 use crate::linker::{self, Call};
@@ -198,10 +200,10 @@ impl Host {
         component: &[u8],
         admission: &Admitted,
     ) -> Result<(Entrance, Vec<OpenFolder>, CacheEvent), LoadError> {
-        let file = manifest_dir.join(&manifest.agent.component);
-        let folders = self
         // Not before it is admitted: the log has every reason, this one too.
         is_component(component)?;
+        let file = manifest_dir.join(&manifest.agent.component);
+        let folders = self
             .shared
             .guarded
             .open_all(&manifest.world, manifest_dir, &file)?;
@@ -226,7 +228,8 @@ impl Host {
             let (cache, entry) = (cache.clone(), entry.clone());
             move || cache.read(&entry)
         })
-        .await?;
+        .await
+        .map_err(lost)?;
         let event = match found {
             Ok(code) => return Ok((code, CacheEvent::Hit)),
             Err(NoEntry::Absent) => CacheEvent::Miss,
@@ -237,7 +240,8 @@ impl Host {
             let stored = cache.write(&entry, &code);
             (code, stored)
         })
-        .await?;
+        .await
+        .map_err(lost)?;
         match stored {
             Ok(()) => Ok((code, event)),
             Err(error) => Ok((
@@ -257,7 +261,8 @@ impl Host {
                 .map_err(|error| LoadError::TooComplex(escape(&format!("{error:#}"), MAX_SHOWN)))?;
             entrance(&engine, &component, &admission)
         })
-        .await?
+        .await
+        .map_err(lost)?
     }
 }
 
@@ -269,7 +274,7 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
-    /// Puts on the log why the agent could not be loaded.
+    /// Puts on the log why the agent could not be loaded, each reason by itself. The broker escapes and bounds them.
     fn reject(&self, error: &LoadError) {
         let reasons = match error {
             LoadError::NotGranted(missing) => missing.iter().map(ToString::to_string).collect(),
@@ -296,11 +301,9 @@ fn entrance(engine: &Engine, component: &Component, admission: &Admission) -> Re
     }
 }
 
-/// Runs work that blocks off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, LoadError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| LoadError::Compiler(std::io::Error::other(error)))
+/// The thread for blocking work did not come to its end.
+fn lost(error: JoinError) -> LoadError {
+    LoadError::Compiler(std::io::Error::other(error))
 }
 
 /// Tells a component from what is often given instead. Component-model Binary.md: magic, version 13, layer 1.

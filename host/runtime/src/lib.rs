@@ -21,6 +21,7 @@
 //! ```
 
 mod agent;
+mod blocking;
 mod cache;
 mod compile;
 mod engine;
@@ -30,8 +31,8 @@ mod folders;
 mod host;
 mod imports;
 mod interfaces;
-mod limits;
 mod kernel;
+mod limits;
 mod linker;
 mod native;
 mod output;
