@@ -112,7 +112,7 @@ async fn every_reason_why_an_agent_is_not_loaded_is_on_the_log_by_itself() {
         (
             "future",
             b"\0asm\x02\0\0\0".to_vec(),
-            &["WebAssembly of an unknown kind"],
+            &["this is WebAssembly of an unknown kind"],
         ),
         ("huge", vec![0; MAX_COMPONENT + 1], &["a component has at most"]),
     ];
