@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use kit::vault::copy_folder;
 
-use crate::cli_scene::{PASSPHRASE, Scene, binary, finish, until_it_speaks, wait};
+use crate::cli_scene::{GRANT, HEAD, PASSPHRASE, Scene, binary, finish, until_it_speaks, wait};
 
 #[test]
 fn a_name_that_is_a_path_is_misuse() {
@@ -57,6 +57,43 @@ fn another_passphrase_opens_nothing() {
     assert_eq!(scene.uses(), 0);
     scene.script("sign release x").expect(0);
     assert_eq!(scene.uses(), 1);
+}
+
+#[test]
+fn no_agent_is_given_the_file_with_the_passphrase() {
+    let scene = Scene::new();
+    for folder in ["given", "elsewhere"] {
+        fs::create_dir(scene.path(folder)).unwrap();
+    }
+    scene.write("given/pass", format!("{PASSPHRASE}\n"));
+    std::os::unix::fs::symlink("../given/pass", scene.path("elsewhere/link")).unwrap();
+    fs::set_permissions(scene.path("given/pass"), fs::Permissions::from_mode(0o600)).unwrap();
+    let files = "[files]\n\"/d\" = { host = \"given\", access = \"read\" }\n";
+    scene.manifest("bot.toml", format!("{HEAD}{files}{GRANT}"));
+    let run = |how: &str| {
+        let mut command = Command::new("sh");
+        let script = format!("exec \"$1\" run bot.toml 'read /d/pass' {how}");
+        command.args(["-c", &script, "sh"]).arg(binary());
+        scene.prepare(&mut command);
+        finish(command)
+    };
+    for how in [
+        "--passphrase-file given/pass",
+        "--passphrase-file elsewhere/link",
+        "--passphrase-fd 7 7<given/pass",
+        "--passphrase-fd 0 <given/pass",
+    ] {
+        let said = run(how).expect(1).says(&["given/pass", "no agent may see"]);
+        assert!(!said.to_string().contains(PASSPHRASE), "{how}: {said}");
+    }
+    // The controls: from elsewhere and through a pipe, and then the folder is the agent's.
+    for how in [
+        "--passphrase-file passphrase",
+        "--passphrase-fd 7 7<<EOF\ncorrect horse\nEOF\n",
+    ] {
+        let said = run(how).expect(0);
+        assert!(said.out.contains(PASSPHRASE), "{how}: {said}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command when it is told to end: while it opens a keyring, makes one, asks for a passphrase, or runs an agent.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -13,13 +14,28 @@ fn with_swtpm(scene: &Scene, first: &str) {
     fs::create_dir_all(scene.path("bin")).unwrap();
     let real = which("swtpm");
     // It keeps its number, by which a test sees whether it is gone.
-    let script = format!("#!/bin/sh\necho $$ >\"$HOME/swtpm.pid\"\n{first}\nexec {real} \"$@\"\n");
+    // It is started with no variable but its search path.
+    let pid = scene.path("swtpm.pid");
+    let script = format!(
+        "#!/bin/sh\necho $$ >'{}'\n{first}\nexec '{real}' \"$@\"\n",
+        pid.display()
+    );
     scene.write("bin/swtpm", script);
     fs::set_permissions(scene.path("bin/swtpm"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// A program in the scene that heeds signals, also where whoever started the tests had them ignored, as a shell does for what it has run
+/// in the background: what is ignored is handed on.
+fn heeding(scene: &Scene, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT,TERM,HUP").arg(program);
+    scene.prepare(&mut command);
+    command
+}
+
 fn with_bin(scene: &Scene, arguments: &[&str]) -> Command {
-    let mut command = scene.command(arguments);
+    let mut command = heeding(scene, binary());
+    command.args(arguments);
     let path = std::env::var("PATH").unwrap();
     command.env("PATH", format!("{}:{path}", scene.path("bin").display()));
     command
@@ -47,8 +63,14 @@ fn a_signal_stops_a_run_in_order() {
         ("-HUP", "SIGHUP", 129),
     ] {
         let scene = Scene::new();
-        let mut child = scene
-            .opening(&["run", "bot.toml", "print-error 5000\nsleep 50000"])
+        let mut child = heeding(&scene, binary())
+            .args([
+                "--passphrase-file",
+                "passphrase",
+                "run",
+                "bot.toml",
+                "print-error 5000\nsleep 50000",
+            ])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -72,11 +94,10 @@ fn a_signal_stops_a_run_in_order() {
 #[test]
 fn a_signal_that_was_ignored_before_stays_ignored() {
     let scene = Scene::new();
-    let mut command = Command::new("sh");
+    let mut command = heeding(&scene, "sh");
     let script =
         "trap '' HUP; exec \"$1\" run bot.toml 'print-error 5000\nsleep 50000' --passphrase-file passphrase";
     command.args(["-c", script, "sh"]).arg(binary());
-    scene.prepare(&mut command);
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -100,11 +121,10 @@ fn a_signal_while_the_keyring_opens_leaves_it_closed() {
         ("flock:signal=SIGINT:when=1", 130),
         ("flock:signal=SIGTERM:when=999", 0),
     ] {
-        let mut command = Command::new("strace");
+        let mut command = heeding(&scene, "strace");
         command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=flock"]);
         command.args(["-e", &format!("inject={call}")]).arg(binary());
         command.args(["audit", "checkpoint", "--passphrase-file", "passphrase"]);
-        scene.prepare(&mut command);
         let said = finish(command).expect(code);
         assert!(!said.err.contains("was not closed"), "{call}: {said}");
         log_is_closed(&scene);
@@ -175,9 +195,8 @@ fn a_signal_while_a_passphrase_is_typed_gives_the_terminal_its_echo_back() {
         "strace -f -qq -o /dev/null -e trace=ppoll -e inject=ppoll:signal=SIGTERM:when=1 {} audit checkpoint; echo code $?; stty -a",
         binary().display()
     );
-    let mut command = Command::new("script");
+    let mut command = heeding(&scene, "script");
     command.args(["-qec", &line, "/dev/null"]);
-    scene.prepare(&mut command);
     let said = finish(command).expect(0);
     for part in [
         "Passphrase of the keyring: ",

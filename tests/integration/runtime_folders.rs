@@ -89,6 +89,33 @@ async fn more_open_files_than_allowed_are_stopped() {
 }
 
 #[tokio::test]
+async fn streams_keep_their_files_open_and_count_like_them() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::write(root.path().join("file"), "").unwrap();
+    let report = obey(root.path(), "hold-file-streams file 65 1").await;
+    assert_eq!(report.end, STOPPED);
+    let report = obey(
+        root.path(),
+        "hold-file-streams file 22 2\nhold-files /out/file 64",
+    )
+    .await;
+    assert_eq!(
+        report.answer,
+        Answer::Done("held 44\nheld 64".to_owned()),
+        "closed ones do not count"
+    );
+    // All streams of a file share its one descriptor of the host.
+    let report = obey(
+        root.path(),
+        "hold-file-streams file 64 3\nhold-file-streams file 64 3",
+    )
+    .await;
+    assert_eq!(report.answer, Answer::Done("held 192\nheld 192".to_owned()));
+    let report = obey(root.path(), "hold-file-streams file 65 3").await;
+    assert_eq!(report.end, STOPPED);
+}
+
+#[tokio::test]
 async fn more_listings_than_allowed_are_stopped() {
     let root = tempfile::tempdir().unwrap();
     std::fs::write(root.path().join("file"), "").unwrap();

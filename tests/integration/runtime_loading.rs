@@ -5,8 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claviger::{
-    Answer, CacheEvent, Compiler, CompilerCommand, Host, InstanceEnd, LoadError, PoolSize, RunInput, Secret,
+    Answer, CacheEvent, Compiler, CompilerCommand, Host, InstanceEnd, LoadError, MAX_COMPONENT, PoolSize,
+    RunInput, Secret,
 };
+use claviger_core::ComponentDigest;
+use claviger_core::audit::Event;
+use kit::stage::{Stage, events_of};
+use kit::vault::Vault;
 use kit::{Bench, GRANT, Guest, ToyBroker, guest, manifest};
 
 async fn error(rest: &str, component: &[u8]) -> LoadError {
@@ -76,6 +81,74 @@ async fn an_import_without_a_grant_is_named_with_the_line_that_grants_it() {
         missing[1].hint
     );
     assert!(missing[2].hint.contains("0.2"), "{}", missing[2].hint);
+}
+
+#[tokio::test]
+async fn every_reason_why_an_agent_is_not_loaded_is_on_the_log_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::new(Vault::passphrase(folder.path(), None).await);
+    let importing = wat::parse_str(
+        "(component (import \"claviger:credentials/signing@0.1.0\" (instance))
+            (import \"wasi:http/outgoing-handler@0.2.0\" (instance))
+            (import \"acme:db/query@1.0.0\" (instance)))",
+    )
+    .unwrap();
+    let rows: [(&str, Vec<u8>, &[&str]); 5] = [
+        (
+            "imports",
+            importing,
+            &[
+                "`claviger:credentials/signing@0.1.0`: the manifest grants nothing to sign",
+                "`wasi:http/outgoing-handler@0.2.0`: this version grants no outbound HTTP",
+                "`acme:db/query@1.0.0`: no such interface",
+            ],
+        ),
+        (
+            "core",
+            wat::parse_str("(module)").unwrap(),
+            &["this is a core module"],
+        ),
+        ("noise", b"noise".to_vec(), &["this is not WebAssembly"]),
+        (
+            "future",
+            b"\0asm\x02\0\0\0".to_vec(),
+            &["this is WebAssembly of an unknown kind"],
+        ),
+        ("huge", vec![0; MAX_COMPONENT + 1], &["a component has at most"]),
+    ];
+    for (name, component, _) in &rows {
+        let digest = ComponentDigest::of(component);
+        let text = format!(
+            "schema = 1\n[agent]\nname = \"{name}\"\ncomponent = \"a.wasm\"\ndigest = \"{digest}\"\n"
+        );
+        let (manifest, _) = claviger::Manifest::parse(&text).unwrap();
+        let loaded = stage
+            .host
+            .load(&manifest, Path::new("/nonexistent"), component)
+            .await;
+        assert!(loaded.is_err(), "{name}");
+    }
+    let log = stage.log().await;
+    for (name, _, expected) in rows {
+        let logged: Vec<_> = events_of(&log, name)
+            .into_iter()
+            .filter_map(|event| match event {
+                Event::NotAdmitted { reasons, .. } => Some(reasons),
+                _ => None,
+            })
+            .collect();
+        let [reasons] = logged.as_slice() else {
+            panic!("{name}: {logged:?}")
+        };
+        assert_eq!(reasons.len(), expected.len(), "{name}: {reasons:?}");
+        for (reason, expected) in reasons.iter().zip(expected) {
+            assert!(reason.starts_with(expected), "{name}: {reason}");
+            assert!(
+                !reason.contains("u{a}"),
+                "one line, and not escaped twice: {reason}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

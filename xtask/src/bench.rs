@@ -154,6 +154,10 @@ pub fn bench(root: &Path) -> anyhow::Result<()> {
     let all = metadata::workspace(root)?;
     let guests = all.packages.iter().filter(|package| package.guest);
     let excluded = guests.flat_map(|guest| ["--exclude", guest.name.as_str()]);
+    let excluded: Vec<&str> = excluded.collect();
+    // The command with the benchmarks: built by itself, its dependencies would have other features, and the engine be built twice.
+    let built = ["build", "--release", "--workspace", "--bins", "--benches"];
+    Step::cargo("build", root, built.into_iter().chain(excluded.iter().copied())).run()?;
     let words = ["bench", "--workspace", "--bench", "*"]
         .into_iter()
         .chain(excluded);
@@ -252,19 +256,6 @@ fn cold_start(root: &Path) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    Step::cargo(
-        "command",
-        root,
-        [
-            "build",
-            "--release",
-            "--package",
-            "claviger-cli",
-            "--bin",
-            "claviger",
-        ],
-    )
-    .run()?;
     let stage = std::env::temp_dir().join(format!("claviger-bench-{}", std::process::id()));
     std::fs::create_dir(&stage)?;
     let done = measure(root, &target.join("release/claviger"), &runner, &stage);

@@ -103,8 +103,7 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages to a folder
-    #[command(hide = true)]
+    /// Write the manual pages, one for each command, to a folder
     Man {
         /// The folder; made if it is not there
         dir: PathBuf,

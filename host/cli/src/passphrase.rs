@@ -46,6 +46,18 @@ impl Source {
         }
     }
 
+    /// The file in which the passphrase stays, for whoever can read it: none where it is typed or comes through a pipe.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        let path = match self {
+            Self::Terminal => return None,
+            Self::File(path) => path.clone(),
+            Self::Descriptor(number) => PathBuf::from(format!("/proc/self/fd/{number}")),
+        };
+        // What cannot be looked at may be a file.
+        let stays = std::fs::metadata(&path).map_or(true, |meta| meta.is_file());
+        stays.then_some(path)
+    }
+
     /// The passphrase of a new keyring: asked for twice where it is typed.
     pub(crate) fn read_new(&self, out: &Output) -> Result<Secret, Failure> {
         match self {

@@ -24,7 +24,7 @@ pub trait Broker: Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<Admission, NotAdmitted>>;
 
     /// Forgets an admission: its agent will not be started again; running instances go on. If it could not be loaded, `reasons`
-    /// say why, escaped, and go on the log as those of an agent that was not admitted.
+    /// say why, and go, escaped and cut, on the log as those of an agent that was not admitted.
     fn withdraw(&self, admission: AdmissionId, reasons: Vec<String>);
 
     /// Begins an instance of an admitted agent. Requests are made in its name until [`Broker::end`].

@@ -13,7 +13,7 @@ use wasmtime::Engine;
 
 use crate::cache::MAX_CODE;
 use crate::engine;
-use crate::error::LoadError;
+use crate::error::{LoadError, MAX_SHOWN};
 use crate::native::OwnCode;
 
 /// A component has at most this many bytes: one with CPython has 18 MiB.
@@ -209,6 +209,3 @@ fn complain(complaints: &mut dyn Write, text: &str) -> ExitCode {
 fn complaint(error: &wasmtime::Error) -> String {
     escape(&format!("{error:#}"), MAX_SHOWN)
 }
-
-/// Text about a component is cut to this many characters.
-const MAX_SHOWN: usize = 400;

@@ -31,7 +31,7 @@ const MAX_MEMORIES: u32 = 4;
 const MAX_TABLES: u32 = 64;
 
 /// How many instances can be live at once in one [`crate::Host`]. Each takes about 17 GiB of address space and no memory until used, and
-/// up to 64 file descriptors if it has folders.
+/// up to 64 file descriptors if it has folders, and one more for each folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSize {
     // Invariant: 1..=MAX_LIVE.

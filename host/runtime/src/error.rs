@@ -7,6 +7,9 @@ use claviger_core::{NotAdmitted, Refusal};
 use crate::compile::MAX_COMPONENT;
 use crate::limits::MAX_INPUT;
 
+/// What the engine or the compiler says of a component is shown up to this many characters: it quotes names that the component chose.
+pub(crate) const MAX_SHOWN: usize = 400;
+
 /// Why a host cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -70,7 +73,7 @@ pub enum LoadError {
         /// Why.
         source: std::io::Error,
     },
-    /// A folder of `[files]` would give the agent what decides over it, or one folder under two names.
+    /// A folder of `[files]` would give the agent what decides over it, what the kernel shows of processes, or one folder under two names.
     #[error("the folder `{}`, `{guest}` for the agent, {why}; give it a folder of its own", host.display())]
     FolderOverlaps {
         /// What the agent would call it.

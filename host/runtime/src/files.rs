@@ -1,7 +1,8 @@
 //! Where wasmtime-wasi leaves it to the agent how much of the host it takes: open files, listings of folders, and what one write
 //! buffers. Everything else about files is wasmtime-wasi's: paths, permissions, reading and writing.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 
 use cap_std::fs::{Dir, DirEntry, FileTypeExt as _, ReadDir};
 use claviger_core::audit::StopLimit;
@@ -13,9 +14,12 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
     PathFlags,
 };
 use wasmtime_wasi::p2::{FsError, FsResult};
-use wasmtime_wasi_io::bindings::wasi::io::streams::{Host as _, StreamError as WitStreamError};
-use wasmtime_wasi_io::streams::{DynOutputStream, StreamError, StreamResult};
+use wasmtime_wasi_io::bindings::wasi::io::streams::{
+    Host as _, HostInputStream, HostOutputStream, StreamError as WitStreamError,
+};
+use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream, StreamError, StreamResult};
 
+use crate::blocking::blocking;
 use crate::limits::{MAX_OPEN_FILES, Stop};
 use crate::state::State;
 
@@ -27,20 +31,58 @@ const STREAMS: &str = "wasi:io/streams@0.2.12";
 /// Entries of a folder that are read in one go and kept until the agent asks for them.
 const BATCH: usize = 64;
 
-/// Files, folders and listings that one instance has open, each a file descriptor of this process.
+/// Files, folders and listings that one instance has open, each a file descriptor of this process. A file is open until its descriptor
+/// and all its streams are gone: each of them holds it.
 #[derive(Debug, Default)]
-pub(crate) struct OpenFiles(
-    // Invariant: places in the instance's resource table. Folders that were there from the start are not among them.
-    BTreeSet<u32>,
-);
+pub(crate) struct OpenFiles {
+    // Invariant: what is at a place in the instance's resource table, and which file it holds open. Folders that were there from the
+    // start are not among them.
+    held: BTreeMap<u32, u64>,
+    // Invariant: how many places hold each file, at least one.
+    holders: BTreeMap<u64, usize>,
+    // The number of the next file: never used again.
+    next: u64,
+}
 
 impl OpenFiles {
     /// Whether there is room for one more.
     fn admit(&self) -> Result<(), Stop> {
-        if self.0.len() < MAX_OPEN_FILES {
+        if self.holders.len() < MAX_OPEN_FILES {
             Ok(())
         } else {
             Err(Stop(StopLimit::Handles))
+        }
+    }
+
+    /// What is at `place` is a file that was just opened.
+    fn opened(&mut self, place: u32) {
+        let file = self.next;
+        self.next += 1;
+        self.hold(place, file);
+    }
+
+    /// What is at `place` holds the file that `of` has open.
+    fn shared(&mut self, place: u32, of: u32) {
+        if let Some(file) = self.held.get(&of).copied() {
+            self.hold(place, file);
+        }
+    }
+
+    fn hold(&mut self, place: u32, file: u64) {
+        self.held.insert(place, file);
+        *self.holders.entry(file).or_default() += 1;
+    }
+
+    /// What was at `place` is gone.
+    fn gone(&mut self, place: u32) {
+        let Some(file) = self.held.remove(&place) else {
+            return;
+        };
+        if let Entry::Occupied(mut holders) = self.holders.entry(file) {
+            *holders.get_mut() -= 1;
+            if *holders.get() == 0 {
+                holders.remove();
+            }
         }
     }
 }
@@ -85,7 +127,56 @@ pub(crate) fn bound(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             Box::new(async move { Ok((next(store.data_mut(), &listing).await?,)) })
         },
     )?;
-    linker.instance(STREAMS)?.func_wrap(
+    types.func_wrap(
+        "[method]descriptor.read-via-stream",
+        |mut store: StoreContextMut<'_, State>, (file, from): (Resource<Descriptor>, u64)| {
+            let of = file.rep();
+            let stream = store.data_mut().filesystem().read_via_stream(file, from);
+            Ok((streamed(store.data_mut(), stream, of)?,))
+        },
+    )?;
+    types.func_wrap(
+        "[method]descriptor.write-via-stream",
+        |mut store: StoreContextMut<'_, State>, (file, from): (Resource<Descriptor>, u64)| {
+            let of = file.rep();
+            let stream = store.data_mut().filesystem().write_via_stream(file, from);
+            Ok((streamed(store.data_mut(), stream, of)?,))
+        },
+    )?;
+    types.func_wrap(
+        "[method]descriptor.append-via-stream",
+        |mut store: StoreContextMut<'_, State>, (file,): (Resource<Descriptor>,)| {
+            let of = file.rep();
+            let stream = store.data_mut().filesystem().append_via_stream(file);
+            Ok((streamed(store.data_mut(), stream, of)?,))
+        },
+    )?;
+    let mut streams = linker.instance(STREAMS)?;
+    streams.resource_async(
+        "input-stream",
+        ResourceType::host::<DynInputStream>(),
+        |mut store, place| {
+            Box::new(async move {
+                let state = store.data_mut();
+                HostInputStream::drop(&mut state.table, Resource::new_own(place)).await?;
+                state.open_files.gone(place);
+                Ok(())
+            })
+        },
+    )?;
+    streams.resource_async(
+        "output-stream",
+        ResourceType::host::<DynOutputStream>(),
+        |mut store, place| {
+            Box::new(async move {
+                let state = store.data_mut();
+                HostOutputStream::drop(&mut state.table, Resource::new_own(place)).await?;
+                state.open_files.gone(place);
+                Ok(())
+            })
+        },
+    )?;
+    streams.func_wrap(
         "[method]output-stream.write",
         |mut store: StoreContextMut<'_, State>, (stream, bytes): (Resource<DynOutputStream>, Vec<u8>)| {
             let written = write(store.data_mut(), &stream, bytes);
@@ -99,7 +190,7 @@ pub(crate) fn bound(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 impl State {
     fn close<T: Send + 'static>(&mut self, place: u32) -> wasmtime::Result<()> {
         self.table.delete(Resource::<T>::new_own(place))?;
-        self.open_files.0.remove(&place);
+        self.open_files.gone(place);
         Ok(())
     }
 }
@@ -115,9 +206,21 @@ async fn open_at(
     state.open_files.admit()?;
     let opened = state.filesystem().open_at(folder, links, path, how, flags).await;
     if let Ok(file) = &opened {
-        state.open_files.0.insert(file.rep());
+        state.open_files.opened(file.rep());
     }
     coded(state, opened)
+}
+
+/// A stream of the file at `of`, which it holds open from now on.
+fn streamed<S: 'static>(
+    state: &mut State,
+    stream: FsResult<Resource<S>>,
+    of: u32,
+) -> wasmtime::Result<Result<Resource<S>, ErrorCode>> {
+    if let Ok(stream) = &stream {
+        state.open_files.shared(stream.rep(), of);
+    }
+    coded(state, stream)
 }
 
 async fn list(
@@ -137,7 +240,7 @@ async fn list(
         })?)
     });
     if let Ok(listing) = &listing {
-        state.open_files.0.insert(listing.rep());
+        state.open_files.opened(listing.rep());
     }
     coded(state, listing)
 }
@@ -227,14 +330,33 @@ fn coded<T>(state: &mut State, result: FsResult<T>) -> wasmtime::Result<Result<T
     }
 }
 
-/// Runs work that may wait for a disk off the async threads. If the future is dropped, it goes on to its end.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> wasmtime::Result<T> {
-    Ok(tokio::task::spawn_blocking(work).await?)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn a_file_is_open_until_nothing_holds_it() {
+        let mut open = OpenFiles::default();
+        for place in 0..64 {
+            open.admit().unwrap();
+            open.opened(place);
+        }
+        open.shared(100, 0);
+        open.shared(101, 0);
+        for place in [0, 100] {
+            open.gone(place);
+            assert!(open.admit().is_err(), "{place}: a stream holds the file still");
+        }
+        open.gone(101);
+        open.admit().unwrap();
+        // What holds no file, such as stdout, changes nothing.
+        open.shared(102, 999);
+        open.gone(102);
+        open.gone(101);
+        assert_eq!(open.holders.len(), 63);
+    }
 
     #[test]
     fn a_listing_keeps_a_batch_whatever_the_folder_holds() {

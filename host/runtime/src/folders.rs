@@ -8,6 +8,7 @@ use cap_std::fs::Dir;
 use claviger_core::manifest::{Access, Folder, World};
 
 use crate::error::LoadError;
+use crate::kernel;
 
 /// An open folder, and what the agent may do in it.
 #[derive(Debug)]
@@ -67,6 +68,9 @@ impl Guarded {
     ) -> std::io::Result<Option<String>> {
         // The folder that was opened, not the one that its name leads to by now.
         let folder = found.path().canonicalize()?;
+        if let Some(why) = kernel::shown_in(&found.dir, &folder)? {
+            return Ok(Some(why));
+        }
         for hidden in &self.hidden {
             let path = real_or_to_come(hidden)?;
             if path.starts_with(&folder) || folder.starts_with(&path) {
@@ -211,6 +215,36 @@ mod tests {
             "\"/up\" = { host = \"dist/..\", access = \"read-write\" }",
             Some("no agent may see"),
         );
+    }
+
+    #[test]
+    fn no_folder_gives_an_agent_what_the_kernel_shows() {
+        for host in [
+            "/proc",
+            "/proc/self",
+            "/proc/self/task",
+            "/sys",
+            "/dev",
+            "/",
+            "data/../proc",
+            "data/sys",
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            std::fs::create_dir(root.path().join("data")).unwrap();
+            std::os::unix::fs::symlink("/proc", root.path().join("proc")).unwrap();
+            std::os::unix::fs::symlink("/sys/kernel", root.path().join("data/sys")).unwrap();
+            let (manifest, _) = Manifest::parse(&format!(
+                "schema = 1\n[agent]\nname = \"a\"\ncomponent = \"agent.wasm\"\n[files]\n\"/d\" = {{ host = \"{host}\", access = \"read\" }}"
+            ))
+            .unwrap();
+            let refused = Guarded::default()
+                .open_all(&manifest.world, root.path(), Path::new("elsewhere"))
+                .unwrap_err();
+            assert!(
+                refused.to_string().contains("the kernel shows"),
+                "{host}: {refused}"
+            );
+        }
     }
 
     #[test]

@@ -8,15 +8,17 @@ use claviger_core::manifest::Manifest;
 use claviger_core::name::escape;
 use claviger_core::{Admission, Broker, ComponentDigest, Secret};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::agent::{Agent, Entrance};
+use crate::blocking::blocking;
 use crate::cache::{Cache, CacheEvent, Entry, NoEntry};
 use crate::compile::{Compiler, MAX_COMPONENT, compile};
 use crate::engine::{self, PoolSize};
-use crate::error::{HostError, LoadError};
+use crate::error::{HostError, LoadError, MAX_SHOWN};
 use crate::folders::{Guarded, OpenFolder};
 use crate::imports::bindings::AgentPre;
 use crate::linker::{self, Call};
@@ -166,7 +168,6 @@ impl Host {
         manifest_dir: &Path,
         component: &[u8],
     ) -> Result<Agent, LoadError> {
-        is_component(component)?;
         let digest = ComponentDigest::of(component);
         let admission = self.shared.broker.admit(manifest, digest).await?;
         let admission = Admitted {
@@ -199,6 +200,8 @@ impl Host {
         component: &[u8],
         admission: &Admitted,
     ) -> Result<(Entrance, Vec<OpenFolder>, CacheEvent), LoadError> {
+        // Not before it is admitted: the log has every reason, this one too.
+        is_component(component)?;
         let file = manifest_dir.join(&manifest.agent.component);
         let folders = self
             .shared
@@ -225,7 +228,8 @@ impl Host {
             let (cache, entry) = (cache.clone(), entry.clone());
             move || cache.read(&entry)
         })
-        .await?;
+        .await
+        .map_err(lost)?;
         let event = match found {
             Ok(code) => return Ok((code, CacheEvent::Hit)),
             Err(NoEntry::Absent) => CacheEvent::Miss,
@@ -236,7 +240,8 @@ impl Host {
             let stored = cache.write(&entry, &code);
             (code, stored)
         })
-        .await?;
+        .await
+        .map_err(lost)?;
         match stored {
             Ok(()) => Ok((code, event)),
             Err(error) => Ok((
@@ -256,7 +261,8 @@ impl Host {
                 .map_err(|error| LoadError::TooComplex(escape(&format!("{error:#}"), MAX_SHOWN)))?;
             entrance(&engine, &component, &admission)
         })
-        .await?
+        .await
+        .map_err(lost)?
     }
 }
 
@@ -268,10 +274,13 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
-    /// Puts on the log why the agent could not be loaded.
+    /// Puts on the log why the agent could not be loaded, each reason by itself. The broker escapes and bounds them.
     fn reject(&self, error: &LoadError) {
-        self.broker
-            .withdraw(self.admission.id, vec![escape(&error.to_string(), MAX_REASON)]);
+        let reasons = match error {
+            LoadError::NotGranted(missing) => missing.iter().map(ToString::to_string).collect(),
+            error => vec![error.to_string()],
+        };
+        self.broker.withdraw(self.admission.id, reasons);
     }
 }
 
@@ -281,12 +290,6 @@ impl Drop for Admitted {
         self.broker.withdraw(self.admission.id, Vec::new());
     }
 }
-
-/// What the engine says of a component is shown up to this many characters.
-const MAX_SHOWN: usize = 400;
-
-/// A reason on the log has at most this many characters.
-const MAX_REASON: usize = 200;
 
 fn entrance(engine: &Engine, component: &Component, admission: &Admission) -> Result<Entrance, LoadError> {
     let linked = linker::link(engine, component, admission)?;
@@ -298,11 +301,9 @@ fn entrance(engine: &Engine, component: &Component, admission: &Admission) -> Re
     }
 }
 
-/// Runs work that blocks off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, LoadError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| LoadError::Compiler(std::io::Error::other(error)))
+/// The thread for blocking work did not come to its end.
+fn lost(error: JoinError) -> LoadError {
+    LoadError::Compiler(std::io::Error::other(error))
 }
 
 /// Tells a component from what is often given instead. Component-model Binary.md: magic, version 13, layer 1.

@@ -21,6 +21,7 @@
 //! ```
 
 mod agent;
+mod blocking;
 mod cache;
 mod compile;
 mod engine;
@@ -30,6 +31,7 @@ mod folders;
 mod host;
 mod imports;
 mod interfaces;
+mod kernel;
 mod limits;
 mod linker;
 mod native;

@@ -24,7 +24,8 @@ pub(crate) const MAX_HANDLES: usize = 4096;
 /// Host resources alive in one instance: each has a host allocation behind it, so this is tighter than the handles.
 pub(crate) const MAX_HOST_RESOURCES: usize = 1024;
 
-/// Files, folders and listings open at once in one instance: each is a file descriptor of the host, of which a process often has 1024.
+/// Files, folders and listings open at once in one instance: each is a file descriptor of the host, of which a process often has 1024. A
+/// file is open until its descriptor and all its streams are gone.
 pub(crate) const MAX_OPEN_FILES: usize = 64;
 
 /// Signers open at once in one instance, as promised in WIT.
@@ -128,7 +129,8 @@ impl ResourceLimiter for Totals {
 }
 
 /// A run's future with its processor time counted: the guest gives way at every tick of the engine, and time in which a host
-/// call is pending is not spent in here. Work that a host call does at once, hashing say, counts as the agent's.
+/// call is pending is not spent in here. Work that a host call does at once counts as the agent's. What the broker does on a thread for
+/// blocking work, such as hashing content over 1 MiB, does not: the deadline bounds that, and the grant's rate and uses.
 pub(crate) struct Metered<F> {
     run: Pin<Box<F>>,
     spent: Duration,

@@ -13,7 +13,7 @@ use wasmtime_wasi::{WasiView, p2::bindings as wasi};
 use wasmtime_wasi_io::bindings::wasi::io;
 use wasmtime_wasi_io::streams::Error as HostError;
 
-use crate::error::LoadError;
+use crate::error::{LoadError, MAX_SHOWN};
 use crate::files;
 use crate::imports;
 use crate::interfaces;
@@ -31,8 +31,9 @@ pub(crate) fn link(
     if !missing.is_empty() {
         return Err(LoadError::NotGranted(missing));
     }
-    let mismatch =
-        |error: wasmtime::Error| LoadError::Mismatch(claviger_core::name::escape(&format!("{error:#}"), 400));
+    let mismatch = |error: wasmtime::Error| {
+        LoadError::Mismatch(claviger_core::name::escape(&format!("{error:#}"), MAX_SHOWN))
+    };
     let mut linker = Linker::new(engine);
     add_wasi(&mut linker).map_err(mismatch)?;
     files::bound(&mut linker).map_err(mismatch)?;

@@ -62,7 +62,11 @@ async fn load_and_run(
     let program = std::env::current_exe()
         .map_err(|error| Failure::failed("the path of this program is not known").because(Some(&error)))?;
     let program_path = program.clone();
-    let host = Host::builder(Arc::clone(broker) as Arc<dyn Broker>)
+    let mut host = Host::builder(Arc::clone(broker) as Arc<dyn Broker>);
+    if let Some(file) = cx.passphrase.file() {
+        host = host.keep_from_agents(file);
+    }
+    let host = host
         .compiler(Compiler::Child(CompilerCommand::new(
             program,
             vec!["__compile".into()],

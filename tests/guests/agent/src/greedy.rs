@@ -59,6 +59,30 @@ pub(crate) fn hold_listings(folder: &str, count: usize) -> std::io::Result<Strin
     Ok(format!("held {}", open.len()))
 }
 
+/// Opens one file of the first folder so many times and keeps only streams of it, so many each: every one holds the file open,
+/// though its descriptor is gone.
+pub(crate) fn hold_file_streams(name: &str, files: usize, each: usize) -> Result<String, String> {
+    use wasi::wasi::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
+    let folders = wasi::wasi::filesystem::preopens::get_directories();
+    let (folder, _) = folders.first().ok_or("no folder")?;
+    let (mut read, mut written) = (Vec::new(), Vec::new());
+    let said = |error| format!("{error:?}");
+    for _ in 0..files {
+        let how = DescriptorFlags::READ | DescriptorFlags::WRITE;
+        let file = folder
+            .open_at(PathFlags::empty(), name, OpenFlags::empty(), how)
+            .map_err(said)?;
+        for number in 0..each {
+            match number % 3 {
+                0 => read.push(file.read_via_stream(0).map_err(said)?),
+                1 => written.push(file.write_via_stream(0).map_err(said)?),
+                _ => written.push(file.append_via_stream().map_err(said)?),
+            }
+        }
+    }
+    Ok(format!("held {}", read.len() + written.len()))
+}
+
 /// Has so many streams to stdout at once.
 pub(crate) fn hold_streams(count: usize) -> String {
     let open: Vec<_> = (0..count)
@@ -92,13 +116,48 @@ mod wasi {
     claviger_sdk::wit_bindgen::generate!({
         inline: "
             package claviger:test-greedy;
-            world streams { import wasi:cli/stdout@0.2.1; }
+            world streams {
+                import wasi:cli/stdout@0.2.1;
+                import wasi:filesystem/preopens@0.2.1;
+            }
             package wasi:io@0.2.1 {
                 interface error { resource error; }
                 interface streams {
                     use error.{error};
                     variant stream-error { last-operation-failed(error), closed }
+                    resource input-stream;
                     resource output-stream { write: func(contents: list<u8>) -> result<_, stream-error>; }
+                }
+            }
+            package wasi:filesystem@0.2.1 {
+                interface preopens {
+                    use types.{descriptor};
+                    get-directories: func() -> list<tuple<descriptor, string>>;
+                }
+                interface types {
+                    use wasi:io/streams@0.2.1.{input-stream, output-stream};
+                    type filesize = u64;
+                    flags descriptor-flags {
+                        read, write, file-integrity-sync, data-integrity-sync, requested-write-sync,
+                        mutate-directory
+                    }
+                    flags path-flags { symlink-follow }
+                    flags open-flags { create, directory, exclusive, truncate }
+                    enum error-code {
+                        access, would-block, already, bad-descriptor, busy, deadlock, quota, exist,
+                        file-too-large, illegal-byte-sequence, in-progress, interrupted, invalid, io,
+                        is-directory, loop, too-many-links, message-size, name-too-long, no-device,
+                        no-entry, no-lock, insufficient-memory, insufficient-space, not-directory,
+                        not-empty, not-recoverable, unsupported, no-tty, no-such-device, overflow,
+                        not-permitted, pipe, read-only, invalid-seek, text-file-busy, cross-device
+                    }
+                    resource descriptor {
+                        read-via-stream: func(offset: filesize) -> result<input-stream, error-code>;
+                        write-via-stream: func(offset: filesize) -> result<output-stream, error-code>;
+                        append-via-stream: func() -> result<output-stream, error-code>;
+                        open-at: func(path-flags: path-flags, path: string, open-flags: open-flags,
+                            %flags: descriptor-flags) -> result<descriptor, error-code>;
+                    }
                 }
             }
             package wasi:cli@0.2.1 {

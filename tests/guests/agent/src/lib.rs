@@ -57,6 +57,10 @@ fn obey(line: &str) -> Result<String, Error> {
         "kinds" => Ok(said(greedy::kinds(first))),
         "hold-files" => Ok(said(greedy::hold_files(first, number(second)?))),
         "hold-listings" => Ok(said(greedy::hold_listings(first, number(second)?))),
+        "hold-file-streams" => {
+            let (files, each) = second.split_once(' ').ok_or("expected two numbers")?;
+            Ok(greedy::hold_file_streams(first, number(files)?, number(each)?).unwrap_or_else(|error| error))
+        }
         "hold-streams" => Ok(greedy::hold_streams(number(first)?)),
         "write-at-once" => Ok(greedy::write_at_once(number(first)?)),
         "sign-grown" => answered(greedy::sign_grown(first, number(second)?)),
