@@ -60,8 +60,9 @@ fn misuse(error: &clap::Error) -> ExitCode {
             .take_while(|arg| arg != "--")
             .any(|arg| arg == "--json")
     };
-    if error.use_stderr() && asks_for_json() {
-        Output::new(true).failure(&words(error));
+    let json = error.use_stderr() && asks_for_json();
+    if json || error.kind() == ErrorKind::MissingSubcommand {
+        Output::new(json).failure(&words(error));
         return Exit::Usage.into();
     }
     // A closed pipe needs no word.
@@ -84,11 +85,15 @@ fn words(error: &clap::Error) -> Failure {
             .map(String::as_str)
             .filter(|name| !hidden(name))
             .collect();
-        return Failure::usage(format!(
+        let failure = Failure::usage(format!(
             "a command is missing; expected one of {}",
             shown.join(", ")
         ))
         .help("`--help` after what you typed says what each does");
+        return match error.get(ContextKind::Usage) {
+            Some(ContextValue::StyledStr(usage)) => failure.help(usage.to_string()),
+            Some(_) | None => failure,
+        };
     }
     let text = error.render().to_string();
     Failure::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end())
