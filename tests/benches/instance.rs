@@ -17,7 +17,7 @@ use claviger_broker::audit::Durability;
 use claviger_core::admission::AdmissionId;
 use claviger_core::audit::InstanceEnd;
 use claviger_core::custody::CustodyKind;
-use claviger_core::egress::{Answer as EgressAnswer, BodyStream, RequestHead};
+use claviger_core::egress::{Answer as EgressAnswer, BodyStream, RequestHead, SendError};
 use claviger_core::manifest::Manifest;
 use claviger_core::{
     Admission, Algorithm, BoxFuture, Broker, ComponentDigest, InstanceId, NotAdmitted, Outcome, Refusal,
@@ -120,9 +120,14 @@ impl Broker for NoLog {
         &self,
         _: InstanceId,
         _: RequestHead,
-        _: BodyStream,
-    ) -> BoxFuture<'_, Result<EgressAnswer, Refusal>> {
-        Box::pin(async { Err(Refusal::NotGranted) })
+        _: Option<BodyStream>,
+    ) -> BoxFuture<'_, Result<EgressAnswer, SendError>> {
+        Box::pin(async {
+            Err(SendError::Refused {
+                refusal: Refusal::NotGranted,
+                grant: None,
+            })
+        })
     }
 }
 

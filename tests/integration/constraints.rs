@@ -285,7 +285,7 @@ impl Bench {
             .values()
             .filter(|(used, settled)| {
                 used.agent.as_str() == name
-                    && used.key.name.as_str() == name
+                    && used.key.as_ref().is_some_and(|key| key.name.as_str() == name)
                     && *settled == Some(Settlement::Released)
             })
             .count();

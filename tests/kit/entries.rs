@@ -51,7 +51,7 @@ pub fn uses(entries: &[Entry]) -> BTreeMap<u64, (Use, Option<Settlement>)> {
     for (index, entry) in (0_u64..).zip(entries) {
         if let Event::Allowed(allowed) = &entry.event {
             uses.insert(index, (allowed.clone(), None));
-        } else if let Event::Settled { of, settlement } = entry.event {
+        } else if let Event::Settled { of, settlement, .. } = entry.event {
             let (_, settled) = uses.get_mut(&of).expect("an entry settles a use before it");
             assert_eq!(settled.replace(settlement), None, "use {of} is settled twice");
         }

@@ -9,7 +9,7 @@ use claviger::{Host, PoolSize, RunInput};
 use claviger_broker::LocalBroker;
 use claviger_core::admission::AdmissionId;
 use claviger_core::audit::InstanceEnd;
-use claviger_core::egress::{Answer, BodyStream, RequestHead};
+use claviger_core::egress::{Answer, BodyStream, RequestHead, SendError};
 use claviger_core::{
     Admission, BoxFuture, Broker, ComponentDigest, InstanceId, Manifest, NotAdmitted, Outcome, Refusal,
     Request, Secret,
@@ -92,8 +92,8 @@ impl Broker for StandsStill {
         &self,
         who: InstanceId,
         head: RequestHead,
-        body: BodyStream,
-    ) -> BoxFuture<'_, Result<Answer, Refusal>> {
+        body: Option<BodyStream>,
+    ) -> BoxFuture<'_, Result<Answer, SendError>> {
         self.broker.send(who, head, body)
     }
 }

@@ -128,12 +128,15 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::Ended { agent, .. }
         | Event::Denied { agent, .. }
         | Event::Suspended { agent, .. }
+        | Event::Alert { agent, .. }
         | Event::Resumed { agent, .. } => agent.as_str() == name,
         Event::Allowed(allowed) => allowed.agent.as_str() == name,
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyCreated { .. }
         | Event::KeyStateChanged { .. }
+        | Event::SecretAdded { .. }
+        | Event::SecretStateChanged { .. }
         | Event::Settled { .. }
         | Event::ClockAccepted => false,
     };

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use claviger_core::admission::AdmissionId;
 use claviger_core::audit::InstanceEnd;
-use claviger_core::egress::{Answer, BodyStream, RequestHead};
+use claviger_core::egress::{Answer, BodyStream, RequestHead, SendError};
 use claviger_core::manifest::Manifest;
 use claviger_core::request::{GrantInfo, SignerInfo};
 use claviger_core::{
@@ -192,9 +192,14 @@ impl Broker for ToyBroker {
         &self,
         _who: InstanceId,
         _head: RequestHead,
-        _body: BodyStream,
-    ) -> BoxFuture<'_, Result<Answer, Refusal>> {
-        Box::pin(async { Err(Refusal::NotGranted) })
+        _body: Option<BodyStream>,
+    ) -> BoxFuture<'_, Result<Answer, SendError>> {
+        Box::pin(async {
+            Err(SendError::Refused {
+                refusal: Refusal::NotGranted,
+                grant: None,
+            })
+        })
     }
 }
 

@@ -119,7 +119,16 @@ pub fn explain(constraints: &Constraints, state: &GrantState, now: Timestamp) ->
 #[must_use]
 pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
     let to_blame = match denial.rule {
-        Rule::Hours | Rule::Uses | Rule::Rate | Rule::Content | Rule::ContentSize => true,
+        Rule::Hours
+        | Rule::Uses
+        | Rule::Rate
+        | Rule::Content
+        | Rule::ContentSize
+        | Rule::Target
+        | Rule::Query
+        | Rule::Header
+        | Rule::Body
+        | Rule::Budget => true,
         Rule::Instance
         | Rule::Grant
         | Rule::Capability
@@ -129,7 +138,12 @@ pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
         | Rule::Clock
         | Rule::Custody
         | Rule::Audit
-        | Rule::Egress => false,
+        | Rule::Egress
+        | Rule::Route
+        | Rule::SecretState
+        | Rule::Token => false,
+        // Whatever the manifest says: who gets a secret back once tries again.
+        Rule::Reflection => return true,
     };
     match constraints.on_violation {
         OnViolation::Deny => false,

@@ -56,6 +56,9 @@ impl Ledger {
             | Event::Ended { .. }
             | Event::Denied { .. }
             | Event::Settled { .. }
+            | Event::Alert { .. }
+            | Event::SecretAdded { .. }
+            | Event::SecretStateChanged { .. }
             | Event::ClockAccepted => {}
         }
     }

@@ -1,7 +1,9 @@
 //! One entry of the audit log as one line for people, and as JSON with its index. Trusts no text of it: what reads a damaged log must
 //! not obey it.
 
-use claviger_core::audit::{Event, InstanceEnd, Settlement};
+use claviger_core::audit::{
+    Event, InstanceEnd, RequestLine, RequestPurpose, SecretSource, Settlement, Traffic, Use,
+};
 use claviger_core::{ContentDigest, Entry, EntryIndex};
 
 use crate::output::{Output, Style, shown};
@@ -25,7 +27,9 @@ pub(crate) fn to_json(index: EntryIndex, entry: &Entry) -> serde_json::Value {
 pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
     let (word, text) = words(&entry.event);
     let style = match &entry.event {
-        Event::Denied { .. } | Event::NotAdmitted { .. } | Event::Suspended { .. } => Style::Warn,
+        Event::Denied { .. } | Event::NotAdmitted { .. } | Event::Suspended { .. } | Event::Alert { .. } => {
+            Style::Warn
+        }
         Event::Settled {
             settlement: Settlement::Failed | Settlement::Indeterminate,
             ..
@@ -39,6 +43,8 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::HostStopped
         | Event::KeyStateChanged { .. }
         | Event::KeyCreated { .. }
+        | Event::SecretAdded { .. }
+        | Event::SecretStateChanged { .. }
         | Event::Admitted { .. }
         | Event::Started { .. }
         | Event::Ended { .. }
@@ -123,14 +129,15 @@ fn words(event: &Event) -> (&'static str, String) {
         Event::Allowed(used) => (
             "allowed",
             format!(
-                "{} use {} of {} with {} ({}), {} bytes {}",
+                "{} use {} of {} {}({}), {} bytes {}{}",
                 used.agent,
                 used.number,
                 used.grant,
-                used.key,
+                credential(used),
                 used.profile,
                 used.size,
-                short_content(&used.content)
+                short_content(&used.content),
+                used.request.as_ref().map_or_else(String::new, requested)
             ),
         ),
         Event::Denied {
@@ -155,7 +162,47 @@ fn words(event: &Event) -> (&'static str, String) {
                 ),
             )
         }
-        Event::Settled { of, settlement } => ("settled", format!("{of}: {}", settled(*settlement))),
+        Event::Settled {
+            of,
+            settlement,
+            traffic,
+        } => (
+            "settled",
+            format!(
+                "{of}: {}{}",
+                settled(*settlement),
+                traffic.as_ref().map_or_else(String::new, moved)
+            ),
+        ),
+        Event::Alert {
+            agent,
+            grant,
+            rule,
+            detail,
+        } => (
+            "alert",
+            format!("{agent} {grant}: {} ({})", detail, rule_name(*rule)),
+        ),
+        Event::SecretAdded {
+            secret,
+            kind,
+            origin,
+            assurance,
+            by,
+        } => {
+            let by = match by {
+                SecretSource::Operator => "an operator",
+                SecretSource::Server => "the server that rotated it",
+            };
+            (
+                "secret-added",
+                format!("{secret} {kind} for {origin} ({assurance}) by {by}"),
+            )
+        }
+        Event::SecretStateChanged { secret, state } => (
+            "secret-state",
+            format!("{secret} is {} from now on", shown(state)),
+        ),
         Event::Suspended { agent, grant, cause } => {
             let by = cause.map_or_else(
                 || "an operator".to_owned(),
@@ -166,6 +213,42 @@ fn words(event: &Event) -> (&'static str, String) {
         Event::ClockAccepted => ("clock", "an operator vouched for the clock".to_owned()),
         Event::Resumed { agent, grant } => ("resumed", format!("{agent} {grant} by an operator")),
     }
+}
+
+/// Which key or secret a use is of, with a space behind it.
+fn credential(used: &Use) -> String {
+    match (&used.key, &used.secret) {
+        (Some(key), Some(secret)) => format!("with {key} and {secret} "),
+        (Some(key), None) => format!("with {key} "),
+        (None, Some(secret)) => format!("with {secret} "),
+        (None, None) => String::new(),
+    }
+}
+
+fn requested(line: &RequestLine) -> String {
+    let purpose = match line.purpose {
+        RequestPurpose::Agent => "",
+        RequestPurpose::Token => "for a token ",
+    };
+    format!(" to {} {purpose}by `{}`", line.origin, line.route)
+}
+
+fn moved(traffic: &Traffic) -> String {
+    let status = traffic
+        .status
+        .map_or_else(|| "no answer".to_owned(), |status| format!("status {status}"));
+    let fault = traffic
+        .fault
+        .map_or_else(String::new, |fault| format!(", {fault}"));
+    let injected = if traffic.injected {
+        ", credential attached"
+    } else {
+        ""
+    };
+    format!(
+        ", {status}, {} bytes sent, {} received{injected}{fault}",
+        traffic.sent, traffic.received
+    )
 }
 
 const fn settled(settlement: Settlement) -> &'static str {

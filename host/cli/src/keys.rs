@@ -32,7 +32,9 @@ pub(crate) fn find<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Result<&'a KeyR
 pub(crate) fn against(manifest: &Manifest, keys: &[KeyRecord]) -> Vec<String> {
     let mut against = Vec::new();
     for (alias, grant) in &manifest.grants {
-        let Capability::Sign { key, narrowing } = &grant.capability;
+        let Capability::Sign { key, narrowing } = &grant.capability else {
+            continue;
+        };
         let active = keys
             .iter()
             .find(|record| record.key.name == *key && record.state == KeyState::Active);

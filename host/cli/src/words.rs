@@ -56,6 +56,10 @@ pub(crate) fn grant(grant: &Grant) -> String {
 fn capability(capability: &Capability) -> String {
     match capability {
         Capability::Sign { key, narrowing } => format!("may sign with key `{key}`{}", narrowed(narrowing)),
+        Capability::Http(http) => {
+            let routes: Vec<_> = http.allow.iter().map(|route| format!("`{route}`")).collect();
+            format!("may request {} from {}", routes.join(", "), http.origin)
+        }
     }
 }
 

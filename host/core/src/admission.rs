@@ -19,6 +19,8 @@ pub struct AdmissionId(pub u64);
 pub enum CapabilityKind {
     /// `claviger:credentials/signing`.
     Sign,
+    /// `wasi:http/outgoing-handler`.
+    Http,
 }
 
 impl CapabilityKind {
@@ -27,6 +29,7 @@ impl CapabilityKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sign => "sign",
+            Self::Http => "http",
         }
     }
 }

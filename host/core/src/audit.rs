@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::custody::{Assurance, CustodyKind};
 use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest};
+use crate::egress::Fault;
 use crate::future::BoxFuture;
-use crate::key::{Algorithm, KeyRef};
-use crate::name::{AgentName, GrantAlias};
+use crate::http::{InjectionKind, Origin};
+use crate::key::{Algorithm, KeyRef, KeyVersion};
+use crate::name::{AgentName, GrantAlias, SecretName};
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
 
@@ -145,6 +147,40 @@ pub enum Event {
         of: EntryIndex,
         /// What came of it.
         settlement: Settlement,
+        /// Of a request: what went over the wire.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        traffic: Option<Traffic>,
+    },
+    /// Something that an operator should look at. Also in the log of the command that runs the host.
+    Alert {
+        /// The agent.
+        agent: AgentName,
+        /// The grant.
+        grant: GrantAlias,
+        /// What it is about.
+        rule: Rule,
+        /// What happened, without a secret and without the server's text.
+        detail: String,
+    },
+    /// A version of a secret was added.
+    SecretAdded {
+        /// Which.
+        secret: SecretRef,
+        /// What it is for.
+        kind: InjectionKind,
+        /// Where it may be sent.
+        origin: Origin,
+        /// How hard it is.
+        assurance: Assurance,
+        /// Who put it there: an operator, or an authorization server that rotated it.
+        by: SecretSource,
+    },
+    /// A version of a secret was taken out of use, or its material was destroyed.
+    SecretStateChanged {
+        /// Which.
+        secret: SecretRef,
+        /// The state it is in from now on.
+        state: String,
     },
     /// A grant was suspended.
     Suspended {
@@ -180,19 +216,91 @@ pub struct Use {
     pub manifest: ManifestDigest,
     /// The grant.
     pub grant: GrantAlias,
-    /// The key and its version.
-    pub key: KeyRef,
-    /// The profile's kind.
+    /// The key and its version, if one signs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyRef>,
+    /// The secret and its version, if one is attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretRef>,
+    /// The profile's kind; of a request, the injection's, or `none`.
     pub profile: String,
-    /// The digest of the agent's content.
+    /// Of a request: where to, and under which rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestLine>,
+    /// The digest of the agent's content; of a request, of its head and, if it was read whole, its body.
     pub content: ContentDigest,
-    /// The length of the agent's content in bytes.
+    /// The length of the agent's content in bytes; of a request, of its body, or the most that it may have.
     pub size: u64,
     /// Which use of the grant this is, counted from 1 by agent name and alias.
     pub number: u64,
     /// Under a rate: the moment at which the bucket is full again (the GCRA's theoretical arrival time).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_until: Option<Timestamp>,
+}
+
+/// A request on the log: what an operator wrote of it, and nothing that an agent chose but its method.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestLine {
+    /// What it is for.
+    pub purpose: RequestPurpose,
+    /// Where to.
+    pub origin: Origin,
+    /// The route of the grant that it falls under, `GET /repos/*` say.
+    pub route: String,
+    /// The most bytes of body that may come back.
+    pub answer: u64,
+}
+
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestPurpose {
+    /// The agent's own.
+    Agent,
+    /// The host's, for a token. Not counted as a use of the grant.
+    Token,
+}
+
+/// What went over the wire for one request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// The answer's status, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Bytes of the request's body.
+    pub sent: u64,
+    /// Bytes of the answer's body.
+    pub received: u64,
+    /// Whether the credential left the host with the request.
+    pub injected: bool,
+    /// How the exchange failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+/// Names one version of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SecretRef {
+    /// The secret.
+    pub name: SecretName,
+    /// Which version of it.
+    pub version: KeyVersion,
+}
+
+impl std::fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
+    }
+}
+
+/// Who put a secret into the keyring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretSource {
+    /// An operator.
+    Operator,
+    /// An authorization server, which rotated a refresh token.
+    Server,
 }
 
 /// What came of an authorised use.

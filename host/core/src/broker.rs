@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use crate::admission::{Admission, AdmissionId, NotAdmitted};
 use crate::audit::InstanceEnd;
 use crate::digest::ComponentDigest;
-use crate::egress::{Answer, BodyStream, RequestHead};
+use crate::egress::{Answer, BodyStream, RequestHead, SendError};
 use crate::future::BoxFuture;
 use crate::manifest::Manifest;
 use crate::refusal::Refusal;
@@ -42,14 +42,15 @@ pub trait Broker: Debug + Send + Sync {
     /// The refusal; its reason is on the log.
     fn perform(&self, who: InstanceId, request: Request) -> BoxFuture<'_, Result<Outcome, Refusal>>;
 
-    /// Decides one HTTP request, logs it, attaches the credential and sends it.
+    /// Decides one HTTP request, logs it, attaches the credential and sends it. Dropping the future, or the answer's body before its end,
+    /// abandons the exchange, which is logged. `body` is none for a request without one.
     ///
     /// # Errors
-    /// The refusal; its reason is on the log.
+    /// The refusal, whose reason is on the log, or how the exchange failed.
     fn send(
         &self,
         who: InstanceId,
         head: RequestHead,
-        body: BodyStream,
-    ) -> BoxFuture<'_, Result<Answer, Refusal>>;
+        body: Option<BodyStream>,
+    ) -> BoxFuture<'_, Result<Answer, SendError>>;
 }

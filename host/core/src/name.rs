@@ -77,6 +77,10 @@ name! {
     KeyName, MAX_NAME, "a-z, 0-9 and -", |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'
 }
 name! {
+    /// The name of a secret: 1 to 64 of `[a-z0-9-]`.
+    SecretName, MAX_NAME, "a-z, 0-9 and -", |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'
+}
+name! {
     /// The name of an agent: 1 to 64 of `[a-z0-9-]`.
     AgentName, MAX_NAME, "a-z, 0-9 and -", |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'
 }

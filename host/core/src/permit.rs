@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 
-use crate::audit::{AuditError, AuditSink, Entry, EntryIndex, Event, Settlement, Use};
+use crate::audit::{AuditError, AuditSink, Entry, EntryIndex, Event, Settlement, Traffic, Use};
 use crate::clock::Clock;
+use crate::http::Origin;
 use crate::key::KeyRef;
 use crate::profile::Framed;
 use crate::request::InstanceId;
@@ -29,16 +30,19 @@ pub struct Permit {
     allowed: Use,
     // The one framed message that it allows to sign; none for a use that signs nothing itself.
     message: Option<u64>,
+    // The one origin that it allows to send to; none for a use that sends nothing.
+    origin: Option<Origin>,
     sink: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     settlement: Settlement,
+    traffic: Option<Traffic>,
     // Invariant: never false again. One entry on the log is one signature.
     spent: AtomicBool,
 }
 
 impl Permit {
-    /// Logs an authorised use and returns the proof once the entry is durable. It covers no message: for what signs nothing, as
-    /// [`Egress::send`](crate::egress::Egress::send), which takes a permit too.
+    /// Logs an authorised use and returns the proof once the entry is durable. It covers no message and no origin: for what neither
+    /// signs nor sends.
     ///
     /// # Errors
     /// When the entry cannot be made durable: then nothing may be done.
@@ -48,7 +52,30 @@ impl Permit {
         time: Timestamp,
         allowed: Use,
     ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
-        Self::recorded(sink, clock, time, allowed, None)
+        Self::recorded(sink, clock, time, allowed, None, None)
+    }
+
+    /// As [`Permit::record`], for sending to this origin and no other; and, where the request is signed, for signing this message and
+    /// no other.
+    ///
+    /// # Errors
+    /// When the entry cannot be made durable: then nothing may be sent.
+    pub fn to_send(
+        sink: Arc<dyn AuditSink>,
+        clock: Arc<dyn Clock>,
+        time: Timestamp,
+        allowed: Use,
+        origin: Origin,
+        message: Option<&Framed>,
+    ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
+        Self::recorded(
+            sink,
+            clock,
+            time,
+            allowed,
+            message.map(Framed::serial),
+            Some(origin),
+        )
     }
 
     /// As [`Permit::record`], for signing this message and no other.
@@ -62,7 +89,7 @@ impl Permit {
         allowed: Use,
         message: &Framed,
     ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
-        Self::recorded(sink, clock, time, allowed, Some(message.serial()))
+        Self::recorded(sink, clock, time, allowed, Some(message.serial()), None)
     }
 
     fn recorded(
@@ -71,6 +98,7 @@ impl Permit {
         time: Timestamp,
         allowed: Use,
         message: Option<u64>,
+        origin: Option<Origin>,
     ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
         // At the call, not at the first poll: who calls under a lock gets its place in the log under that lock.
         let appended = sink.append(Entry {
@@ -83,9 +111,11 @@ impl Permit {
                 index,
                 allowed,
                 message,
+                origin,
                 sink,
                 clock,
                 settlement: Settlement::Abandoned,
+                traffic: None,
                 spent: AtomicBool::new(false),
             })
         }
@@ -94,7 +124,7 @@ impl Permit {
     /// Whether this permit is for signing this very message with this key. The same content in another frame is another message.
     #[must_use]
     pub fn covers(&self, key: &KeyRef, message: &Framed) -> bool {
-        self.allowed.key == *key && self.message == Some(message.serial())
+        self.allowed.key.as_ref() == Some(key) && self.message == Some(message.serial())
     }
 
     /// Takes the one signature that this permit is good for: true once, and only for what it [covers](Permit::covers). Asked for
@@ -102,6 +132,19 @@ impl Permit {
     #[must_use]
     pub fn spend(&self, key: &KeyRef, message: &Framed) -> bool {
         self.covers(key, message) && !self.spent.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether this permit is for sending to this origin.
+    #[must_use]
+    pub fn covers_origin(&self, origin: &Origin) -> bool {
+        self.origin.as_ref() == Some(origin)
+    }
+
+    /// Says what came of a use that sent something, and what went over the wire. May be called as it becomes known; the last word
+    /// counts.
+    pub fn observe(&mut self, settlement: Settlement, traffic: Traffic) {
+        self.settlement = settlement;
+        self.traffic = Some(traffic);
     }
 
     /// Says what came of the use.
@@ -123,6 +166,7 @@ impl Drop for Permit {
             event: Event::Settled {
                 of: self.index,
                 settlement: self.settlement,
+                traffic: self.traffic.take(),
             },
         });
     }

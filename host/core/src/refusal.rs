@@ -69,8 +69,26 @@ pub enum Rule {
     Custody,
     /// The audit log cannot be written.
     Audit,
-    /// The manifest grants no outbound HTTP.
+    /// The manifest grants no outbound HTTP, or the host has no egress.
     Egress,
+    /// The URL is not in the one accepted spelling.
+    Target,
+    /// No grant allows this origin, method and path.
+    Route,
+    /// The grant does not allow this key or value of the query.
+    Query,
+    /// The grant does not allow this header field, or the host decides about it.
+    Header,
+    /// The body is not of an allowed type, or a predicate does not hold.
+    Body,
+    /// The byte budget is spent.
+    Budget,
+    /// The secret is disabled, revoked, expired or gone, or was changed since admission.
+    SecretState,
+    /// The authorization server gave no token.
+    Token,
+    /// A managed secret was in an answer.
+    Reflection,
 }
 
 /// A refusal with its reason; what a guard returns and the log records.

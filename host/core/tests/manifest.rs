@@ -133,6 +133,7 @@ fn a_complete_manifest_says_what_it_says() {
                         narrowing.ttl,
                         narrowing.label
                     ),
+                    manifest::Capability::Http(http) => format!("{http:?}"),
                 },
                 constraints.uses.map(u64::from),
                 constraints.rate.map(|rate| rate.to_string()),

@@ -221,6 +221,7 @@ impl Shared {
                 event: Event::Settled {
                     of: *of,
                     settlement: Settlement::Indeterminate,
+                    traffic: None,
                 },
             };
             fold(state.push(&entry)?, &entry);

@@ -114,7 +114,13 @@ impl LocalBroker {
         let mut grants = BTreeMap::new();
         let mut reasons = Vec::new();
         for (alias, grant) in &manifest.grants {
-            let Capability::Sign { key, narrowing } = &grant.capability;
+            let (key, narrowing) = match &grant.capability {
+                Capability::Sign { key, narrowing } => (key, narrowing),
+                Capability::Http(_) => {
+                    reasons.push(problem(alias, "this host sends no requests".to_owned()));
+                    continue;
+                }
+            };
             let record = match self.active_key(key) {
                 Ok(record) => record,
                 Err(text) => {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use claviger_core::audit::{Event, InstanceEnd, Recovered};
 use claviger_core::custody::{Assurance, Custody, Sealer};
-use claviger_core::egress::{Answer, BodyStream, RequestHead};
+use claviger_core::egress::{Answer, BodyStream, RequestHead, SendError};
 use claviger_core::manifest::Manifest;
 use claviger_core::name::escape;
 use claviger_core::refusal::{Denial, Rule};
@@ -406,17 +406,23 @@ impl Broker for LocalBroker {
         Box::pin(self.perform_request(who, request))
     }
 
-    fn send(&self, who: InstanceId, _: RequestHead, _: BodyStream) -> BoxFuture<'_, Result<Answer, Refusal>> {
+    fn send(
+        &self,
+        who: InstanceId,
+        _: RequestHead,
+        _: Option<BodyStream>,
+    ) -> BoxFuture<'_, Result<Answer, SendError>> {
         Box::pin(async move {
             let denial = Denial::new(
                 Refusal::NotGranted,
                 Rule::Egress,
                 "the manifest grants no outbound HTTP",
             );
-            match self.instance(who) {
-                Some(instance) => Err(self.deny(&instance, "http", denial).await),
-                None => Err(Refusal::NotGranted),
-            }
+            let refusal = match self.instance(who) {
+                Some(instance) => self.deny(&instance, "http", denial).await,
+                None => Refusal::NotGranted,
+            };
+            Err(SendError::Refused { refusal, grant: None })
         })
     }
 }

@@ -208,7 +208,8 @@ async fn a_granted_use_is_logged_then_signed_then_settled() {
         events[used + 1],
         Event::Settled {
             of: used as u64,
-            settlement: Settlement::Released
+            settlement: Settlement::Released,
+            traffic: None,
         }
     );
 }

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::admission::CapabilityKind;
 use crate::digest::{ComponentDigest, ManifestDigest};
+use crate::http::HttpGrant;
 use crate::name::{AgentName, GrantAlias, KeyName, VariableName};
 use crate::profile::Narrowing;
 
@@ -167,7 +169,7 @@ pub struct Grant {
 }
 
 /// What a grant allows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Capability {
     /// `sign = { key = "…", … }`.
     Sign {
@@ -176,6 +178,8 @@ pub enum Capability {
         /// What of the key's profile.
         narrowing: Narrowing,
     },
+    /// `http = { origin = "…", allow = [ … ] }`, with `inject` beside it.
+    Http(Arc<HttpGrant>),
 }
 
 impl Capability {
@@ -184,6 +188,7 @@ impl Capability {
     pub const fn kind(&self) -> CapabilityKind {
         match self {
             Self::Sign { .. } => CapabilityKind::Sign,
+            Self::Http(_) => CapabilityKind::Http,
         }
     }
 }

@@ -2,12 +2,12 @@
 //! registered claims, the agent the rest.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use serde::de::{MapAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use crate::json::{self, StrictError};
 use crate::key::{Algorithm, Signature};
 use crate::name::{Principal, TokenType};
-use crate::profile::{FrameContext, FrameError, number};
+use crate::profile::{FrameContext, FrameError};
 
 /// The registered claims (RFC 7519 §4.1), and those that make a token speak for somebody or bind it to a key. A payload that
 /// sets one is refused, not corrected: the agent's author should know.
@@ -39,12 +39,11 @@ pub(super) fn message(
     content: &[u8],
     context: &FrameContext<'_>,
 ) -> Result<Vec<u8>, FrameError> {
-    // First whether it is JSON at all, since numbers are checked as they are written.
-    serde_json::from_slice::<serde::de::IgnoredAny>(content).map_err(|_| FrameError::NotAnObject)?;
-    if !number::all_survive(content) {
-        return Err(FrameError::Number);
-    }
-    let Object(mut payload) = serde_json::from_slice(content).map_err(|_| FrameError::NotAnObject)?;
+    let mut payload = match json::strict(content) {
+        Ok(Value::Object(payload)) => payload,
+        Ok(_) | Err(StrictError::Syntax) => return Err(FrameError::NotAnObject),
+        Err(StrictError::Number) => return Err(FrameError::Number),
+    };
     if let Some(claim) = HOST_CLAIMS.into_iter().find(|claim| payload.contains_key(*claim)) {
         return Err(FrameError::HostClaim(claim));
     }
@@ -86,68 +85,4 @@ pub(super) fn compact(message: &[u8], signature: &Signature) -> Vec<u8> {
     token.push(b'.');
     token.extend_from_slice(Base64UrlUnpadded::encode_string(signature.as_bytes()).as_bytes());
     token
-}
-
-/// A JSON object whose members are unique, also in nested objects: two parsers cannot disagree on what was signed.
-struct Object(Map<String, Value>);
-
-impl<'de> serde::Deserialize<'de> for Object {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Strict::deserialize(deserializer)? {
-            Strict(Value::Object(map)) => Ok(Self(map)),
-            Strict(_) => Err(serde::de::Error::custom("not an object")),
-        }
-    }
-}
-
-struct Strict(Value);
-
-impl<'de> serde::Deserialize<'de> for Strict {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor)
-    }
-}
-
-struct StrictVisitor;
-
-impl<'de> Visitor<'de> for StrictVisitor {
-    type Value = Strict;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JSON with unique member names")
-    }
-    fn visit_bool<E>(self, value: bool) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
-    }
-    fn visit_i64<E>(self, value: i64) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
-    }
-    fn visit_u64<E>(self, value: u64) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
-    }
-    fn visit_f64<E>(self, value: f64) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
-    }
-    fn visit_str<E>(self, value: &str) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
-    }
-    fn visit_unit<E>(self) -> Result<Strict, E> {
-        Ok(Strict(Value::Null))
-    }
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut access: A) -> Result<Strict, A::Error> {
-        let mut items = Vec::new();
-        while let Some(Strict(item)) = access.next_element()? {
-            items.push(item);
-        }
-        Ok(Strict(Value::Array(items)))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Strict, A::Error> {
-        let mut map = Map::new();
-        while let Some((name, Strict(value))) = access.next_entry::<String, Strict>()? {
-            if map.insert(name, value).is_some() {
-                return Err(serde::de::Error::custom("a member occurs twice"));
-            }
-        }
-        Ok(Strict(Value::Object(map)))
-    }
 }

@@ -13,7 +13,6 @@ use crate::name::{Label, Namespace, Principal, TokenType};
 
 mod jws;
 mod labeled;
-mod number;
 mod sshsig;
 #[cfg(test)]
 mod tests;

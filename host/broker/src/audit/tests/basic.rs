@@ -166,6 +166,7 @@ fn a_stop_without_close_is_found_and_open_uses_are_settled_as_indeterminate() {
     let indeterminate = |of| Event::Settled {
         of,
         settlement: Settlement::Indeterminate,
+        traffic: None,
     };
     assert_eq!(ends, [indeterminate(1), indeterminate(3)]);
     drop(log);

@@ -47,11 +47,13 @@ pub(super) fn allowed(n: u64) -> Entry {
             component: ComponentDigest::of(b"component"),
             manifest: ManifestDigest::of(b"manifest"),
             grant: "sign-release".parse().unwrap(),
-            key: KeyRef {
+            key: Some(KeyRef {
                 name: "release".parse().unwrap(),
                 version: KeyVersion::FIRST,
-            },
+            }),
+            secret: None,
             profile: "sshsig".to_owned(),
+            request: None,
             content: ContentDigest::of(&n.to_be_bytes()),
             size: n,
             number: n + 1,
@@ -68,7 +70,11 @@ pub(super) fn small(n: u64) -> Entry {
 pub(super) fn settled(of: EntryIndex, settlement: Settlement) -> Entry {
     Entry {
         time: Timestamp::from_second(1_800_000_000).unwrap(),
-        event: Event::Settled { of, settlement },
+        event: Event::Settled {
+            of,
+            settlement,
+            traffic: None,
+        },
     }
 }
 
