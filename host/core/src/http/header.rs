@@ -33,6 +33,12 @@ impl HeaderName {
         let name = self.as_str();
         HOST_OWNED.contains(&name) || HOST_OWNED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     }
+
+    /// Whether any grant allows this field: agents need no permission for it, and no credential goes there.
+    #[must_use]
+    pub fn is_common(&self) -> bool {
+        ALWAYS.contains(&self.as_str())
+    }
 }
 
 /// Fields that change where a request goes, how it is framed, who it is from, or what proxies make of it.
