@@ -7,7 +7,7 @@ use crate::json::{StrictError, strict};
 use crate::manifest;
 
 /// A grant has at most this many predicates: each is looked up in each body.
-pub(crate) const MAX_PREDICATES: usize = 64;
+pub const MAX_PREDICATES: usize = 64;
 
 /// What the body of a request may be.
 #[derive(Debug, Clone, PartialEq)]
@@ -253,7 +253,10 @@ mod tests {
             ("/a~1b", r#"{"A/B":1}"#),
         ] {
             let found = rule(pointer).check(body.as_bytes());
-            assert!(matches!(found, Err(JsonError::Alias(_))), "{pointer} {body}: {found:?}");
+            assert!(
+                matches!(found, Err(JsonError::Alias(_))),
+                "{pointer} {body}: {found:?}"
+            );
         }
         for (pointer, body) in [
             ("/bcc", r#"{"bc":1,"cc":2}"#),
