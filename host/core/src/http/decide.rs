@@ -148,7 +148,7 @@ fn check_encoding(grant: &HttpGrant, target: &Target) -> Result<(), Denial> {
         PathEncoding::Refused if target.path().contains('%') => Err(Denial::new(
             Refusal::Invalid,
             Rule::Target,
-            "the path has a percent-encoding; to allow it: path-encoding = true",
+            "the path has a percent-encoding; to allow it: paths = \"encoded\"",
         )),
         PathEncoding::Refused | PathEncoding::Allowed => Ok(()),
     }
