@@ -428,7 +428,12 @@ fn refuse_contradictions(section: &Section<'_, '_>, http: &HttpGrant, report: &m
         );
     }
     match inject {
-        Injection::Query { key, .. } if http.query.iter().any(|allowed| allowed.key == *key) => {
+        Injection::Query { key, .. }
+            if http
+                .query
+                .iter()
+                .any(|allowed| allowed.key.eq_ignore_ascii_case(key)) =>
+        {
             section.conflict(
                 fields::QUERY_KEYS,
                 &format!(
