@@ -148,7 +148,7 @@ fn check_encoding(grant: &HttpGrant, target: &Target) -> Result<(), Denial> {
         PathEncoding::Refused if target.path().contains('%') => Err(Denial::new(
             Refusal::Invalid,
             Rule::Target,
-            "the path has a percent-encoding; to allow it: path-encoding = true",
+            "the path has a percent-encoding; to allow it: paths = \"encoded\"",
         )),
         PathEncoding::Refused | PathEncoding::Allowed => Ok(()),
     }
@@ -284,7 +284,7 @@ fn check_body(decided: &Decided<'_>, body: BodyPresence) -> Result<(), Denial> {
         return refused(
             Refusal::Invalid,
             &format!(
-                "the body has {length} bytes; the grant allows {} (`max-body`)",
+                "the body has {length} bytes; the grant allows {} (`max-request`)",
                 rule.max
             ),
         );
