@@ -15,11 +15,11 @@ pub use grant::{
     AllowedQuery, AnswerRule, Budget, ByteBudget, CidrBlock, HttpGrant, NotACidr, NotAPin, SpkiPin, TlsFloor,
     Trust,
 };
-pub use header::{HeaderError, HeaderName, MAX_HEADER_VALUE, checked_headers};
+pub use header::{HeaderError, HeaderName, MAX_HEADER_VALUE, NotAHeaderName, checked_headers};
 pub use inject::{
     AwsSigV4, ClientAuth, DpopToken, GithubApp, Injection, InjectionKind, OAuth2, OAuthGrant, WebhookScheme,
 };
-pub use json::{BodyRule, JsonError, JsonPredicate, JsonRule, JsonTest};
+pub use json::{BodyRule, JsonError, JsonPredicate, JsonRule, JsonTest, MAX_PREDICATES};
 pub use origin::{NotAnOrigin, Origin};
-pub use route::{Match, Method, NotARoute, PathPattern, Route, Router, overlapping};
+pub use route::{MAX_ROUTES, Match, Method, NotARoute, PathPattern, Route, Router, overlapping};
 pub use target::{MAX_TARGET, PathEncoding, Target, TargetError};
