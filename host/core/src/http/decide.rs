@@ -284,7 +284,7 @@ fn check_body(decided: &Decided<'_>, body: BodyPresence) -> Result<(), Denial> {
         return refused(
             Refusal::Invalid,
             &format!(
-                "the body has {length} bytes; the grant allows {} (`max-body`)",
+                "the body has {length} bytes; the grant allows {} (`max-request`)",
                 rule.max
             ),
         );
