@@ -88,7 +88,12 @@ pub(crate) fn checked<B>(
     }
     framing(answer, method, rule)?;
     let plain = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
-    if !answer.headers().get_all(header::CONTENT_ENCODING).iter().all(plain) {
+    if !answer
+        .headers()
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .all(plain)
+    {
         return Err(Fault::Encoded);
     }
     Ok(fields)
@@ -123,7 +128,8 @@ pub(crate) fn returned(headers: &HeaderMap, rule: &AnswerRule, watched: &Watched
         let never = NEVER.contains(&name)
             || NEVER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
             || nominated.iter().any(|other| other.eq_ignore_ascii_case(name));
-        let allowed = ALWAYS.contains(&name) || rule.headers.iter().any(|other| HeaderName::as_str(other) == name);
+        let allowed =
+            ALWAYS.contains(&name) || rule.headers.iter().any(|other| HeaderName::as_str(other) == name);
         if allowed && !never {
             fields.push((name.to_owned(), value.as_bytes().to_vec()));
         }

@@ -97,7 +97,9 @@ impl Reading {
                     }
                     None => self.failed(Fault::BodyTooLarge),
                 },
-                Err(frame) => Poll::Ready(Some(Ok(Piece::Trailers(frame.into_trailers().unwrap_or_default())))),
+                Err(frame) => Poll::Ready(Some(Ok(Piece::Trailers(
+                    frame.into_trailers().unwrap_or_default(),
+                )))),
             },
         }
     }

@@ -140,7 +140,9 @@ pub(crate) fn fault(error: &hyper::Error) -> Fault {
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            let tls = io.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
+            let tls = io
+                .get_ref()
+                .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
             return match io.kind() {
                 _ if tls => Fault::Tls,
                 // A chunk that is none.
@@ -150,7 +152,11 @@ pub(crate) fn fault(error: &hyper::Error) -> Fault {
         }
         source = inner.source();
     }
-    if error.is_timeout() { Fault::Timeout } else { Fault::Incomplete }
+    if error.is_timeout() {
+        Fault::Timeout
+    } else {
+        Fault::Incomplete
+    }
 }
 
 /// Counts informational answers and looks through them, though no agent sees them.
@@ -174,7 +180,10 @@ impl Early {
     }
 
     fn hear(&self, headers: &http::HeaderMap) {
-        if headers.values().any(|value| self.watched.check(value.as_bytes()).is_err()) {
+        if headers
+            .values()
+            .any(|value| self.watched.check(value.as_bytes()).is_err())
+        {
             self.fault.store(REFLECTED, Ordering::Release);
         } else if self.count.fetch_add(1, Ordering::AcqRel) >= MAX_INFORMATIONAL {
             // The count may wrap; the verdict stays.
@@ -215,7 +224,11 @@ impl<'a> Patience<'a> {
 
     fn rewind(&mut self) {
         let (_, done) = self.seen;
-        let phase = if done { self.phases.head } else { self.phases.request };
+        let phase = if done {
+            self.phases.head
+        } else {
+            self.phases.request
+        };
         let until = Instant::now()
             .checked_add(phase)
             .map_or(self.deadline, |end| end.min(self.deadline));
@@ -230,7 +243,11 @@ impl<'a> Patience<'a> {
         }
         self.timer.as_mut().poll(cx).map(|()| {
             let for_the_agent = self.sending.waits_for_the_agent() && Instant::now() < self.deadline;
-            if for_the_agent { Fault::RequestAborted } else { Fault::Timeout }
+            if for_the_agent {
+                Fault::RequestAborted
+            } else {
+                Fault::Timeout
+            }
         })
     }
 }

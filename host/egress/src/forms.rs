@@ -5,8 +5,6 @@
 //! hexadecimal, UTF-16, characters with something between them, and pieces of a secret that are spread over several answers or
 //! header fields.
 
-use std::fmt::Write as _;
-
 use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding as _};
 use zeroize::Zeroizing;
 
@@ -160,9 +158,12 @@ fn slashed(secret: &[u8]) -> Form {
 }
 
 fn escape(out: &mut String, prefix: &str, byte: u8, case: Case) {
-    // Writing to a string does not fail.
-    drop(match case {
-        Case::Lower => write!(out, "{prefix}{byte:02x}"),
-        Case::Upper => write!(out, "{prefix}{byte:02X}"),
-    });
+    out.push_str(prefix);
+    for nibble in [byte >> 4, byte & 15] {
+        let digit = char::from_digit(u32::from(nibble), 16).unwrap_or_default();
+        out.push(match case {
+            Case::Lower => digit,
+            Case::Upper => digit.to_ascii_uppercase(),
+        });
+    }
 }

@@ -18,7 +18,11 @@ use crate::outgoing::{OutBody, Sending};
 use crate::sigv4;
 
 /// RFC 3986 `unreserved` stays as it is.
-const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// A plan does not fit together, or a credential does not fit its slot: a fault of the host's, of which an agent learns no more.
 pub(crate) const INVALID: SendError = SendError::Refused {
@@ -61,7 +65,11 @@ pub(crate) fn build(written: Written) -> Result<(Request<OutBody>, Arc<Sending>)
     } = written;
     let origin = target.origin().clone();
     let mut fields = HeaderMap::new();
-    insert(&mut fields, header::HOST.as_str(), Bytes::from(origin.authority()))?;
+    insert(
+        &mut fields,
+        header::HOST.as_str(),
+        Bytes::from(origin.authority()),
+    )?;
     // Answers must be readable for the scrubber, and requests say nothing by their compressed length.
     fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     frame(&mut fields, method, &body);
@@ -162,7 +170,14 @@ fn names(slot: &Slot) -> Vec<&str> {
 fn routes(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
-        "host" | "content-length" | "transfer-encoding" | "connection" | "te" | "trailer" | "upgrade" | "expect"
+        "host"
+            | "content-length"
+            | "transfer-encoding"
+            | "connection"
+            | "te"
+            | "trailer"
+            | "upgrade"
+            | "expect"
     )
 }
 
@@ -207,12 +222,18 @@ fn with_query(path: &[u8], key: &str, value: &Secret) -> Result<Bytes, SendError
         (true, _) => b"&",
     };
     let encoded = || percent_encode(value.expose(), IN_QUERY).map(str::as_bytes);
-    let pieces = || [path, separator, key.as_bytes(), b"="].into_iter().chain(encoded());
+    let pieces = || {
+        [path, separator, key.as_bytes(), b"="]
+            .into_iter()
+            .chain(encoded())
+    };
     let len = pieces().map(<[u8]>::len).sum();
     let secret = Secret::fill_with(len, |out| {
         let mut rest = out;
         for piece in pieces() {
-            let (here, after) = rest.split_at_mut_checked(piece.len()).ok_or(SecretError::Length(len))?;
+            let (here, after) = rest
+                .split_at_mut_checked(piece.len())
+                .ok_or(SecretError::Length(len))?;
             here.copy_from_slice(piece);
             rest = after;
         }

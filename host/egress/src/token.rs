@@ -6,6 +6,10 @@ use claviger_core::egress::{Fault, SendError, Token, TokenPlan};
 use crate::HttpsClient;
 
 /// Asks for a token.
-pub(crate) async fn obtain(_client: &HttpsClient, _permit: &Permit, _plan: TokenPlan) -> Result<Token, SendError> {
+pub(crate) async fn obtain(
+    _client: &HttpsClient,
+    _permit: &Permit,
+    _plan: TokenPlan,
+) -> Result<Token, SendError> {
     Err(Fault::Token.into())
 }
