@@ -26,6 +26,7 @@ mod hygiene_scene;
 mod interop;
 mod runtime_credentials;
 mod runtime_folders;
+mod runtime_http;
 mod runtime_limits;
 mod runtime_loading;
 mod runtime_world;
