@@ -116,10 +116,10 @@ pub fn client(resolver: Arc<dyn Resolver>) -> HttpsClient {
 /// As short as a test may wait for what never comes.
 pub fn hasty() -> Phases {
     let mut phases = Phases::default();
-    phases.request = Duration::from_millis(300);
-    phases.head = Duration::from_millis(300);
-    phases.answer = Duration::from_millis(300);
-    phases.tls = Duration::from_millis(300);
+    phases.request = Duration::from_millis(1500);
+    phases.head = Duration::from_millis(1500);
+    phases.answer = Duration::from_millis(1500);
+    phases.tls = Duration::from_millis(1500);
     phases
 }
 
