@@ -134,7 +134,7 @@ pub fn destination(port: u16) -> Destination {
         trust,
         private_networks: vec!["127.0.0.0/8".parse().unwrap()],
         answer: grant.answer,
-        timeout: Duration::from_secs(20),
+        timeout: Duration::from_secs(60),
         lane: Lane {
             component: ComponentDigest::of(b"component"),
             grant: "bot/api".to_owned(),
