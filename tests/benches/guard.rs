@@ -36,7 +36,7 @@ fn manifest() -> Manifest {
 /// Every grant was used once.
 fn ledger(manifest: &Manifest, agent: &AgentName, now: Timestamp) -> Ledger {
     let mut ledger = Ledger::default();
-    for alias in manifest.grants.keys() {
+    for (index, alias) in (0..).zip(manifest.grants.keys()) {
         let key = KeyRef {
             name: "key".parse().unwrap(),
             version: KeyVersion::FIRST,
@@ -56,10 +56,11 @@ fn ledger(manifest: &Manifest, agent: &AgentName, now: Timestamp) -> Ledger {
             number: 1,
             rate_until: Some(now),
         };
-        ledger.apply(&Entry {
+        let entry = Entry {
             time: now,
             event: Event::Allowed(allowed),
-        });
+        };
+        ledger.apply(index, &entry);
     }
     ledger
 }

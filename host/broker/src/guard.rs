@@ -1,6 +1,7 @@
 //! Decides one use: clock, suspension, expiry, hours, uses, rate, in this order. It does nothing else: it neither logs nor touches keys.
 
 use claviger_core::Refusal;
+use claviger_core::http::{Budget, ByteBudget};
 use claviger_core::manifest::{Constraints, OnViolation, Rate};
 use claviger_core::refusal::{Denial, Rule};
 use jiff::{SignedDuration, Timestamp};
@@ -150,6 +151,55 @@ pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
         OnViolation::Deny => false,
         OnViolation::Suspend => to_blame,
     }
+}
+
+/// The bytes that one request may move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Of its body.
+    pub sent: u64,
+    /// Of the answer's.
+    pub received: u64,
+}
+
+/// How long a request's body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLength {
+    /// So many bytes.
+    Known(u64),
+    /// At most so many.
+    AtMost(u64),
+}
+
+/// Takes room for one request from what is left of a grant's byte budget: all of a known length, or what there is up to the most that
+/// may come.
+///
+/// # Errors
+/// When the budget is spent.
+pub fn room(budget: &ByteBudget, state: &GrantState, body: BodyLength, answer: u64) -> Result<Room, Denial> {
+    let left = |budget: Budget, moved: u64| budget.map_or(u64::MAX, |bytes| bytes.0.saturating_sub(moved));
+    let spent = |what: &str, budget: Budget, moved: u64| {
+        let all = budget.map_or_else(String::new, |bytes| bytes.to_string());
+        Err(Denial::new(
+            Refusal::OverBudget,
+            Rule::Budget,
+            &format!("{moved} bytes of {what} are spent or under way; the budget is {all}"),
+        ))
+    };
+    let to_send = left(budget.sent, state.sent);
+    let sent = match body {
+        BodyLength::Known(length) if length > to_send => {
+            return spent("requests", budget.sent, state.sent);
+        }
+        BodyLength::Known(length) => length,
+        BodyLength::AtMost(_) if to_send == 0 => return spent("requests", budget.sent, state.sent),
+        BodyLength::AtMost(most) => most.min(to_send),
+    };
+    let received = left(budget.received, state.received).min(answer);
+    if received == 0 && answer > 0 {
+        return spent("answers", budget.received, state.received);
+    }
+    Ok(Room { sent, received })
 }
 
 type Check = fn(&Constraints, &GrantState, Timestamp) -> Result<(), Denial>;
@@ -344,6 +394,36 @@ mod tests {
         );
         let denial = trusted_time(at("2026-06-01T11:59:54Z"), latest).unwrap_err();
         assert_eq!((denial.refusal, denial.rule), (Refusal::Unavailable, Rule::Clock));
+    }
+
+    #[test]
+    fn a_byte_budget_is_used_to_its_last_byte_and_not_beyond() {
+        use claviger_core::manifest::Bytes;
+        let budget = ByteBudget {
+            sent: Some(Bytes(10)),
+            received: Some(Bytes(100)),
+        };
+        let state = |sent, received| GrantState {
+            sent,
+            received,
+            ..GrantState::default()
+        };
+        let ask = |state: GrantState, body| {
+            room(&budget, &state, body, 60)
+                .map(|room| (room.sent, room.received))
+                .map_err(|denial| (denial.refusal, denial.rule))
+        };
+        let over = Err((Refusal::OverBudget, Rule::Budget));
+        assert_eq!(ask(state(0, 0), BodyLength::Known(10)), Ok((10, 60)));
+        assert_eq!(ask(state(1, 0), BodyLength::Known(10)), over);
+        assert_eq!(ask(state(10, 0), BodyLength::Known(0)), Ok((0, 60)));
+        assert_eq!(ask(state(4, 50), BodyLength::AtMost(99)), Ok((6, 50)));
+        assert_eq!(ask(state(10, 0), BodyLength::AtMost(99)), over);
+        assert_eq!(ask(state(0, 100), BodyLength::Known(0)), over);
+        assert_eq!(ask(state(0, u64::MAX), BodyLength::Known(0)), over);
+        let all = state(u64::MAX, u64::MAX);
+        let unlimited = room(&ByteBudget::default(), &all, BodyLength::AtMost(7), 60).unwrap();
+        assert_eq!((unlimited.sent, unlimited.received), (7, 60));
     }
 
     #[test]

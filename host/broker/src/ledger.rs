@@ -1,10 +1,10 @@
-//! Budgets, suspensions and known keys as a fold of the audit log. Not a store: what is not on the log is not here after a restart.
+//! Budgets, suspensions, known keys and secrets as a fold of the audit log. Not a store: what is not on the log is not here after a restart.
 
 use std::collections::{BTreeMap, HashMap};
 
-use claviger_core::audit::{Entry, Event};
-use claviger_core::key::KeyRef;
-use claviger_core::{AgentName, GrantAlias};
+use claviger_core::audit::{Entry, Event, RequestPurpose, SecretRef, Use};
+use claviger_core::key::{KeyRef, KeyVersion};
+use claviger_core::{AgentName, EntryIndex, GrantAlias, SecretName};
 use jiff::Timestamp;
 
 /// What the log says about every grant, key and the time.
@@ -12,6 +12,10 @@ use jiff::Timestamp;
 pub struct Ledger {
     grants: HashMap<(AgentName, GrantAlias), GrantState>,
     keys: BTreeMap<String, (KeyRef, String)>,
+    // The newest version of each secret that was added.
+    secrets: BTreeMap<SecretName, KeyVersion>,
+    // Requests that may still move fewer bytes than were reserved for them. What a crash leaves here stays reserved.
+    reserved: HashMap<EntryIndex, Reserved>,
     latest: Option<Timestamp>,
     last_instance: u64,
     keyring: u64,
@@ -27,18 +31,41 @@ pub struct GrantState {
     pub rate_until: Option<Timestamp>,
     /// Whether it is suspended.
     pub suspended: bool,
+    /// Bytes of requests' bodies that were sent, or may be sent by what is under way.
+    pub sent: u64,
+    /// Bytes of answers' bodies that were received, or may be.
+    pub received: u64,
+}
+
+/// Bytes of one request, taken from a grant's budget before it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reserved {
+    agent: AgentName,
+    grant: GrantAlias,
+    sent: u64,
+    received: u64,
 }
 
 impl Ledger {
     /// Takes one entry of the log into account; entries come in the order of the log.
-    pub fn apply(&mut self, entry: &Entry) {
+    pub fn apply(&mut self, index: EntryIndex, entry: &Entry) {
+        if let Event::Allowed(allowed) = &entry.event
+            && let Some((sent, received)) = bytes_of(allowed)
+        {
+            let state = self.state(&allowed.agent, &allowed.grant);
+            state.sent = state.sent.saturating_add(sent);
+            state.received = state.received.saturating_add(received);
+            self.reserved_at(index, allowed);
+        }
+        self.fold(entry);
+    }
+
+    /// As [`Ledger::apply`], for an entry that this process makes: what it allows was [reserved](Ledger::reserve) when it was decided.
+    pub(crate) fn fold(&mut self, entry: &Entry) {
         self.latest = Some(entry.on_record(self.latest));
         match &entry.event {
             Event::Allowed(allowed) => {
-                let state = self
-                    .grants
-                    .entry((allowed.agent.clone(), allowed.grant.clone()))
-                    .or_default();
+                let state = self.state(&allowed.agent, &allowed.grant);
                 state.uses = state.uses.max(allowed.number);
                 state.rate_until = state.rate_until.max(allowed.rate_until);
             }
@@ -46,6 +73,21 @@ impl Ledger {
             Event::Resumed { agent, grant } => self.resume(agent, grant),
             Event::KeyCreated { key, key_id, .. } => {
                 self.keys.insert(key.to_string(), (key.clone(), key_id.clone()));
+            }
+            Event::SecretAdded { secret, .. } => {
+                let newest = self.secrets.entry(secret.name.clone()).or_insert(secret.version);
+                *newest = (*newest).max(secret.version);
+            }
+            Event::Settled { of, traffic, .. } => {
+                // Without a word about traffic, all of it may have gone.
+                if let (Some(reserved), Some(traffic)) = (self.reserved.remove(of), traffic) {
+                    let state = self.state(&reserved.agent, &reserved.grant);
+                    let unused = |reserved: u64, moved: u64| reserved.saturating_sub(moved);
+                    state.sent = state.sent.saturating_sub(unused(reserved.sent, traffic.sent));
+                    state.received = state
+                        .received
+                        .saturating_sub(unused(reserved.received, traffic.received));
+                }
             }
             Event::Started { instance, .. } => self.last_instance = self.last_instance.max(instance.0),
             Event::HostStarted { keyring, .. } => self.keyring = self.keyring.max(*keyring),
@@ -55,9 +97,7 @@ impl Ledger {
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
             | Event::Denied { .. }
-            | Event::Settled { .. }
             | Event::Alert { .. }
-            | Event::SecretAdded { .. }
             | Event::SecretStateChanged { .. }
             | Event::ClockAccepted => {}
         }
@@ -82,6 +122,14 @@ impl Ledger {
     /// Every key version that was created, with its thumbprint.
     pub fn keys(&self) -> impl Iterator<Item = (&KeyRef, &str)> {
         self.keys.values().map(|(key, id)| (key, id.as_str()))
+    }
+
+    /// Every secret that was added, with its newest version.
+    pub fn secrets(&self) -> impl Iterator<Item = SecretRef> {
+        self.secrets.iter().map(|(name, version)| SecretRef {
+            name: name.clone(),
+            version: *version,
+        })
     }
 
     /// The highest generation of the keyring that a host started with.
@@ -110,6 +158,30 @@ impl Ledger {
         state.uses
     }
 
+    /// Takes bytes from a grant's budget, until the entry that allows them is settled.
+    pub(crate) fn reserve_bytes(&mut self, agent: &AgentName, alias: &GrantAlias, sent: u64, received: u64) {
+        let state = self.state(agent, alias);
+        state.sent = state.sent.saturating_add(sent);
+        state.received = state.received.saturating_add(received);
+    }
+
+    /// Remembers what was reserved under an entry, now that its place in the log is known.
+    pub(crate) fn reserved_at(&mut self, index: EntryIndex, allowed: &Use) {
+        if let Some((sent, received)) = bytes_of(allowed) {
+            let reserved = Reserved {
+                agent: allowed.agent.clone(),
+                grant: allowed.grant.clone(),
+                sent,
+                received,
+            };
+            self.reserved.insert(index, reserved);
+        }
+    }
+
+    fn state(&mut self, agent: &AgentName, alias: &GrantAlias) -> &mut GrantState {
+        self.grants.entry((agent.clone(), alias.clone())).or_default()
+    }
+
     pub(crate) fn suspend(&mut self, agent: &AgentName, alias: &GrantAlias) {
         self.grants
             .entry((agent.clone(), alias.clone()))
@@ -127,5 +199,14 @@ impl Ledger {
     pub(crate) const fn next_instance(&mut self) -> u64 {
         self.last_instance = self.last_instance.saturating_add(1);
         self.last_instance
+    }
+}
+
+/// What a request reserves of its grant's byte budget; of the host's own, nothing.
+fn bytes_of(allowed: &Use) -> Option<(u64, u64)> {
+    let request = allowed.request.as_ref()?;
+    match request.purpose {
+        RequestPurpose::Agent => Some((allowed.size, request.answer)),
+        RequestPurpose::Token => None,
     }
 }

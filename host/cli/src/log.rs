@@ -51,8 +51,8 @@ pub(crate) fn open(cx: &Context) -> Result<Reader, Failure> {
 pub(crate) fn ledger(cx: &Context) -> Result<Ledger, Failure> {
     let mut ledger = Ledger::default();
     for entry in open(cx)?.entries(0) {
-        let (_, entry) = entry?;
-        ledger.apply(&entry);
+        let (index, entry) = entry?;
+        ledger.apply(index, &entry);
     }
     Ok(ledger)
 }

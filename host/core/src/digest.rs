@@ -99,6 +99,19 @@ digest! {
     ContentDigest
 }
 
+impl ContentDigest {
+    /// The digest of several parts, each behind its length as 8 bytes, big endian: no two lists of parts have the same bytes.
+    #[must_use]
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut digest = Sha256::new();
+        for part in parts {
+            digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            digest.update(part);
+        }
+        Self(digest.finalize().into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -152,6 +152,12 @@ impl Permit {
         self.settlement = settlement;
     }
 
+    /// Where the use is on the log.
+    #[must_use]
+    pub const fn index(&self) -> EntryIndex {
+        self.index
+    }
+
     /// Which instance it was given to: devices queue by it.
     #[must_use]
     pub const fn instance(&self) -> InstanceId {

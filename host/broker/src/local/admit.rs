@@ -6,13 +6,16 @@ use std::sync::atomic::Ordering;
 
 use claviger_core::admission::NotAdmittedReason;
 use claviger_core::audit::Event;
+use claviger_core::http::{HttpGrant, Router, overlapping};
 use claviger_core::manifest::{Capability, Constraints, Manifest};
 use claviger_core::name::{escape, nearest};
 use claviger_core::profile::SigningRule;
 use claviger_core::{
     Admission, AdmissionId, AgentName, ComponentDigest, GrantAlias, KeyName, ManifestDigest, NotAdmitted,
+    SecretName,
 };
 
+use super::send::HttpTerms;
 use super::{LocalBroker, write};
 use crate::keyring::KeyRecord;
 
@@ -22,13 +25,34 @@ pub(super) struct Admitted {
     pub(super) component: ComponentDigest,
     pub(super) manifest: ManifestDigest,
     pub(super) grants: BTreeMap<GrantAlias, AdmittedGrant>,
+    /// Which of them a request falls under.
+    pub(super) router: Router,
+    /// Every secret that any of them can attach: what must not come back in any answer.
+    pub(super) watched: BTreeSet<SecretName>,
+}
+
+impl Admitted {
+    /// The terms of a grant of outbound HTTP.
+    pub(super) fn http(&self, alias: &GrantAlias) -> Option<&HttpTerms> {
+        match &self.grants.get(alias)?.capability {
+            Granted::Http(terms) => Some(terms),
+            Granted::Sign { .. } => None,
+        }
+    }
 }
 
 /// One grant with every choice made.
 pub(super) struct AdmittedGrant {
-    pub(super) key: KeyName,
-    pub(super) rule: SigningRule,
+    pub(super) capability: Granted,
     pub(super) constraints: Constraints,
+}
+
+/// What an admitted grant allows.
+pub(super) enum Granted {
+    /// Signatures with a key.
+    Sign { key: KeyName, rule: SigningRule },
+    /// Requests.
+    Http(HttpTerms),
 }
 
 impl LocalBroker {
@@ -91,11 +115,24 @@ impl LocalBroker {
             .values()
             .map(|grant| grant.capability.kind())
             .collect();
+        let mut router = Router::default();
+        let mut watched = BTreeSet::new();
+        for (alias, grant) in &grants {
+            match &grant.capability {
+                Granted::Http(terms) => {
+                    router.add(alias, &terms.grant.origin, &terms.grant.allow);
+                    watched.extend(terms.secrets().map(|(name, _, _)| name.clone()));
+                }
+                Granted::Sign { .. } => {}
+            }
+        }
         let admitted = Admitted {
             agent: agent.clone(),
             component,
             manifest: manifest.digest,
             grants,
+            router,
+            watched,
         };
         write(&self.admissions).insert(id, Arc::new(admitted));
         Ok(Admission {
@@ -112,41 +149,77 @@ impl LocalBroker {
         manifest: &Manifest,
     ) -> Result<BTreeMap<GrantAlias, AdmittedGrant>, Vec<NotAdmittedReason>> {
         let mut grants = BTreeMap::new();
-        let mut reasons = Vec::new();
+        let mut reasons = overlaps(manifest);
         for (alias, grant) in &manifest.grants {
-            let (key, narrowing) = match &grant.capability {
-                Capability::Sign { key, narrowing } => (key, narrowing),
-                Capability::Http(_) => {
-                    reasons.push(problem(alias, "this host sends no requests".to_owned()));
-                    continue;
-                }
+            let capability = match &grant.capability {
+                Capability::Sign { key, narrowing } => self
+                    .active_key(key)
+                    .and_then(|record| {
+                        record
+                            .profile
+                            .narrow(narrowing)
+                            .map_err(|error| format!("key `{key}`: {error}"))
+                    })
+                    .map(|rule| Granted::Sign {
+                        key: key.clone(),
+                        rule,
+                    })
+                    .map_err(|text| vec![text]),
+                Capability::Http(http) => self.resolve_http(http).map(Granted::Http),
             };
-            let record = match self.active_key(key) {
-                Ok(record) => record,
-                Err(text) => {
-                    reasons.push(problem(alias, text));
-                    continue;
-                }
-            };
-            match record.profile.narrow(narrowing) {
-                Ok(rule) => {
+            match capability {
+                Ok(capability) => {
                     let constraints = grant.constraints.clone();
                     grants.insert(
                         alias.clone(),
                         AdmittedGrant {
-                            key: key.clone(),
-                            rule,
+                            capability,
                             constraints,
                         },
                     );
                 }
-                Err(error) => reasons.push(problem(alias, format!("key `{key}`: {error}"))),
+                Err(texts) => reasons.extend(texts.into_iter().map(|text| problem(alias, text))),
             }
         }
         if reasons.is_empty() {
             Ok(grants)
         } else {
             Err(reasons)
+        }
+    }
+
+    /// Every reason against serving a grant of outbound HTTP now.
+    fn resolve_http(&self, grant: &Arc<HttpGrant>) -> Result<HttpTerms, Vec<String>> {
+        let mut problems = Vec::new();
+        if self.egress.is_none() {
+            problems.push("this host sends no requests: it was opened without egress".to_owned());
+        }
+        let terms = HttpTerms::new(Arc::clone(grant));
+        let now = self.clock.now();
+        for (name, kind, origin) in terms.secrets() {
+            if let Err(denial) = self.active_secret(name, kind, origin, now) {
+                problems.push(denial.detail);
+            }
+        }
+        for (key, profile) in terms.keys() {
+            match self.active_key(key) {
+                Err(text) => problems.push(text),
+                Ok(record) if record.profile.kind() != profile => problems.push(format!(
+                    "key `{key}` is for `{}`; `inject` needs one for `{profile}`",
+                    record.profile.kind()
+                )),
+                Ok(_) => {}
+            }
+        }
+        if let Some(inject) = &grant.inject
+            && let Err(text) = super::send::served(inject)
+        {
+            problems.push(text);
+        }
+        if problems.is_empty() {
+            Ok(terms)
+        } else {
+            Err(problems)
         }
     }
 
@@ -168,6 +241,32 @@ impl LocalBroker {
             None => Err(no_such_key(key, &keys)),
         }
     }
+}
+
+/// Requests that two grants would cover: which credential goes with them would depend on an order that nobody wrote down.
+fn overlaps(manifest: &Manifest) -> Vec<NotAdmittedReason> {
+    let grants: Vec<_> = manifest
+        .grants
+        .iter()
+        .filter_map(|(alias, grant)| match &grant.capability {
+            Capability::Http(http) => Some((alias, http)),
+            Capability::Sign { .. } => None,
+        })
+        .collect();
+    let mut reasons = Vec::new();
+    for (index, (alias, grant)) in grants.iter().enumerate() {
+        for (other, earlier) in grants.iter().take(index) {
+            if grant.origin == earlier.origin
+                && let Some((one, two)) = overlapping(&grant.allow, &earlier.allow)
+            {
+                reasons.push(problem(
+                    alias,
+                    format!("`{one}` and `{two}` of grant `{other}` cover the same requests"),
+                ));
+            }
+        }
+    }
+    reasons
 }
 
 fn no_such_key(key: &KeyName, keys: &[Arc<KeyRecord>]) -> String {

@@ -1,9 +1,13 @@
 //! Grants as their agent and their operator see them: listing, suspending, resuming. Not their constraints: the manifest has those.
 
 use claviger_core::audit::Event;
+use claviger_core::refusal::Rule;
 use claviger_core::request::GrantInfo;
 use claviger_core::{AgentName, AuditError, GrantAlias, Refusal};
 
+use super::admit::{AdmittedGrant, Granted};
+use super::record::Record;
+use super::send::{Exchanges, Stop};
 use super::{Instance, LocalBroker};
 use crate::guard;
 
@@ -13,13 +17,17 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written.
     pub async fn suspend(&self, agent: &AgentName, grant: &GrantAlias) -> Result<(), AuditError> {
-        self.append(Event::Suspended {
-            agent: agent.clone(),
-            grant: grant.clone(),
-            cause: None,
-        })
-        .await
-        .map(drop)
+        self.suspend_for(agent, grant, None).await
+    }
+
+    /// Suspends a grant and ends what is under way for it. Both hold when this is called; the future ends when it is on the log.
+    pub(super) fn suspend_for(
+        &self,
+        agent: &AgentName,
+        grant: &GrantAlias,
+        cause: Option<Rule>,
+    ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
+        suspend(&self.record, &self.exchanges, agent, grant, cause)
     }
 
     /// Resumes a suspended grant.
@@ -44,16 +52,21 @@ impl LocalBroker {
             .iter()
             .zip(ledger)
             .map(|((alias, grant), state)| {
-                let refused = match (&time, self.keyring.key(&grant.key)) {
-                    (Err(denial), _) => Some(denial.refusal),
-                    (Ok(_), None) => Some(Refusal::Revoked),
-                    (Ok(now), Some(_)) => guard::decide(&grant.constraints, &state, *now)
-                        .err()
-                        .map(|denial| denial.refusal),
+                let refused = match &time {
+                    Err(denial) => Some(denial.refusal),
+                    Ok(now) => self.credential_refused(grant).or_else(|| {
+                        guard::decide(&grant.constraints, &state, *now)
+                            .err()
+                            .map(|denial| denial.refusal)
+                    }),
+                };
+                let capability = match &grant.capability {
+                    Granted::Sign { .. } => "sign",
+                    Granted::Http(_) => "http",
                 };
                 GrantInfo {
                     alias: alias.clone(),
-                    capability: "sign".to_owned(),
+                    capability: capability.to_owned(),
                     uses_left: grant
                         .constraints
                         .uses
@@ -68,6 +81,14 @@ impl LocalBroker {
             .collect()
     }
 
+    /// Whether a grant's credentials cannot be used now.
+    fn credential_refused(&self, grant: &AdmittedGrant) -> Option<Refusal> {
+        match &grant.capability {
+            Granted::Sign { key, .. } => self.keyring.key(key).is_none().then_some(Refusal::Revoked),
+            Granted::Http(terms) => self.credentials(terms).err().map(|denial| denial.refusal),
+        }
+    }
+
     fn snapshot_of<'a>(
         &self,
         aliases: impl Iterator<Item = &'a GrantAlias>,
@@ -76,4 +97,21 @@ impl LocalBroker {
         let ledger = self.ledger();
         aliases.map(|alias| ledger.grant(agent, alias)).collect()
     }
+}
+
+/// As [`LocalBroker::suspend`], for whoever has the parts alone: an answer that a secret came back in.
+pub(super) fn suspend(
+    record: &Record,
+    exchanges: &Exchanges,
+    agent: &AgentName,
+    grant: &GrantAlias,
+    cause: Option<Rule>,
+) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
+    let appended = record.append(Event::Suspended {
+        agent: agent.clone(),
+        grant: grant.clone(),
+        cause,
+    });
+    exchanges.stop(Stop::Suspended, |one| one.agent == *agent && one.alias == *grant);
+    async move { appended.await.map(drop) }
 }

@@ -12,11 +12,13 @@ use claviger_core::profile::{Profile, ProfileError};
 use claviger_core::{AuditError, KeyName, KeyRef};
 use tokio::sync::OnceCell;
 
+use super::secrets::OpenSecrets;
+use super::send::Stop;
 use super::{LocalBroker, OpenError};
 use crate::keyring::{KeyRecord, KeyState, KeyringError, NewKey};
 
 /// An open key that nobody used for this long is closed and wiped.
-const IDLE: Duration = Duration::from_secs(300);
+pub(super) const IDLE: Duration = Duration::from_secs(300);
 /// How often idle keys are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -143,6 +145,10 @@ impl LocalBroker {
         };
         let record = self.keyring.set_state(&newest.key, state, self.clock.now())?;
         self.open_keys.close(&record.key);
+        if record.state != KeyState::Active {
+            self.exchanges
+                .stop(Stop::Revoked, |one| one.keys.contains(&record.key));
+        }
         self.append(Event::KeyStateChanged {
             key: record.key.clone(),
             state: state.to_string(),
@@ -178,6 +184,7 @@ impl LocalBroker {
                 Some(_) => {}
             }
         }
+        self.reconcile_secrets(&ledger)?;
         for record in &records {
             if !ledger.keys().any(|(key, _)| *key == record.key) {
                 self.note(created(record));
@@ -235,17 +242,21 @@ pub(super) struct OpenKeys {
 }
 
 impl OpenKeys {
-    pub(super) fn with_idle_sweep() -> Arc<Self> {
+    /// The thread that closes idle keys closes idle secrets, too.
+    pub(super) fn with_idle_sweep(secrets: &Arc<OpenSecrets>) -> Arc<Self> {
         let (alive, gone) = sync_channel(0);
         let keys = Arc::new(Self {
             slots: Mutex::default(),
             _alive: alive,
         });
-        let weak = Arc::downgrade(&keys);
+        let weak = (Arc::downgrade(&keys), Arc::downgrade(secrets));
         let sweep = move || {
             while gone.recv_timeout(SWEEP) == Err(RecvTimeoutError::Timeout) {
-                let Some(keys) = weak.upgrade() else { return };
+                let (Some(keys), Some(secrets)) = (weak.0.upgrade(), weak.1.upgrade()) else {
+                    return;
+                };
                 keys.close_idle(Instant::now());
+                secrets.close_idle(Instant::now());
             }
         };
         // Without the thread keys stay open until the broker is closed, which is what happens to busy ones anyway.

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use claviger_core::audit::{Event, InstanceEnd, Recovered};
 use claviger_core::custody::{Assurance, Custody, Sealer};
-use claviger_core::egress::{Answer, BodyStream, RequestHead, SendError};
+use claviger_core::egress::{Answer, BodyStream, Egress, RequestHead, SendError};
 use claviger_core::manifest::Manifest;
 use claviger_core::name::escape;
-use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{
     Admission, AdmissionId, AuditError, AuditSink, BoxFuture, Broker, Clock, ComponentDigest, InstanceId,
     NotAdmitted, Outcome, Refusal, Request, Secret,
@@ -28,13 +27,22 @@ mod grants;
 mod keys;
 mod perform;
 mod record;
+mod secrets;
+mod send;
+mod tokens;
 
 pub use keys::{KeyCreation, NewKeyError};
+pub use secrets::{NewSecretError, SecretCreation};
+pub use send::MAX_OUTSTANDING;
 
 use admit::Admitted;
 use denials::Denials;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
+use secrets::OpenSecrets;
+use send::{Exchanges, Stop};
+use tokens::Tokens;
+use tokio::sync::Semaphore;
 
 /// What a local broker is opened with.
 #[derive(Debug)]
@@ -45,6 +53,8 @@ pub struct Options {
     pub sealer: Arc<dyn Sealer>,
     /// A device that holds resident keys, if there is one.
     pub resident: Option<Arc<dyn Custody>>,
+    /// Sends requests to the outside, if agents may have any sent.
+    pub egress: Option<Arc<dyn Egress>>,
     /// When an audit entry counts as written.
     pub durability: Durability,
     /// Tells the time.
@@ -52,13 +62,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults: no resident custody, durability `sync`, the system's clock.
+    /// The defaults: no resident custody, no egress, durability `sync`, the system's clock.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>, sealer: Arc<dyn Sealer>) -> Self {
         Self {
             folder: folder.into(),
             sealer,
             resident: None,
+            egress: None,
             durability: Durability::Sync,
             clock: Arc::new(SystemClock),
         }
@@ -68,6 +79,13 @@ impl Options {
     #[must_use]
     pub fn resident(mut self, custody: Arc<dyn Custody>) -> Self {
         self.resident = Some(custody);
+        self
+    }
+
+    /// Sends requests through this. Without one, no manifest that grants any is admitted.
+    #[must_use]
+    pub fn egress(mut self, egress: Arc<dyn Egress>) -> Self {
+        self.egress = Some(egress);
         self
     }
 
@@ -125,6 +143,12 @@ pub struct LocalBroker {
     next_admission: AtomicU64,
     instances: RwLock<HashMap<InstanceId, Arc<Instance>>>,
     open_keys: Arc<OpenKeys>,
+    open_secrets: Arc<OpenSecrets>,
+    egress: Option<Arc<dyn Egress>>,
+    exchanges: Arc<Exchanges>,
+    tokens: Tokens,
+    // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
+    me: Weak<Self>,
 }
 
 /// One running instance.
@@ -132,6 +156,8 @@ struct Instance {
     id: InstanceId,
     admitted: Arc<Admitted>,
     denials: Mutex<Denials>,
+    // One for each request that is under way.
+    outstanding: Arc<Semaphore>,
 }
 
 impl LocalBroker {
@@ -177,6 +203,7 @@ impl LocalBroker {
             folder,
             sealer,
             resident,
+            egress,
             durability,
             clock,
         } = options;
@@ -194,7 +221,7 @@ impl LocalBroker {
                 key,
                 clock: Arc::clone(&clock),
             },
-            &mut |_, entry| ledger.apply(entry),
+            &mut |index, entry| ledger.apply(index, entry),
         )?;
         if log.signed_size() < info.log_size {
             return Err(OpenError::Disagree(format!(
@@ -214,7 +241,8 @@ impl LocalBroker {
             custodies.insert(custody.kind().as_str(), custody);
         }
         let record = Record::new(log, ledger, Arc::clone(&clock));
-        let broker = Self {
+        let open_secrets = Arc::new(OpenSecrets::default());
+        let broker = Arc::new_cyclic(|me| Self {
             keyring,
             permits: Arc::new(PermitSink(Arc::clone(&record))),
             record,
@@ -226,8 +254,13 @@ impl LocalBroker {
             admissions: RwLock::default(),
             next_admission: AtomicU64::new(1),
             instances: RwLock::default(),
-            open_keys: OpenKeys::with_idle_sweep(),
-        };
+            open_keys: OpenKeys::with_idle_sweep(&open_secrets),
+            open_secrets,
+            egress,
+            exchanges: Arc::default(),
+            tokens: Tokens::default(),
+            me: Weak::clone(me),
+        });
         broker.reconcile()?;
         let started = Event::HostStarted {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -235,7 +268,7 @@ impl LocalBroker {
             recovered: broker.recovered.clone(),
         };
         broker.append(started).await?;
-        Ok(Arc::new(broker))
+        Ok(broker)
     }
 
     /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused.
@@ -243,11 +276,14 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written; nothing was released that is not on it.
     pub async fn close(&self) -> Result<(), AuditError> {
+        self.exchanges.close();
         let running: Vec<_> = read(&self.instances).keys().copied().collect();
         for instance in running {
             self.end(instance, InstanceEnd::Dropped);
         }
         self.open_keys.close_all();
+        self.open_secrets.close_all();
+        self.tokens.forget_all();
         // Not waited for by itself: closing makes everything durable, or fails.
         self.note(Event::HostStopped);
         self.record.log.close()?;
@@ -385,6 +421,7 @@ impl Broker for LocalBroker {
             id,
             admitted,
             denials: Mutex::new(Denials::new(self.clock.now())),
+            outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING)),
         };
         write(&self.instances).insert(id, Arc::new(instance));
         Ok(id)
@@ -394,6 +431,7 @@ impl Broker for LocalBroker {
         let Some(instance) = write(&self.instances).remove(&who) else {
             return;
         };
+        self.exchanges.stop(Stop::Ended, |one| one.instance == who);
         self.flush_denials(&instance);
         self.note(Event::Ended {
             instance: who,
@@ -409,21 +447,10 @@ impl Broker for LocalBroker {
     fn send(
         &self,
         who: InstanceId,
-        _: RequestHead,
-        _: Option<BodyStream>,
+        head: RequestHead,
+        body: Option<BodyStream>,
     ) -> BoxFuture<'_, Result<Answer, SendError>> {
-        Box::pin(async move {
-            let denial = Denial::new(
-                Refusal::NotGranted,
-                Rule::Egress,
-                "the manifest grants no outbound HTTP",
-            );
-            let refusal = match self.instance(who) {
-                Some(instance) => self.deny(&instance, "http", denial).await,
-                None => Refusal::NotGranted,
-            };
-            Err(SendError::Refused { refusal, grant: None })
-        })
+        Box::pin(self.send_request(who, head, body))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use claviger_core::audit::{Event, Settlement, Use};
+use claviger_core::audit::{Settlement, Use};
 use claviger_core::name::nearest;
 use claviger_core::profile::{FrameContext, FrameError, Framed, SigningRule};
 use claviger_core::refusal::{Denial, Rule};
@@ -11,7 +11,7 @@ use claviger_core::{GrantAlias, InstanceId, Outcome, Permit, Refusal, Request};
 use jiff::Timestamp;
 use rand_core::RngCore as _;
 
-use super::admit::AdmittedGrant;
+use super::admit::{AdmittedGrant, Granted};
 use super::{Instance, LocalBroker};
 use crate::guard;
 use crate::keyring::KeyRecord;
@@ -37,10 +37,10 @@ impl LocalBroker {
     }
 
     async fn open_signer(&self, instance: &Instance, alias: &str) -> Result<Outcome, Refusal> {
-        let known = alias
-            .parse::<GrantAlias>()
-            .ok()
-            .filter(|alias| instance.admitted.grants.contains_key(alias));
+        let known = alias.parse::<GrantAlias>().ok().filter(|alias| {
+            let grant = instance.admitted.grants.get(alias);
+            grant.is_some_and(|grant| matches!(grant.capability, Granted::Sign { .. }))
+        });
         let Some(grant) = known else {
             let denial = Denial::new(Refusal::NotGranted, Rule::Grant, &no_such_grant(instance, alias));
             return Err(self.deny(instance, alias, denial).await);
@@ -49,7 +49,7 @@ impl LocalBroker {
     }
 
     async fn describe(&self, instance: &Instance, alias: &GrantAlias) -> Result<Outcome, Refusal> {
-        let (_, record) = match self.find(instance, alias) {
+        let (_, _, record) = match self.find(instance, alias) {
             Ok(found) => found,
             Err(denial) => return Err(self.deny(instance, alias.as_str(), denial).await),
         };
@@ -98,7 +98,7 @@ impl LocalBroker {
         alias: &GrantAlias,
         content: Vec<u8>,
     ) -> Result<(Permit, Arc<KeyRecord>, Framed), Denial> {
-        let (grant, record) = self.find(instance, alias)?;
+        let (grant, rule, record) = self.find(instance, alias)?;
         let time = self.trusted_now()?;
         // Cheap rules first, so that a suspended agent cannot make the host hash megabytes.
         guard::decide(
@@ -107,7 +107,7 @@ impl LocalBroker {
             time,
         )?;
         // A token says `iat` of now; the use is on the log at the time of the decision below.
-        let message = frame_anywhere(&grant.rule, &record, content, time).await?;
+        let message = frame_anywhere(rule, &record, content, time).await?;
 
         let agent = &instance.admitted.agent;
         let recording = {
@@ -170,7 +170,7 @@ impl LocalBroker {
         &self,
         instance: &'a Instance,
         alias: &GrantAlias,
-    ) -> Result<(&'a AdmittedGrant, Arc<KeyRecord>), Denial> {
+    ) -> Result<(&'a AdmittedGrant, &'a SigningRule, Arc<KeyRecord>), Denial> {
         let Some(grant) = instance.admitted.grants.get(alias) else {
             return Err(Denial::new(
                 Refusal::NotGranted,
@@ -178,10 +178,17 @@ impl LocalBroker {
                 &no_such_grant(instance, alias.as_str()),
             ));
         };
+        let (key, rule) = match &grant.capability {
+            Granted::Sign { key, rule } => (key, rule),
+            Granted::Http(_) => {
+                let detail = format!("grant `{alias}` is for requests, not for signatures");
+                return Err(Denial::new(Refusal::NotGranted, Rule::Capability, &detail));
+            }
+        };
         let record = self
-            .active_key(&grant.key)
+            .active_key(key)
             .map_err(|text| Denial::new(Refusal::Revoked, Rule::KeyState, &text))?;
-        Ok((grant, record))
+        Ok((grant, rule, record))
     }
 
     /// Whether nothing that stops a use at once has happened since it was authorised.
@@ -203,12 +210,12 @@ impl LocalBroker {
         }
     }
 
-    fn trusted_now(&self) -> Result<Timestamp, Denial> {
+    pub(super) fn trusted_now(&self) -> Result<Timestamp, Denial> {
         guard::trusted_time(self.clock.now(), self.ledger().latest())
     }
 
     /// Logs a refusal of a grant and, where its manifest says so, suspends it.
-    async fn refuse(&self, instance: &Instance, alias: &GrantAlias, denial: Denial) -> Refusal {
+    pub(super) async fn refuse(&self, instance: &Instance, alias: &GrantAlias, denial: Denial) -> Refusal {
         let agent = &instance.admitted.agent;
         let suspend = instance
             .admitted
@@ -216,13 +223,8 @@ impl LocalBroker {
             .get(alias)
             .is_some_and(|grant| guard::suspends(&grant.constraints, &denial));
         if suspend && !self.ledger().grant(agent, alias).suspended {
-            let event = Event::Suspended {
-                agent: agent.clone(),
-                grant: alias.clone(),
-                cause: Some(denial.rule),
-            };
             // The ledger is suspended even if the log fails; a failed log refuses everything anyway.
-            if self.append(event).await.is_err() {
+            if self.suspend_for(agent, alias, Some(denial.rule)).await.is_err() {
                 return Refusal::Unavailable;
             }
         }

@@ -43,7 +43,7 @@ impl Record {
             time: time_after(&ledger, self.clock.now()),
             event,
         };
-        ledger.apply(&entry);
+        ledger.fold(&entry);
         self.log.append(entry)
     }
 
@@ -59,7 +59,7 @@ impl Record {
             time: self.clock.now(),
             event: Event::ClockAccepted,
         };
-        ledger.apply(&entry);
+        ledger.fold(&entry);
         self.log.append(entry)
     }
 
@@ -68,7 +68,7 @@ impl Record {
             time: time_after(ledger, time),
             event,
         };
-        ledger.apply(&entry);
+        ledger.fold(&entry);
         self.log.note(entry);
     }
 }

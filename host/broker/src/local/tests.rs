@@ -2,7 +2,10 @@
 
 mod large;
 mod rollback;
+mod send;
 mod time;
+mod tokens;
+mod web;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +14,7 @@ use claviger_core::custody::{CustodyError, CustodyKind, Generated, SigningKey};
 use claviger_core::key::{Algorithm, KeyRef, PublicKey, Signature};
 use claviger_core::permit::Permit;
 use claviger_core::profile::{Framed, Profile};
+use claviger_core::refusal::Rule;
 use claviger_core::{Entry, GrantAlias, KeyName, Secret};
 use jiff::SignedDuration;
 use tempfile::TempDir;
@@ -29,6 +33,7 @@ struct Fixture {
     folder: TempDir,
     clock: Arc<ManualClock>,
     resident: Option<Arc<Slow>>,
+    egress: Option<Arc<web::Web>>,
     broker: Arc<LocalBroker>,
 }
 
@@ -41,11 +46,17 @@ fn sealer(passphrase: &str) -> Arc<PassphraseSealer> {
     Arc::new(PassphraseSealer::new(Secret::take(&mut bytes).unwrap(), KdfCost::INSECURE_FOR_TESTS).unwrap())
 }
 
-fn options(folder: &TempDir, clock: &Arc<ManualClock>, resident: Option<&Arc<Slow>>) -> Options {
+fn options(
+    folder: &TempDir,
+    clock: &Arc<ManualClock>,
+    resident: Option<&Arc<Slow>>,
+    egress: Option<&Arc<web::Web>>,
+) -> Options {
     let mut options = Options::new(folder.path().join("keyring"), sealer("correct horse"))
         .durability(Durability::Process)
         .clock(Arc::clone(clock) as _);
     options.resident = resident.map(|custody| Arc::clone(custody) as _);
+    options.egress = egress.map(|web| Arc::clone(web) as _);
     options
 }
 
@@ -55,13 +66,21 @@ impl Fixture {
     }
 
     async fn with(resident: Option<Arc<Slow>>) -> Self {
+        Self::with_both(resident, None).await
+    }
+
+    async fn with_egress(egress: Arc<web::Web>) -> Self {
+        Self::with_both(None, Some(egress)).await
+    }
+
+    async fn with_both(resident: Option<Arc<Slow>>, egress: Option<Arc<web::Web>>) -> Self {
         let folder = TempDir::new().unwrap();
         let clock = Arc::new(ManualClock::at(START.parse().unwrap()));
         let root = RootSpec {
             kind: RootKind::Passphrase,
             settings: String::new(),
         };
-        let broker = LocalBroker::create(options(&folder, &clock, resident.as_ref()), root)
+        let broker = LocalBroker::create(options(&folder, &clock, resident.as_ref(), egress.as_ref()), root)
             .await
             .unwrap();
         for (key, profile) in [
@@ -94,6 +113,7 @@ impl Fixture {
             folder,
             clock,
             resident,
+            egress,
             broker,
         }
     }
@@ -103,18 +123,20 @@ impl Fixture {
             folder,
             clock,
             resident,
+            egress,
             broker,
         } = self;
         broker.close().await.unwrap();
         // The keyring is locked until the last holder is gone.
         drop(broker);
-        let broker = LocalBroker::open(options(&folder, &clock, resident.as_ref()))
+        let broker = LocalBroker::open(options(&folder, &clock, resident.as_ref(), egress.as_ref()))
             .await
             .unwrap();
         Self {
             folder,
             clock,
             resident,
+            egress,
             broker,
         }
     }

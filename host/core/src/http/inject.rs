@@ -317,6 +317,26 @@ impl Injection {
         names.iter().filter_map(|name| name.parse().ok()).collect()
     }
 
+    /// Whether a token goes with the request that an authorization server gives.
+    #[must_use]
+    pub const fn obtains_a_token(&self) -> bool {
+        match self {
+            Self::OAuth2(_) | Self::GithubApp(_) => true,
+            Self::Dpop { token, .. } => match token {
+                DpopToken::Secret(_) => false,
+                DpopToken::OAuth2(_) => true,
+            },
+            Self::Bearer { .. }
+            | Self::Basic { .. }
+            | Self::Header { .. }
+            | Self::Query { .. }
+            | Self::AwsSigV4(_)
+            | Self::HttpSignature { .. }
+            | Self::WebhookHmac { .. }
+            | Self::Mtls { .. } => false,
+        }
+    }
+
     /// Whether the body must be known whole before the request is signed.
     #[must_use]
     pub const fn needs_whole_body(&self) -> bool {

@@ -15,7 +15,9 @@ async fn a_keyring_put_back_to_an_older_copy_is_noticed() {
     broker.close().await.unwrap();
     drop(broker);
     let old = std::fs::read(&database).unwrap();
-    let broker = LocalBroker::open(options(&folder, &clock, None)).await.unwrap();
+    let broker = LocalBroker::open(options(&folder, &clock, None, None))
+        .await
+        .unwrap();
     let creation = KeyCreation {
         name: name("later"),
         profile: Profile::Labeled { label: name("later") },
@@ -29,7 +31,7 @@ async fn a_keyring_put_back_to_an_older_copy_is_noticed() {
     for rest in ["keyring.db-wal", "keyring.db-shm"] {
         drop(std::fs::remove_file(folder.path().join("keyring").join(rest)));
     }
-    let refused = LocalBroker::open(options(&folder, &clock, None))
+    let refused = LocalBroker::open(options(&folder, &clock, None, None))
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("`later@v1`"), "{refused}");
@@ -59,7 +61,7 @@ async fn a_revocation_cannot_be_undone_with_an_older_copy_of_the_keyring() {
     for rest in ["keyring.db-wal", "keyring.db-shm"] {
         drop(std::fs::remove_file(folder.path().join("keyring").join(rest)));
     }
-    let refused = LocalBroker::open(options(&folder, &clock, None))
+    let refused = LocalBroker::open(options(&folder, &clock, None, None))
         .await
         .unwrap_err();
     assert!(
@@ -78,7 +80,7 @@ async fn an_older_log_in_place_of_the_log_is_noticed() {
     } = Fixture::new().await;
     broker.close().await.unwrap();
     drop(broker);
-    let durable = || options(&folder, &clock, None).durability(Durability::Sync);
+    let durable = || options(&folder, &clock, None, None).durability(Durability::Sync);
     let log = folder.path().join("keyring").join(AUDIT_FOLDER);
     let kept = folder.path().join("kept");
     for round in 0..2 {

@@ -183,7 +183,7 @@ async fn what_recovery_settles_is_not_before_what_it_found() {
         () = async { entered.notified().await; copy_folder(&from, &to); } => {}
     }
     fixture.clock.advance(SignedDuration::from_hours(-1));
-    let broker = LocalBroker::open(options(&copy, &fixture.clock, fixture.resident.as_ref()))
+    let broker = LocalBroker::open(options(&copy, &fixture.clock, fixture.resident.as_ref(), None))
         .await
         .unwrap();
     assert_eq!(

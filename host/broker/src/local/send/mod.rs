@@ -1,0 +1,582 @@
+//! The one path from an agent's HTTP request to its answer: decide, log, attach, send, settle. Every refusal on it is logged, and what
+//! is refused is not sent. Not the wire: that is the egress's, which knows no policy.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use claviger_core::audit::{RequestLine, RequestPurpose, SecretRef, Settlement, Use};
+use claviger_core::egress::{Answer, BodyStream, Egress, Fault, Outgoing, Plan, RequestHead, SendError};
+use claviger_core::http::{BodyPresence, Decided, Injection, decide};
+use claviger_core::refusal::{Denial, Rule};
+use claviger_core::{ContentDigest, GrantAlias, InstanceId, Permit, Refusal, Secret};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::admit::AdmittedGrant;
+use super::tokens::NoToken;
+use super::{Instance, LocalBroker};
+use crate::guard::{self, BodyLength, Room};
+
+mod body;
+mod exchange;
+mod slots;
+mod terms;
+
+pub(super) use exchange::{Exchange, Exchanges, Stop};
+pub(super) use slots::served;
+pub(super) use terms::{Credentials, HttpTerms};
+
+use body::{Counted, NotRead, read_whole};
+use exchange::{Flow, Guarded, Registered, Settling, reflected};
+use slots::{Filling, fill};
+
+/// An instance has at most this many requests under way, from the call to the end of the answer: as many as browsers make to six hosts.
+/// Each holds memory of the host and, for a credential, a locked page.
+pub const MAX_OUTSTANDING: usize = 32;
+
+/// Why there is no answer.
+enum Failure {
+    /// Refused by a rule; not on the log yet.
+    Denied {
+        alias: Option<GrantAlias>,
+        denial: Denial,
+    },
+    /// The authorization server gave no token; the request itself is not on the log yet.
+    NoToken { alias: GrantAlias, denial: Denial },
+    /// Allowed, and the exchange failed; settled on the log.
+    Failed(SendError),
+}
+
+/// A request that was decided by its head, with its body as far as it had to be read.
+struct Prepared<'a> {
+    decided: Decided<'a>,
+    terms: &'a HttpTerms,
+    grant: &'a AdmittedGrant,
+    body: Body,
+}
+
+enum Body {
+    Whole(Bytes),
+    Stream(BodyStream),
+}
+
+/// What is decided for good: all of a request but its body.
+struct Asked<'a> {
+    decided: &'a Decided<'a>,
+    terms: &'a HttpTerms,
+    grant: &'a AdmittedGrant,
+    length: BodyLength,
+    content: ContentDigest,
+}
+
+impl Prepared<'_> {
+    fn length(&self) -> BodyLength {
+        match (&self.body, self.decided.length) {
+            (Body::Whole(bytes), _) => BodyLength::Known(as_u64(bytes.len())),
+            (Body::Stream(_), Some(length)) => BodyLength::Known(length),
+            (Body::Stream(_), None) => BodyLength::AtMost(self.decided.grant.body.max.0),
+        }
+    }
+
+    fn whole(&self) -> &[u8] {
+        match &self.body {
+            Body::Whole(bytes) => bytes,
+            Body::Stream(_) => &[],
+        }
+    }
+
+    /// Of the head as it is sent and, where it was read, the body.
+    fn content(&self) -> ContentDigest {
+        let Decided {
+            method,
+            target,
+            headers,
+            ..
+        } = &self.decided;
+        let target = target.to_string();
+        let head = [method.as_str().as_bytes(), target.as_bytes()];
+        let fields = headers
+            .iter()
+            .flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_slice()]);
+        ContentDigest::of_parts(head.into_iter().chain(fields).chain([self.whole()]))
+    }
+}
+
+impl LocalBroker {
+    /// Dropping the future abandons the request: before its permit nothing is sent, after it the connection is closed and the use
+    /// settled as abandoned.
+    pub(super) async fn send_request(
+        &self,
+        who: InstanceId,
+        head: RequestHead,
+        body: Option<BodyStream>,
+    ) -> Result<Answer, SendError> {
+        // An instance that has ended has no agent to log a refusal for.
+        let Some(instance) = self.instance(who) else {
+            return Err(SendError::Refused {
+                refusal: Refusal::NotGranted,
+                grant: None,
+            });
+        };
+        match self.exchange(&instance, &head, body).await {
+            Ok(answer) => Ok(answer),
+            Err(Failure::Failed(error)) => Err(error),
+            Err(Failure::NoToken { alias, denial }) => {
+                self.refuse(&instance, &alias, denial).await;
+                Err(Fault::Token.into())
+            }
+            Err(Failure::Denied { alias, denial }) => {
+                let refusal = match &alias {
+                    Some(alias) => self.refuse(&instance, alias, denial).await,
+                    None => self.deny(&instance, NO_GRANT, denial).await,
+                };
+                Err(SendError::Refused {
+                    refusal,
+                    grant: alias,
+                })
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        instance: &Arc<Instance>,
+        head: &RequestHead,
+        body: Option<BodyStream>,
+    ) -> Result<Answer, Failure> {
+        let unplaced = |denial| Failure::Denied { alias: None, denial };
+        let place = Arc::clone(&instance.outstanding)
+            .try_acquire_owned()
+            .map_err(|_| unplaced(too_many()))?;
+        let Some(egress) = &self.egress else {
+            return Err(unplaced(no_egress()));
+        };
+        let prepared = self.prepare(instance, head, body).await?;
+        let alias = prepared.decided.alias;
+        let denied = |denial| Failure::Denied {
+            alias: Some(alias.clone()),
+            denial,
+        };
+        // A token is obtained before the request is decided for good: it may take seconds.
+        let token = match &prepared.decided.grant.inject {
+            Some(inject) if inject.obtains_a_token() => {
+                let token = self.token(instance, alias).await;
+                Some(token.map_err(|why| match why {
+                    NoToken::Denied(denial) => denied(denial),
+                    NoToken::NotGiven(denial) => Failure::NoToken {
+                        alias: alias.clone(),
+                        denial,
+                    },
+                })?)
+            }
+            Some(_) | None => None,
+        };
+        let request = Asked {
+            decided: &prepared.decided,
+            terms: prepared.terms,
+            grant: prepared.grant,
+            length: prepared.length(),
+            content: prepared.content(),
+        };
+        let permitted = self.permit(instance, &request, place).await.map_err(denied)?;
+        // From here the use is on the log: whatever happens, it is settled.
+        self.send_permitted(egress, instance, prepared, token, permitted)
+            .await
+    }
+
+    /// Everything that needs no place in the log: the head, the credentials' states, cheap limits, the body where a rule reads it.
+    async fn prepare<'a>(
+        &self,
+        instance: &'a Instance,
+        head: &RequestHead,
+        body: Option<BodyStream>,
+    ) -> Result<Prepared<'a>, Failure> {
+        let admitted = &instance.admitted;
+        let presence = match &body {
+            Some(_) => BodyPresence::Present,
+            None => BodyPresence::Absent,
+        };
+        let grants = |alias: &GrantAlias| admitted.http(alias).map(|terms| terms.grant.as_ref());
+        let decided = decide(&admitted.router, grants, head, presence).map_err(|no| Failure::Denied {
+            alias: no.grant,
+            denial: no.denial,
+        })?;
+        let alias = decided.alias;
+        let denied = |denial| Failure::Denied {
+            alias: Some(alias.clone()),
+            denial,
+        };
+        let (Some(grant), Some(terms)) = (admitted.grants.get(alias), admitted.http(alias)) else {
+            return Err(denied(no_egress()));
+        };
+        self.credentials(terms).map_err(denied)?;
+        // Cheap rules first, so that a suspended agent cannot make the host read and parse megabytes.
+        let time = self.trusted_now().map_err(denied)?;
+        let state = self.ledger().grant(&admitted.agent, alias);
+        guard::decide(&grant.constraints, &state, time).map_err(denied)?;
+        let body = read_body(&decided, body).await.map_err(denied)?;
+        Ok(Prepared {
+            decided,
+            terms,
+            grant,
+            body,
+        })
+    }
+
+    /// Decides for good, reserves and logs, under one lock; the permit comes when that is durable.
+    async fn permit(
+        &self,
+        instance: &Instance,
+        request: &Asked<'_>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Permitted, Denial> {
+        let Asked {
+            decided,
+            terms,
+            grant,
+            length,
+            content,
+        } = *request;
+        let alias = decided.alias;
+        let agent = &instance.admitted.agent;
+        let credentials = self.credentials(terms)?;
+        let exchange = Exchange::new(
+            instance.id,
+            agent.clone(),
+            alias.clone(),
+            credentials.secrets(),
+            credentials.keys(),
+        );
+        let registered = self.exchanges.register(&exchange)?;
+        // Again, now that the exchange is stopped by whatever changes from here on.
+        self.credentials(terms)?.must_equal(&credentials)?;
+        if self.instance(instance.id).is_none() {
+            return Err(Stop::Ended.denial());
+        }
+        let (recording, allowed, room) = {
+            let mut ledger = self.ledger();
+            let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
+            let state = ledger.grant(agent, alias);
+            let allowance = guard::decide(&grant.constraints, &state, time)?;
+            let room = guard::room(&terms.grant.budget, &state, length, terms.grant.answer.max.0)?;
+            ledger.reserve_bytes(agent, alias, room.sent, room.received);
+            let allowed = Use {
+                instance: instance.id,
+                agent: agent.clone(),
+                component: instance.admitted.component,
+                manifest: instance.admitted.manifest,
+                grant: alias.clone(),
+                key: credentials.keys().into_iter().next(),
+                secret: credentials.secrets().into_iter().next(),
+                profile: terms.profile().to_owned(),
+                request: Some(RequestLine {
+                    purpose: RequestPurpose::Agent,
+                    origin: terms.grant.origin.clone(),
+                    route: decided.route.to_string(),
+                    answer: room.received,
+                }),
+                content,
+                size: room.sent,
+                number: ledger.reserve(agent, alias, time, allowance.rate_until),
+                rate_until: allowance.rate_until,
+            };
+            let recording = Permit::to_send(
+                Arc::clone(&self.permits),
+                Arc::clone(&self.clock),
+                time,
+                allowed.clone(),
+                terms.grant.origin.clone(),
+                None,
+            );
+            (recording, allowed, room)
+        };
+        let permit = recording
+            .await
+            .map_err(|error| Denial::new(Refusal::Unavailable, Rule::Audit, &error.to_string()))?;
+        // What is not sent comes back when the use is settled. If this future was dropped before, nothing comes back.
+        self.ledger().reserved_at(permit.index(), &allowed);
+        let sent = Arc::new(AtomicU64::new(0));
+        Ok(Permitted {
+            settling: Settling::new(permit, sent, place),
+            exchange,
+            registered,
+            credentials,
+            room,
+        })
+    }
+
+    async fn send_permitted(
+        &self,
+        egress: &Arc<dyn Egress>,
+        instance: &Instance,
+        prepared: Prepared<'_>,
+        token: Option<Arc<Secret>>,
+        permitted: Permitted,
+    ) -> Result<Answer, Failure> {
+        let Permitted {
+            mut settling,
+            exchange,
+            registered,
+            credentials,
+            room,
+        } = permitted;
+        let alias = prepared.decided.alias;
+        let denied = |denial| Failure::Denied {
+            alias: Some(alias.clone()),
+            denial,
+        };
+        let plan = self
+            .plan(
+                instance,
+                prepared.decided.clone(),
+                &prepared,
+                &credentials,
+                token.as_ref(),
+            )
+            .map_err(|denial| {
+                settling.settlement = Settlement::Failed;
+                denied(denial)
+            });
+        let (plan, inject) = match plan {
+            Ok(plan) => (plan, prepared.terms.grant.inject.is_some()),
+            Err(failure) => return Err(failure),
+        };
+        let plan = Plan {
+            body: outgoing(prepared.body, prepared.decided.length, room, &settling.sent),
+            ..plan
+        };
+        settling.injected = inject;
+        let sending = tokio::select! {
+            // What was stopped is not begun.
+            biased;
+            stop = exchange.stopped() => Err(stop),
+            answer = egress.send(&settling.permit, plan) => Ok(answer),
+        };
+        let answer = match sending {
+            Err(stop) => {
+                settling.settlement = Settlement::Failed;
+                drop(settling);
+                return Err(denied(stop.denial()));
+            }
+            Ok(Err(error)) => {
+                settling.failed(&error);
+                if !may_have_left(&error) {
+                    settling.injected = false;
+                    settling.sent.store(0, Ordering::Release);
+                }
+                drop(settling);
+                return Err(Failure::Failed(self.told(instance, alias, error).await));
+            }
+            Ok(Ok(answer)) => answer,
+        };
+        settling.status = Some(answer.status);
+        if let (401, Some(token)) = (answer.status, &token) {
+            self.tokens.forget(&instance.admitted, alias, token);
+        }
+        let flow = Flow {
+            body: answer.body,
+            settling,
+        };
+        if let Err((stop, mut flow)) = exchange.attach(flow) {
+            flow.settling.settlement = Settlement::Failed;
+            drop(flow);
+            return Err(denied(stop.denial()));
+        }
+        let guarded = Guarded::new(
+            exchange,
+            &self.record,
+            Arc::clone(&self.exchanges),
+            room.received,
+            registered,
+        );
+        Ok(Answer {
+            status: answer.status,
+            headers: answer.headers,
+            body: Box::pin(guarded),
+        })
+    }
+
+    /// What the egress is asked to do, but for the body.
+    fn plan(
+        &self,
+        instance: &Instance,
+        decided: Decided<'_>,
+        prepared: &Prepared<'_>,
+        credentials: &Credentials,
+        token: Option<&Arc<Secret>>,
+    ) -> Result<Plan, Denial> {
+        let terms = prepared.terms;
+        let mut opened = None;
+        let slots = match &terms.grant.inject {
+            None => Vec::new(),
+            Some(inject) => {
+                let value = match (token, credentials.secrets().first()) {
+                    (Some(token), _) => Arc::clone(token),
+                    (None, Some(secret)) => self.open_secret(secret)?,
+                    (None, None) => return Err(no_credential(inject)),
+                };
+                let filling = Filling {
+                    value: &value,
+                    body: prepared.whole(),
+                    now: self.clock.now(),
+                };
+                let slots = fill(inject, &filling)?;
+                opened = Some(value);
+                slots
+            }
+        };
+        let mut watched = self.watched(instance)?;
+        watched.extend(opened);
+        Ok(Plan {
+            destination: terms.destination(&instance.admitted, decided.alias, credentials),
+            method: decided.method,
+            target: decided.target,
+            headers: decided.headers,
+            slots,
+            body: Outgoing::Empty,
+            watched,
+        })
+    }
+
+    /// Every secret that a grant of this agent can attach, and every token that was obtained for one.
+    fn watched(&self, instance: &Instance) -> Result<Vec<Arc<Secret>>, Denial> {
+        let mut watched = self.tokens.of(&instance.admitted);
+        for name in &instance.admitted.watched {
+            // One that is out of use is in no request either.
+            if let Some(record) = self.keyring.secret(name) {
+                watched.push(self.open_secret(&record.secret)?);
+            }
+        }
+        Ok(watched)
+    }
+
+    /// What the agent learns of a failure; an operator first, if a secret came back.
+    async fn told(&self, instance: &Instance, alias: &GrantAlias, error: SendError) -> SendError {
+        if error == SendError::from(Fault::Reflected) {
+            return reflected(&self.record, &self.exchanges, &instance.admitted.agent, alias).await;
+        }
+        error
+    }
+}
+
+/// A request that is on the log and may be sent.
+struct Permitted {
+    // Before what it settles: dropped first.
+    settling: Settling,
+    exchange: Arc<Exchange>,
+    registered: Registered,
+    credentials: Credentials,
+    room: Room,
+}
+
+/// Stands for the grant of a request that falls under none.
+const NO_GRANT: &str = "(no grant)";
+
+/// Reads the body as far as a rule needs it.
+async fn read_body(decided: &Decided<'_>, body: Option<BodyStream>) -> Result<Body, Denial> {
+    let grant = decided.grant;
+    let Some(body) = body else {
+        return Ok(Body::Whole(Bytes::new()));
+    };
+    let must_be_empty = decided.body_must_be_empty() || decided.length == Some(0);
+    if !must_be_empty && !grant.needs_whole_body() {
+        return Ok(Body::Stream(body));
+    }
+    let max = if must_be_empty { 0 } else { grant.body.max.0 };
+    let invalid = |text: &str| Denial::new(Refusal::Invalid, Rule::Body, text);
+    let read = tokio::time::timeout(grant.timeout, read_whole(body, max))
+        .await
+        .map_err(|_| invalid("the body was not there within the grant's timeout"))?;
+    let whole = read.map_err(|why| match why {
+        NotRead::TooLong if must_be_empty => invalid("the request has a body and must not have one"),
+        NotRead::TooLong => invalid(&format!(
+            "the body is larger than {} (`max-request`)",
+            grant.body.max
+        )),
+        NotRead::Trailers => invalid("the body has trailers"),
+        NotRead::Aborted => invalid("the body was not finished"),
+    })?;
+    if decided.length.is_some_and(|length| length != as_u64(whole.len())) {
+        return Err(invalid("the body is not as long as was announced"));
+    }
+    match &grant.body.json {
+        Some(rule) if !whole.is_empty() || decided.body_must_be_there() => rule
+            .check(&whole)
+            .map(Body::Whole)
+            .map_err(|error| invalid(&error.to_string())),
+        Some(_) | None => Ok(Body::Whole(whole)),
+    }
+}
+
+fn outgoing(body: Body, length: Option<u64>, room: Room, sent: &Arc<AtomicU64>) -> Outgoing {
+    match body {
+        Body::Whole(bytes) if bytes.is_empty() => Outgoing::Empty,
+        Body::Whole(bytes) => {
+            // As if all of it went, unless it is known that nothing did.
+            sent.store(as_u64(bytes.len()), Ordering::Release);
+            Outgoing::Whole(bytes)
+        }
+        Body::Stream(body) => Outgoing::Stream {
+            body: Box::pin(Counted::new(body, Arc::clone(sent), room.sent)),
+            length,
+            max: room.sent,
+        },
+    }
+}
+
+/// Whether the credential may have reached anybody before an exchange failed.
+const fn may_have_left(error: &SendError) -> bool {
+    match error {
+        SendError::Refused { .. } => false,
+        SendError::Failed { fault } => match fault {
+            Fault::NoAddress
+            | Fault::ForbiddenAddress
+            | Fault::NoConnection
+            | Fault::Tls
+            | Fault::Certificate => false,
+            Fault::Timeout
+            | Fault::Protocol
+            | Fault::Incomplete
+            | Fault::HeadTooLarge
+            | Fault::BodyTooLarge
+            | Fault::Encoded
+            | Fault::RequestBody
+            | Fault::RequestAborted
+            | Fault::Token
+            | Fault::Reflected => true,
+        },
+    }
+}
+
+fn too_many() -> Denial {
+    Denial::new(
+        Refusal::Throttled,
+        Rule::Concurrency,
+        &format!("{MAX_OUTSTANDING} requests of the instance are under way"),
+    )
+}
+
+fn no_egress() -> Denial {
+    Denial::new(
+        Refusal::NotGranted,
+        Rule::Egress,
+        "the manifest grants no outbound HTTP",
+    )
+}
+
+fn no_credential(inject: &Injection) -> Denial {
+    Denial::new(
+        Refusal::Unavailable,
+        Rule::SecretState,
+        &format!("`{}` has nothing to attach", inject.as_str()),
+    )
+}
+
+fn as_u64(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+/// The names of credentials as the log has them.
+fn references<'a>(records: impl Iterator<Item = &'a SecretRef>) -> Vec<SecretRef> {
+    records.cloned().collect()
+}
