@@ -1,5 +1,7 @@
 //! The spellings in which a server may echo a secret, made without the code under test, and the search for them in what came out.
 
+use std::collections::HashMap;
+
 /// Base64 by hand.
 pub fn base64(bytes: &[u8], last: [char; 2]) -> String {
     let alphabet: Vec<char> = ('A'..='Z')
@@ -58,13 +60,14 @@ pub fn spellings(secret: &str) -> Vec<(&'static str, String)> {
 
 /// Whether any twelve bytes of any spelling of the secret are in there: stricter than what the client looks for.
 pub fn holds(bytes: &[u8], secret: &str) -> Option<&'static str> {
-    let lowest = |text: &str| {
-        text.as_bytes()
-            .windows(12)
-            .any(|part| bytes.windows(12).any(|window| window == part))
-    };
-    spellings(secret)
-        .into_iter()
-        .find(|(_, spelling)| lowest(spelling))
-        .map(|(name, _)| name)
+    let mut parts: HashMap<[u8; 12], &'static str> = HashMap::new();
+    let mut first = [false; 256];
+    for (name, spelling) in spellings(secret) {
+        for part in spelling.as_bytes().windows(12) {
+            first[usize::from(part[0])] = true;
+            parts.insert(part.try_into().unwrap(), name);
+        }
+    }
+    let mut windows = bytes.windows(12).filter(|window| first[usize::from(window[0])]);
+    windows.find_map(|window| parts.get(window).copied())
 }

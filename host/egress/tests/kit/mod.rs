@@ -116,10 +116,10 @@ pub fn client(resolver: Arc<dyn Resolver>) -> HttpsClient {
 /// As short as a test may wait for what never comes.
 pub fn hasty() -> Phases {
     let mut phases = Phases::default();
-    phases.request = Duration::from_millis(300);
-    phases.head = Duration::from_millis(300);
-    phases.answer = Duration::from_millis(300);
-    phases.tls = Duration::from_millis(300);
+    phases.request = Duration::from_millis(1500);
+    phases.head = Duration::from_millis(1500);
+    phases.answer = Duration::from_millis(1500);
+    phases.tls = Duration::from_millis(1500);
     phases
 }
 
@@ -134,7 +134,7 @@ pub fn destination(port: u16) -> Destination {
         trust,
         private_networks: vec!["127.0.0.0/8".parse().unwrap()],
         answer: grant.answer,
-        timeout: Duration::from_secs(20),
+        timeout: Duration::from_secs(60),
         lane: Lane {
             component: ComponentDigest::of(b"component"),
             grant: "bot/api".to_owned(),

@@ -73,6 +73,7 @@ impl Server {
             let mut playing = tokio::task::JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
                 seen.lock().unwrap().connections += 1;
+                tcp.set_nodelay(true).unwrap();
                 let (config, steps, seen) = (config.clone(), steps.clone(), Arc::clone(&seen));
                 playing.spawn(async move {
                     match config {
