@@ -308,11 +308,48 @@ pub(crate) struct Run {
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
-    /// The grant's alias in the manifest
-    pub(crate) grant: GrantAlias,
+    /// The grant's alias in the manifest, or a request such as 'GET https://api.example.com/v1/items'
+    #[arg(value_name = "GRANT|REQUEST", value_parser = asked)]
+    pub(crate) asked: Asked,
+    /// A header field of the request, such as 'content-type: application/json'; can be given several times
+    #[arg(long, value_name = "FIELD", value_parser = header_field)]
+    pub(crate) header: Vec<(String, String)>,
+    /// The body of the request, in a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) body: Option<PathBuf>,
     /// At this time instead of now, such as 2027-01-01T08:00:00Z
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<Timestamp>,
+}
+
+/// What an explanation is asked for.
+#[derive(Debug, Clone)]
+pub(crate) enum Asked {
+    Grant(GrantAlias),
+    Request { method: String, url: String },
+}
+
+/// A request has a space, and an alias has none.
+fn asked(text: &str) -> Result<Asked, String> {
+    match text.split_once(' ') {
+        Some((method, url)) => Ok(Asked::Request {
+            method: method.to_owned(),
+            url: url.to_owned(),
+        }),
+        None => text
+            .parse()
+            .map(Asked::Grant)
+            .map_err(|error: claviger_core::name::NotAName| {
+                format!("{error}, or a request with one space: a method and a URL")
+            }),
+    }
+}
+
+fn header_field(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("expected a name, a colon and a value")?;
+    Ok((name.to_owned(), value.trim_start_matches(' ').to_owned()))
 }
 
 /// `claviger grant …`.

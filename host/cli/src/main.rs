@@ -14,6 +14,7 @@ use crate::output::Output;
 mod args;
 mod command;
 mod context;
+mod credentials;
 mod diagnose;
 mod entry;
 mod errors;

@@ -5,6 +5,8 @@ use claviger_core::manifest::{Access, Capability, Constraints, Grant, Limits, On
 use claviger_core::profile::Narrowing;
 use claviger_core::refusal::Rule;
 
+pub(crate) mod http;
+
 /// Every limit: name, value, and whether it is the default.
 pub(crate) fn limits(manifest: &Manifest) -> Vec<(&'static str, String, bool)> {
     let defaults = Limits::default().rows();
@@ -56,10 +58,7 @@ pub(crate) fn grant(grant: &Grant) -> String {
 fn capability(capability: &Capability) -> String {
     match capability {
         Capability::Sign { key, narrowing } => format!("may sign with key `{key}`{}", narrowed(narrowing)),
-        Capability::Http(http) => {
-            let routes: Vec<_> = http.allow.iter().map(|route| format!("`{route}`")).collect();
-            format!("may request {} from {}", routes.join(", "), http.origin)
-        }
+        Capability::Http(http) => http::sentence(http),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `claviger check`: every problem of a manifest at once, every limit, every grant in words. Admits nothing and logs nothing.
 
-use claviger_core::{ComponentDigest, Manifest};
+use claviger_core::manifest::{Capability, Grant};
+use claviger_core::{ComponentDigest, GrantAlias, Manifest};
+use jiff::Timestamp;
 
 use crate::args::ManifestArg;
 use crate::context::Context;
@@ -60,7 +62,7 @@ pub(crate) fn run(cx: &Context, args: &ManifestArg) -> Result<Exit, Failure> {
         }).collect::<Vec<_>>(),
         "world": words::world(&manifest),
         "grants": manifest.grants.iter().map(|(alias, grant)| {
-            serde_json::json!({ "alias": alias, "words": words::grant(grant) })
+            grant_json(alias, grant)
         }).collect::<Vec<_>>(),
         "problems": problems.iter().map(|problem| diagnose::to_json(&file.text, problem)).collect::<Vec<_>>(),
         "against": findings.against,
@@ -107,8 +109,33 @@ impl Findings {
             Err(failure) => {
                 let keys = format!("whether the keyring has the keys: {}", failure.message);
                 self.unchecked.push(keys);
+                return;
             }
         }
+        match crate::credentials::shelf(cx) {
+            Ok(shelf) => self.against.extend(shelf.against(manifest, Timestamp::now())),
+            Err(failure) => self.unchecked.push(format!(
+                "whether the keyring has the secrets: {}",
+                failure.message
+            )),
+        }
+    }
+}
+
+/// A grant in words; of one for requests, every limit and what is attached, too.
+fn grant_json(alias: &GrantAlias, grant: &Grant) -> serde_json::Value {
+    let words = words::grant(grant);
+    match &grant.capability {
+        Capability::Sign { .. } => serde_json::json!({ "alias": alias, "words": words }),
+        Capability::Http(http) => serde_json::json!({
+            "alias": alias,
+            "words": words,
+            "origin": http.origin,
+            "inject": http.inject.as_ref().map(words::http::slot),
+            "limits": words::http::limits(http).into_iter().map(|(name, value)| {
+                serde_json::json!({ "name": name, "value": value })
+            }).collect::<Vec<_>>(),
+        }),
     }
 }
 
@@ -154,6 +181,13 @@ fn human(cx: &Context, file: &ManifestFile, manifest: &Manifest, findings: &Find
             cx.out.paint(Style::Bold, alias.as_str()),
             words::grant(grant)
         ));
+        if let Capability::Http(http) = &grant.capability {
+            let rows: Vec<_> = words::http::limits(http)
+                .into_iter()
+                .map(|(name, value)| vec![String::new(), String::new(), name.to_owned(), value])
+                .collect();
+            out.push_str(&columns(&rows));
+        }
     }
     for text in &findings.unchecked {
         out.push_str(&format!("{} {text}\n", cx.out.paint(Style::Warn, "not checked:")));

@@ -1,22 +1,28 @@
-//! `claviger explain`: which rule allows or denies a use of a grant, by the checks that decide and the log they stand on. Unlocks
-//! nothing, touches no key, and writes nothing.
+//! `claviger explain`: which rule allows or denies a use of a grant, or a request, by the checks that decide and the log they stand
+//! on. Unlocks nothing, touches no key, sends nothing, and writes nothing.
 
 use claviger_broker::guard::{self, Finding};
 use claviger_broker::keyring::KeyState;
 use claviger_core::manifest::{Capability, Grant};
-use claviger_core::name::nearest;
+use claviger_core::name::{escape, nearest};
+use claviger_core::profile::Narrowing;
 use claviger_core::refusal::Rule;
-use claviger_core::{AgentName, ComponentDigest, GrantAlias, Manifest};
+use claviger_core::{AgentName, ComponentDigest, GrantAlias, KeyName, Manifest};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::args::Explain;
+use crate::args::{Asked, Explain};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::manifest::ManifestFile;
 use crate::output::{Style, columns, shown_styled};
-use crate::words::rule_name;
-use crate::{keys, log};
+use crate::words::{self, rule_name};
+use crate::{credentials, keys, log};
+
+mod request;
+
+/// A request is shown with at most this many characters: what an operator typed.
+const MAX_LINE: usize = 512;
 
 /// A rule and what it says.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -30,12 +36,32 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Explanation<'a> {
     agent: &'a AgentName,
-    grant: &'a GrantAlias,
+    /// None if a request falls under no grant.
+    grant: Option<&'a GrantAlias>,
+    /// What was asked for, if it was a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<String>,
+    /// The route that a request falls under.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
     at: Timestamp,
     allowed: bool,
     /// The first rule that denies.
     denied_by: Option<&'a str>,
     rules: &'a [Row],
+    /// Of a grant for requests: what the host attaches, and where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inject: Option<String>,
+    /// Of a grant for requests: every limit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    limits: Vec<Limit>,
+}
+
+/// A limit of a grant for requests.
+#[derive(Debug, Serialize)]
+struct Limit {
+    name: &'static str,
+    value: String,
 }
 
 pub(crate) fn run(cx: &Context, args: &Explain) -> Result<Exit, Failure> {
@@ -51,11 +77,32 @@ pub(crate) fn run(cx: &Context, args: &Explain) -> Result<Exit, Failure> {
     }
     rules.push(component(&file, &manifest));
     let mut at = args.at.unwrap_or_else(Timestamp::now);
-    match manifest.grants.get(&args.grant) {
-        None => rules.push(no_such_grant(&manifest, &args.grant)),
-        Some(grant) => {
+    let (alias, request, route) = match &args.asked {
+        Asked::Grant(_) if !args.header.is_empty() || args.body.is_some() => {
+            return Err(Failure::new(
+                Exit::Usage,
+                "`--header` and `--body` go with a request, such as 'POST https://api.example.com/v1/items'"
+                    .to_owned(),
+            ));
+        }
+        Asked::Grant(alias) => (Some(alias.clone()), None, None),
+        Asked::Request { method, url } => {
+            let answer = request::answer(&manifest, method, url, args)?;
+            rules.extend(answer.rows);
+            let line = escape(&format!("{method} {url}"), MAX_LINE);
+            (
+                answer.grant,
+                Some(line),
+                answer.route.map(|route| route.to_string()),
+            )
+        }
+    };
+    match alias.as_ref().map(|alias| (alias, manifest.grants.get(alias))) {
+        None => {}
+        Some((alias, None)) => rules.push(no_such_grant(&manifest, alias)),
+        Some((alias, Some(grant))) => {
             let ledger = log::ledger(cx)?;
-            rules.push(key(cx, grant)?);
+            rules.extend(credential(cx, grant, at)?);
             if args.at.is_none() {
                 let row = match guard::trusted_time(at, ledger.latest()) {
                     Ok(trusted) => {
@@ -66,7 +113,7 @@ pub(crate) fn run(cx: &Context, args: &Explain) -> Result<Exit, Failure> {
                 };
                 rules.push(row);
             }
-            let state = ledger.grant(&manifest.agent.name, &args.grant);
+            let state = ledger.grant(&manifest.agent.name, alias);
             rules.extend(
                 guard::explain(&grant.constraints, &state, at)
                     .into_iter()
@@ -74,14 +121,24 @@ pub(crate) fn run(cx: &Context, args: &Explain) -> Result<Exit, Failure> {
             );
         }
     }
+    let http = alias.as_ref().and_then(|alias| request::http(&manifest, alias));
     let denied_by = rules.iter().find(|row| !row.allows).map(|row| row.rule.as_str());
     let explanation = Explanation {
         agent: &manifest.agent.name,
-        grant: &args.grant,
+        grant: alias.as_ref(),
+        request,
+        route,
         at,
         allowed: denied_by.is_none(),
         denied_by,
         rules: &rules,
+        inject: http.and_then(|http| http.inject.as_ref()).map(words::http::slot),
+        limits: http
+            .map(words::http::limits)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(name, value)| Limit { name, value })
+            .collect(),
     };
     cx.out.value(&explanation, |explanation| human(cx, explanation));
     Ok(if explanation.allowed {
@@ -144,12 +201,21 @@ fn no_such_grant(manifest: &Manifest, alias: &GrantAlias) -> Row {
     Row::new(Rule::Grant, false, detail)
 }
 
-/// Whether the key is there, active, and made for what the grant asks.
-fn key(cx: &Context, grant: &Grant) -> Result<Row, Failure> {
+/// Whether what the grant uses is there, active, and made for it.
+fn credential(cx: &Context, grant: &Grant, at: Timestamp) -> Result<Vec<Row>, Failure> {
+    Ok(match &grant.capability {
+        Capability::Sign { key, narrowing } => vec![signing_key(cx, key, narrowing)?],
+        Capability::Http(http) if http.inject.is_none() => Vec::new(),
+        Capability::Http(http) => credentials::shelf(cx)?
+            .of(http, at)
+            .into_iter()
+            .map(|found| Row::new(found.rule, found.usable, found.detail))
+            .collect(),
+    })
+}
+
+fn signing_key(cx: &Context, key: &KeyName, narrowing: &Narrowing) -> Result<Row, Failure> {
     let row = |allows, detail| Row::new(Rule::KeyState, allows, detail);
-    let Capability::Sign { key, narrowing } = &grant.capability else {
-        return Ok(row(true, "no key signs under it".to_owned()));
-    };
     let records = keys::list(cx)?;
     Ok(match keys::find(&records, key) {
         Err(failure) => row(false, failure.message),
@@ -172,9 +238,15 @@ fn human(cx: &Context, explanation: &Explanation<'_>) -> String {
         None => cx.out.paint(Style::Good, "allowed"),
         Some(rule) => cx.out.paint(Style::Bad, &format!("denied by `{rule}`")),
     };
+    let what = match (&explanation.request, explanation.grant) {
+        (Some(request), Some(grant)) => format!("{request}\nfalls under grant `{grant}`"),
+        (Some(request), None) => format!("{request}\nfalls under no grant"),
+        (None, Some(grant)) => format!("grant `{grant}`"),
+        (None, None) => "no grant".to_owned(),
+    };
     let mut out = format!(
-        "grant `{}` of agent `{}` at {}: {verdict}\n",
-        explanation.grant, explanation.agent, explanation.at
+        "{what} of agent `{}` at {}: {verdict}\n",
+        explanation.agent, explanation.at
     );
     let rows: Vec<_> = explanation
         .rules
@@ -190,5 +262,18 @@ fn human(cx: &Context, explanation: &Explanation<'_>) -> String {
         })
         .collect();
     out.push_str(&columns(&rows));
+    if let Some(inject) = &explanation.inject {
+        out.push_str(&format!("{} {inject}\n", cx.out.paint(Style::Bold, "attached")));
+    }
+    if !explanation.limits.is_empty() {
+        out.push_str(&cx.out.paint(Style::Bold, "limits"));
+        out.push('\n');
+        let rows: Vec<_> = explanation
+            .limits
+            .iter()
+            .map(|limit| vec![String::new(), limit.name.to_owned(), limit.value.clone()])
+            .collect();
+        out.push_str(&columns(&rows));
+    }
     shown_styled(&out)
 }

@@ -90,7 +90,7 @@ fields! {
         TIMEOUT: "timeout", "a duration", "\"30 s\"";
         BUDGET_TABLE: "budget", "a table of quantities of bytes", "{ sent = \"100 MiB\", received = \"1 GiB\" }";
         TLS: "tls", "`1.2` or `1.3`", "\"1.3\"";
-        AUTHORITIES: "authorities", "certificates in PEM", "\"-----BEGIN CERTIFICATE-----\\nMAwwADAEBgIqAwMCAAA=\\n-----END CERTIFICATE-----\\n\"";
+        AUTHORITIES: "authorities", "certificates in PEM", "\"-----BEGIN CERTIFICATE-----\\nMA0wADAFBgMrZXADAgAA\\n-----END CERTIFICATE-----\\n\"";
         PINS: "pins", "a list of SHA-256 digests of public keys",
             "[\"sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\"]";
         PRIVATE_NETWORK: "private-network", "a list of address blocks", "[\"10.1.0.0/16\"]";
@@ -147,7 +147,7 @@ fields! {
         TOKEN: "token", "the name of a secret", "\"bound-token\"";
         SCHEME: "scheme", "`github`, `stripe`, `slack` or `standard`", "\"github\"";
         CERTIFICATE: "certificate", "certificates in PEM, the client's first",
-            "\"-----BEGIN CERTIFICATE-----\\nMAwwADAEBgIqAwMCAAA=\\n-----END CERTIFICATE-----\\n\"";
+            "\"-----BEGIN CERTIFICATE-----\\nMA0wADAFBgMrZXADAgAA\\n-----END CERTIFICATE-----\\n\"";
     }
 }
 

@@ -47,8 +47,10 @@ pub(super) fn read(grant: &Section<'_, '_>, alias: &str, report: &mut Report) ->
         "encoded" => Ok(PathEncoding::Allowed),
         _ => Err("expected `plain` or `encoded`".to_owned()),
     });
-    let encoding = encoding.map(Spanned::into_inner).unwrap_or_default();
-    refuse_dead_routes(&section, &allow, encoding, report);
+    if section.get(fields::PATHS).is_none() || encoding.is_some() {
+        let encoding = encoding.as_ref().map(|it| *it.get_ref()).unwrap_or_default();
+        refuse_dead_routes(&section, &allow, encoding, report);
+    }
     warn_of_routes(&section, &allow, report);
     let routes = allow.iter().map(Spanned::span).collect();
     let allow: Vec<Route> = allow.into_iter().map(Spanned::into_inner).collect();
@@ -56,7 +58,7 @@ pub(super) fn read(grant: &Section<'_, '_>, alias: &str, report: &mut Report) ->
     let nowhere = || "https://origin.invalid".parse().ok();
     let known = origin.is_some() && !allow.is_empty();
     let mut http = HttpGrant::new(origin.map(Spanned::into_inner).or_else(nowhere)?, allow);
-    http.encoding = encoding;
+    http.encoding = encoding.map(Spanned::into_inner).unwrap_or_default();
     http.query = read_query(&section, report);
     http.headers = header_names(&section, fields::HEADERS, report, |name| {
         if name.is_host_owned() {
@@ -426,7 +428,12 @@ fn refuse_contradictions(section: &Section<'_, '_>, http: &HttpGrant, report: &m
         );
     }
     match inject {
-        Injection::Query { key, .. } if http.query.iter().any(|allowed| allowed.key == *key) => {
+        Injection::Query { key, .. }
+            if http
+                .query
+                .iter()
+                .any(|allowed| allowed.key.eq_ignore_ascii_case(key)) =>
+        {
             section.conflict(
                 fields::QUERY_KEYS,
                 &format!(

@@ -71,7 +71,7 @@ fn has_the_shape(bytes: &[u8]) -> spki::der::Result<()> {
 mod tests {
     use super::*;
 
-    const ONE: &str = "-----BEGIN CERTIFICATE-----\nMAwwADAEBgIqAwMCAAA=\n-----END CERTIFICATE-----\n";
+    const ONE: &str = "-----BEGIN CERTIFICATE-----\nMA0wADAFBgMrZXADAgAA\n-----END CERTIFICATE-----\n";
 
     #[test]
     fn only_certificates_are_taken() {
@@ -87,8 +87,8 @@ mod tests {
             &format!("subject=x\n{ONE}"),
             &format!("{ONE}x"),
             &ONE.replace("CERTIFICATE", "PRIVATE KEY"),
-            &ONE.replace("MAww", "MAwx"),
-            &ONE.replace("MAww", "****"),
+            &ONE.replace("MA0w", "MA0x"),
+            &ONE.replace("MA0w", "****"),
             &ONE.replace("-----END CERTIFICATE-----", ""),
             &ONE.repeat(MAX_CERTIFICATES + 1),
             &format!("{ONE}{}", ONE.replace("CERTIFICATE", "EC PRIVATE KEY")),
