@@ -114,14 +114,16 @@ impl Exchange {
         }
     }
 
-    /// Takes over the answer's body, unless the exchange was stopped.
-    pub(super) fn attach(&self, flow: Flow) -> Result<(), (Stop, Flow)> {
+    /// Takes over the answer's body; if the exchange was stopped, settles it instead.
+    pub(super) fn attach(&self, mut flow: Flow) -> Result<(), Stop> {
         let mut state = self.state();
-        if let Some(stop) = state.stop {
-            return Err((stop, flow));
-        }
-        state.flow = Some(flow);
-        Ok(())
+        let Some(stop) = state.stop else {
+            state.flow = Some(flow);
+            return Ok(());
+        };
+        drop(state);
+        flow.settling.settlement = stop.settlement();
+        Err(stop)
     }
 
     fn stop(&self, why: Stop) {

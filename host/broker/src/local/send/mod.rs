@@ -377,9 +377,7 @@ impl LocalBroker {
             body: answer.body,
             settling,
         };
-        if let Err((stop, mut flow)) = exchange.attach(flow) {
-            flow.settling.settlement = Settlement::Failed;
-            drop(flow);
+        if let Err(stop) = exchange.attach(flow) {
             return Err(denied(stop.denial()));
         }
         let guarded = Guarded::new(

@@ -135,7 +135,7 @@ impl Egress for Web {
             let script = self.scripts.lock().unwrap().pop_front();
             let body: BodyStream = match script.unwrap_or(Script::Answer(200, vec!["ok"])) {
                 Script::Answer(status, chunks) => {
-                    let chunks = chunks.into_iter().map(|chunk| data(chunk)).collect();
+                    let chunks = chunks.into_iter().map(data).collect();
                     return Ok(answer(status, Box::pin(Chunks(chunks))));
                 }
                 Script::Fail(fault) => return Err(fault.into()),
