@@ -139,6 +139,7 @@ pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
         | Rule::Custody
         | Rule::Audit
         | Rule::Egress
+        | Rule::Concurrency
         | Rule::Route
         | Rule::SecretState
         | Rule::Token => false,

@@ -51,6 +51,7 @@ impl Ledger {
             Event::HostStarted { keyring, .. } => self.keyring = self.keyring.max(*keyring),
             Event::HostStopped
             | Event::KeyStateChanged { .. }
+            | Event::CertificateRequested { .. }
             | Event::Admitted { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }

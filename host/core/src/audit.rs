@@ -46,6 +46,10 @@ impl Entry {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most entries are uses, and an entry lives for one append"
+)]
 pub enum Event {
     /// A host opened the log.
     HostStarted {
@@ -81,6 +85,13 @@ pub enum Event {
         key: KeyRef,
         /// The state it is in from now on: `active`, `disabled` or `revoked`.
         state: String,
+    },
+    /// An operator asks for a certificate of a key's public half. Durable before the key signs; `Settled` says what came of it.
+    CertificateRequested {
+        /// Which.
+        key: KeyRef,
+        /// Whom the certificate shall be for, escaped.
+        subject: String,
     },
     /// An agent was admitted under a manifest.
     Admitted {

@@ -83,6 +83,8 @@ pub enum Rule {
     Body,
     /// The byte budget is spent.
     Budget,
+    /// As many requests of the instance are under way as may be.
+    Concurrency,
     /// The secret is disabled, revoked, expired or gone, or was changed since admission.
     SecretState,
     /// The authorization server gave no token.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use claviger_core::http::MAX_ROUTES;
 use claviger_core::manifest::fields::{self, Field};
 use claviger_core::manifest::{self, Manifest, Problem, code};
 
@@ -9,40 +10,204 @@ fn problems(text: &str) -> Vec<Problem> {
     Manifest::parse(text).map_or_else(|problems| problems, |(_, warnings)| warnings)
 }
 
+/// Every table that has a list of fields, with its place in the schema.
+const TABLES: [(&[Field], &str); 11] = [
+    (fields::TOP, ""),
+    (fields::AGENT, "/$defs/agent"),
+    (fields::LIMITS, "/$defs/limits"),
+    (fields::FOLDER, "/$defs/folder"),
+    (fields::GRANT, "/$defs/grant"),
+    (fields::SIGN, "/$defs/sign"),
+    (fields::HTTP, "/$defs/http"),
+    (fields::BUDGET, "/$defs/budget"),
+    (fields::BODY, "/$defs/body"),
+    (fields::PREDICATE, "/$defs/predicate"),
+    (fields::INJECT, "/$defs/inject"),
+];
+
+/// Every kind of `inject`: the alias of its grant, what stands in it, and which parts of the schema say what is required.
+const KINDS: [(&str, &[&str], &[&str]); 14] = [
+    ("k-bearer", &["bearer"], &["/oneOf/0"]),
+    ("k-basic", &["basic", "user"], &["/oneOf/1"]),
+    ("k-header", &["header", "secret"], &["/oneOf/2"]),
+    ("k-query", &["query", "secret"], &["/oneOf/3"]),
+    (
+        "k-oauth2",
+        &[
+            "oauth2",
+            "token-endpoint",
+            "client-id",
+            "auth",
+            "client-secret",
+            "scope",
+            "audience",
+        ],
+        &[
+            "/oneOf/4",
+            "obtained",
+            "obtained/allOf/0/oneOf/0",
+            "obtained/allOf/1/oneOf/0",
+        ],
+    ),
+    (
+        "k-jwt",
+        &[
+            "oauth2",
+            "token-endpoint",
+            "client-id",
+            "auth = \"private-key-jwt\"",
+            "key",
+        ],
+        &[
+            "/oneOf/4",
+            "obtained",
+            "obtained/allOf/0/oneOf/1",
+            "obtained/allOf/1/oneOf/0",
+        ],
+    ),
+    (
+        "k-refresh",
+        &[
+            "oauth2 = \"refresh-token\"",
+            "token-endpoint",
+            "client-id",
+            "auth = \"none\"",
+            "refresh-token",
+        ],
+        &[
+            "/oneOf/4",
+            "obtained",
+            "obtained/allOf/0/oneOf/2",
+            "obtained/allOf/1/oneOf/1",
+        ],
+    ),
+    (
+        "k-exchange",
+        &[
+            "oauth2 = \"token-exchange\"",
+            "token-endpoint",
+            "client-id",
+            "auth = \"none\"",
+            "subject-token",
+            "subject-token-type",
+        ],
+        &[
+            "/oneOf/4",
+            "obtained",
+            "obtained/allOf/0/oneOf/2",
+            "obtained/allOf/1/oneOf/2",
+        ],
+    ),
+    (
+        "k-app",
+        &["github-app", "installation", "repositories", "permissions"],
+        &["/oneOf/5"],
+    ),
+    (
+        "k-aws",
+        &["aws-sigv4", "access-key-id", "region", "service"],
+        &["/oneOf/6"],
+    ),
+    ("k-signature", &["http-signature", "lifetime"], &["/oneOf/7"]),
+    ("k-dpop", &["dpop", "token"], &["/oneOf/8"]),
+    ("k-hook", &["webhook-hmac", "scheme"], &["/oneOf/10"]),
+    ("k-mtls", &["mtls", "certificate"], &["/oneOf/11"]),
+];
+
 /// A manifest with every field there is, one a line, under headers.
 fn every_field() -> Vec<(String, &'static [Field])> {
+    // A name is a field with its example; `name = value` has a value of its own.
     let section = |header: &str, list: &'static [Field], names: &[&str]| {
-        let body: String = list
-            .iter()
-            .filter(|field| names.is_empty() || names.contains(&field.name))
-            .fold(String::new(), |text, field| {
-                text + &format!("{} = {}\n", field.name, field.example)
-            });
+        let body: String = list.iter().fold(String::new(), |text, field| {
+            let own = names
+                .iter()
+                .find(|name| name.starts_with(&format!("{} = ", field.name)));
+            match own {
+                Some(line) => text + line + "\n",
+                None if names.is_empty() || names.contains(&field.name) => {
+                    text + &format!("{} = {}\n", field.name, field.example)
+                }
+                None => text,
+            }
+        });
         (format!("{header}\n{body}"), list)
     };
-    let no_sign: Vec<&str> = fields::GRANT
+    let without = |absent: &[&str]| -> Vec<&str> {
+        fields::GRANT
+            .iter()
+            .map(|field| field.name)
+            .filter(|name| !absent.contains(name))
+            .collect()
+    };
+    let bare = without(&["sign", "http", "inject"]);
+    let http: Vec<&str> = fields::HTTP
         .iter()
         .map(|field| field.name)
-        .filter(|name| *name != "sign")
+        .filter(|name| !matches!(*name, "body" | "budget" | "origin"))
+        .chain(["origin = \"https://all.example.com\""])
         .collect();
-    vec![
+    let mut all = vec![
         section("", fields::TOP, &["schema"]),
         section("[agent]", fields::AGENT, &[]),
         section("[limits]", fields::LIMITS, &[]),
-        ("[env]\nLANG = \"C\"\n".to_owned(), &[]),
+        ("[env]\nLANG = \"C\"\n".to_owned(), &[][..]),
         section("[files.\"/work\"]", fields::FOLDER, &[]),
-        section("[grants.a]", fields::GRANT, &no_sign),
+        section("[grants.a]", fields::GRANT, &bare),
         section("[grants.a.sign]", fields::SIGN, &["key", "namespace"]),
-        section("[grants.b]", fields::GRANT, &[]),
-        section("[grants.c]", fields::GRANT, &no_sign),
+        section("[grants.b]", fields::GRANT, &without(&["http", "inject"])),
+        section("[grants.c]", fields::GRANT, &bare),
         section(
             "[grants.c.sign]",
             fields::SIGN,
             &["key", "audience", "subject", "ttl"],
         ),
-        section("[grants.d]", fields::GRANT, &no_sign),
+        section("[grants.d]", fields::GRANT, &bare),
         section("[grants.d.sign]", fields::SIGN, &["key", "label"]),
-    ]
+        section("[grants.e]", fields::GRANT, &without(&["sign"])),
+        section("[grants.f]", fields::GRANT, &bare),
+        section("[grants.f.http]", fields::HTTP, &http),
+        section("[grants.f.http.budget]", fields::BUDGET, &[]),
+        section("[grants.f.http.body]", fields::BODY, &[]),
+        section("[grants.f.http.body.\"/to\"]", fields::PREDICATE, &["one-of"]),
+        section("[grants.f.http.body.\"/to/cc\"]", fields::PREDICATE, &["absent"]),
+        section("[grants.f.http.body.\"/text\"]", fields::PREDICATE, &["equals"]),
+        section(
+            "[grants.f.http.body.\"/text/1\"]",
+            fields::PREDICATE,
+            &["pattern"],
+        ),
+        section("[grants.g]", fields::GRANT, &bare),
+        section(
+            "[grants.g.http]",
+            fields::HTTP,
+            &[
+                "origin = \"https://encoded.example.com\"",
+                "allow",
+                "budget",
+                "body",
+            ],
+        ),
+    ];
+    for (alias, names, _) in KINDS {
+        all.push(section(&format!("[grants.{alias}]"), fields::GRANT, &bare));
+        let origin = format!("origin = \"https://{alias}.example.com\"");
+        all.push(section(
+            &format!("[grants.{alias}.http]"),
+            fields::HTTP,
+            &[&origin, "allow"],
+        ));
+        all.push(section(
+            &format!("[grants.{alias}.inject]"),
+            fields::INJECT,
+            names,
+        ));
+    }
+    all
+}
+
+/// Whether a section is one of many alike, of which another is looked at.
+fn is_repeated(section: &str) -> bool {
+    section.starts_with("[grants.k-") && !section.contains(".inject]\n")
 }
 
 fn misspellings(name: &str) -> Vec<String> {
@@ -92,7 +257,11 @@ fn every_field_misspelt_is_an_error_that_names_the_right_one() {
         assert!(!missing, "one mistake, one error: {found:?}");
         seen.insert(name);
     };
-    for (index, (section, list)) in sections.iter().enumerate() {
+    for (index, (section, list)) in sections
+        .iter()
+        .enumerate()
+        .filter(|(_, (section, _))| !is_repeated(section))
+    {
         for field in *list {
             let line = format!("\n{} = ", field.name);
             if !section.contains(&line) {
@@ -113,18 +282,11 @@ fn every_field_misspelt_is_an_error_that_names_the_right_one() {
             check(&replaced, field.name, &wrong);
         }
     }
-    let all: BTreeSet<&str> = [
-        fields::TOP,
-        fields::AGENT,
-        fields::LIMITS,
-        fields::FOLDER,
-        fields::GRANT,
-        fields::SIGN,
-    ]
-    .into_iter()
-    .flatten()
-    .map(|field| field.name)
-    .collect();
+    let all: BTreeSet<&str> = TABLES
+        .into_iter()
+        .flat_map(|(list, _)| list)
+        .map(|field| field.name)
+        .collect();
     assert_eq!(seen, all, "no field was left out");
 }
 
@@ -139,7 +301,7 @@ fn a_field_of_one_section_is_unknown_in_every_other() {
     for (index, (_, list)) in sections
         .iter()
         .enumerate()
-        .filter(|(_, (_, list))| !list.is_empty())
+        .filter(|(_, (section, list))| !list.is_empty() && !is_repeated(section))
     {
         for foreign in everywhere
             .iter()
@@ -168,14 +330,7 @@ fn the_published_schema_has_exactly_the_fields_that_are_read() {
     let text = include_str!("../../../docs/manifest.schema.json");
     let schema: serde_json::Value = serde_json::from_str(text).unwrap();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
-    for (list, at) in [
-        (fields::TOP, ""),
-        (fields::AGENT, "/$defs/agent"),
-        (fields::LIMITS, "/$defs/limits"),
-        (fields::FOLDER, "/$defs/folder"),
-        (fields::GRANT, "/$defs/grant"),
-        (fields::SIGN, "/$defs/sign"),
-    ] {
+    for (list, at) in TABLES {
         let part = schema.pointer(at).unwrap();
         let published: BTreeSet<&str> = part["properties"]
             .as_object()
@@ -202,6 +357,13 @@ fn the_published_schema_has_exactly_the_fields_that_are_read() {
             "maxItems",
             manifest::MAX_HOURS,
         ),
+        ("/$defs/http/properties/allow", "maxItems", MAX_ROUTES),
+        ("/$defs/http/properties/headers", "maxItems", manifest::MAX_LIST),
+        (
+            "/$defs/inject/properties/repositories",
+            "maxItems",
+            manifest::MAX_REPOSITORIES,
+        ),
     ] {
         assert_eq!(length(at, keyword), bound as u64, "{at}");
     }
@@ -211,28 +373,52 @@ fn the_published_schema_has_exactly_the_fields_that_are_read() {
 fn the_published_schema_requires_exactly_what_is_required() {
     let text = include_str!("../../../docs/manifest.schema.json");
     let schema: serde_json::Value = serde_json::from_str(text).unwrap();
-    for (at, list, header) in [
+    let mut rows: Vec<(Vec<String>, &[Field], String)> = [
         ("", fields::TOP, ""),
         ("/$defs/agent", fields::AGENT, "[agent]"),
         ("/$defs/limits", fields::LIMITS, "[limits]"),
         ("/$defs/folder", fields::FOLDER, "[files.\"/work\"]"),
-        ("/$defs/grant", fields::GRANT, "[grants.b]"),
+        ("/$defs/grant/oneOf/0", fields::GRANT, "[grants.b]"),
+        ("/$defs/grant/oneOf/1", fields::GRANT, "[grants.e]"),
         ("/$defs/sign", fields::SIGN, "[grants.a.sign]"),
-    ] {
-        let required: Vec<&str> = schema.pointer(at).unwrap()["required"]
-            .as_array()
-            .map(|list| list.iter().map(|name| name.as_str().unwrap()).collect())
-            .unwrap_or_default();
+        ("/$defs/http", fields::HTTP, "[grants.f.http]"),
+        ("/$defs/budget", fields::BUDGET, "[grants.f.http.budget]"),
+        ("/$defs/body", fields::BODY, "[grants.f.http.body]"),
+    ]
+    .into_iter()
+    .map(|(at, list, header)| (vec![at.to_owned()], list, header.to_owned()))
+    .collect();
+    for (alias, _, at) in KINDS {
+        let at = at.iter().map(|at| match at.strip_prefix("obtained") {
+            Some(rest) => format!("/$defs/obtained{rest}"),
+            None => format!("/$defs/inject{at}"),
+        });
+        rows.push((at.collect(), fields::INJECT, format!("[grants.{alias}.inject]")));
+    }
+    for (at, list, header) in rows {
+        let required: Vec<&str> = at
+            .iter()
+            .filter_map(|at| schema.pointer(at).unwrap()["required"].as_array())
+            .flatten()
+            .map(|name| name.as_str().unwrap())
+            .collect();
         for field in list {
             let text: String = every_field()
                 .into_iter()
                 .map(|(section, _)| {
                     let own = section.starts_with(&format!("{header}\n"));
-                    let line = format!("{} = {}\n", field.name, field.example);
-                    let gone = section.starts_with(&format!("[{}", field.name)) && header.is_empty();
+                    let top = header.is_empty();
+                    let gone = section.starts_with(&format!("[{}", field.name)) && top;
+                    let lines = |keep: &dyn Fn(&str) -> bool| -> String {
+                        section.split_inclusive('\n').filter(|line| keep(line)).collect()
+                    };
                     match (gone, own) {
                         (true, _) => String::new(),
-                        (false, true) => section.replace(&line, ""),
+                        (false, true) => lines(&|line| !line.starts_with(&format!("{} = ", field.name))),
+                        // Without grants there is nothing to acknowledge.
+                        (false, false) if top && field.name == "grants" => {
+                            lines(&|line| !line.starts_with("acknowledged"))
+                        }
                         (false, false) => section,
                     }
                 })
@@ -240,8 +426,9 @@ fn the_published_schema_requires_exactly_what_is_required() {
             assert_eq!(
                 Manifest::parse(&text).is_err(),
                 required.contains(&field.name),
-                "{at} {}",
-                field.name
+                "{at:?} {} {:?}",
+                field.name,
+                Manifest::parse(&text).err()
             );
         }
     }

@@ -1,8 +1,6 @@
 //! What makes a row unreadable and unchangeable without the root key: subkeys, envelopes, and the list of all rows under a MAC.
 //! Knows no database and no files.
 
-use std::collections::BTreeMap;
-
 use chacha20poly1305::{AeadInPlace as _, KeyInit as _, XChaCha20Poly1305};
 use claviger_core::profile::Profile;
 use claviger_core::{Algorithm, KeyRef, KeyVersion, PublicKey, Secret};
@@ -10,9 +8,9 @@ use hkdf::Hkdf;
 use hmac::{Hmac, Mac as _};
 use jiff::Timestamp;
 use rand_core::{OsRng, RngCore as _};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::list::{List, Rows};
 use super::record::{KeyRecord, KeyState, RootKind, assurance_named, custody_named};
 use super::{FORMAT, KeyringError, KeyringInfo, RootSpec};
 
@@ -60,57 +58,62 @@ pub(super) fn random(len: usize) -> Result<Secret, KeyringError> {
     })
 }
 
-/// The two subkeys that the keyring keeps to itself.
+/// The subkeys that the keyring keeps to itself.
 pub(super) struct Envelope {
     material: Secret,
+    secrets: Secret,
     list: Secret,
+}
+
+/// An encrypted text and its nonce, as they are stored.
+pub(super) struct Sealed {
+    pub(super) nonce: Vec<u8>,
+    pub(super) material: Vec<u8>,
 }
 
 impl Envelope {
     pub(super) fn new(root: &Secret) -> Result<Self, KeyringError> {
         Ok(Self {
             material: derive(root, "envelope", 32)?,
+            secrets: derive(root, "secret-envelope", 32)?,
             list: derive(root, "row-mac", 32)?,
         })
     }
 
     /// Encrypts material into its row. Every plaintext column is associated data: material cannot be moved to another row.
     pub(super) fn seal(&self, row: &mut Row, material: &Secret) -> Result<(), KeyringError> {
-        let mut nonce = [0; NONCE];
-        OsRng
-            .try_fill_bytes(&mut nonce)
-            .map_err(|e| KeyringError::Random(e.to_string()))?;
-        let mut tag = [0; TAG];
-        let sealed = Secret::fill_with(material.len(), |bytes| {
-            bytes.copy_from_slice(material.expose());
-            tag = self
-                .cipher()?
-                .encrypt_in_place_detached(&nonce.into(), &row.associated(), bytes)
-                .map_err(|_| KeyringError::Encryption)?
-                .into();
-            Ok::<(), KeyringError>(())
-        })?;
-        row.nonce = nonce.to_vec();
-        row.material = [sealed.expose(), &tag].concat();
+        let sealed = seal(&self.material, &row.associated(), material)?;
+        row.nonce = sealed.nonce;
+        row.material = sealed.material;
         Ok(())
     }
 
     /// Decrypts the material of a row.
     pub(super) fn open(&self, row: &Row) -> Result<Secret, KeyringError> {
         let changed = || KeyringError::integrity(format!("key `{}` was changed", row.label()));
-        let nonce: [u8; NONCE] = row.nonce.as_slice().try_into().map_err(|_| changed())?;
-        let split = row.material.len().saturating_sub(TAG);
-        let (sealed, tag) = row.material.split_at_checked(split).ok_or_else(changed)?;
-        let tag: [u8; TAG] = tag.try_into().map_err(|_| changed())?;
-        if sealed.is_empty() {
-            return Err(changed());
-        }
-        Secret::fill_with(sealed.len(), |bytes| {
-            bytes.copy_from_slice(sealed);
-            self.cipher()?
-                .decrypt_in_place_detached(&nonce.into(), &row.associated(), bytes, &tag.into())
-                .map_err(|_| changed())
-        })
+        open(
+            &self.material,
+            &row.associated(),
+            &row.nonce,
+            &row.material,
+            &changed,
+        )
+    }
+
+    /// As [`Envelope::seal`], for a secret: under a key of its own, so that neither is ever taken for the other.
+    pub(super) fn seal_secret(&self, associated: &[u8], value: &Secret) -> Result<Sealed, KeyringError> {
+        seal(&self.secrets, associated, value)
+    }
+
+    /// Decrypts a secret; `changed` is the error if it does not authenticate.
+    pub(super) fn open_secret(
+        &self,
+        associated: &[u8],
+        nonce: &[u8],
+        material: &[u8],
+        changed: &dyn Fn() -> KeyringError,
+    ) -> Result<Secret, KeyringError> {
+        open(&self.secrets, associated, nonce, material, changed)
     }
 
     /// Puts the MAC on the list of rows.
@@ -120,35 +123,11 @@ impl Envelope {
     }
 
     /// Checks that exactly these rows are what was written last.
-    pub(super) fn verify(&self, meta: &Meta, rows: &[Row]) -> Result<(), KeyringError> {
+    pub(super) fn verify(&self, meta: &Meta, rows: &Rows) -> Result<(), KeyringError> {
         self.mac(meta)?
             .verify_slice(&meta.mac)
             .map_err(|_| KeyringError::integrity("its list of keys or its settings do not authenticate"))?;
-        let mut listed: BTreeMap<String, String> = meta
-            .list()?
-            .into_iter()
-            .map(|item| (item.key.to_string(), item.digest))
-            .collect();
-        for row in rows {
-            let label = row.label();
-            match listed.remove(&label) {
-                Some(digest) if digest == row.digest() => {}
-                Some(_) => return Err(KeyringError::integrity(format!("key `{label}` was changed"))),
-                None => {
-                    return Err(KeyringError::integrity(format!(
-                        "key `{label}` was not put there by the keyring"
-                    )));
-                }
-            }
-        }
-        match listed.into_keys().next() {
-            Some(label) => Err(KeyringError::integrity(format!("key `{label}` is missing"))),
-            None => Ok(()),
-        }
-    }
-
-    fn cipher(&self) -> Result<XChaCha20Poly1305, KeyringError> {
-        XChaCha20Poly1305::new_from_slice(self.material.expose()).map_err(|_| KeyringError::Encryption)
+        meta.list()?.compare(rows)
     }
 
     fn mac(&self, meta: &Meta) -> Result<Hmac<Sha256>, KeyringError> {
@@ -157,6 +136,52 @@ impl Envelope {
         mac.update(&meta.authenticated());
         Ok(mac)
     }
+}
+
+fn cipher(key: &Secret) -> Result<XChaCha20Poly1305, KeyringError> {
+    XChaCha20Poly1305::new_from_slice(key.expose()).map_err(|_| KeyringError::Encryption)
+}
+
+fn seal(key: &Secret, associated: &[u8], text: &Secret) -> Result<Sealed, KeyringError> {
+    let mut nonce = [0; NONCE];
+    OsRng
+        .try_fill_bytes(&mut nonce)
+        .map_err(|e| KeyringError::Random(e.to_string()))?;
+    let mut tag = [0; TAG];
+    let sealed = Secret::fill_with(text.len(), |bytes| {
+        bytes.copy_from_slice(text.expose());
+        tag = cipher(key)?
+            .encrypt_in_place_detached(&nonce.into(), associated, bytes)
+            .map_err(|_| KeyringError::Encryption)?
+            .into();
+        Ok::<(), KeyringError>(())
+    })?;
+    Ok(Sealed {
+        nonce: nonce.to_vec(),
+        material: [sealed.expose(), &tag].concat(),
+    })
+}
+
+fn open(
+    key: &Secret,
+    associated: &[u8],
+    nonce: &[u8],
+    material: &[u8],
+    changed: &dyn Fn() -> KeyringError,
+) -> Result<Secret, KeyringError> {
+    let nonce: [u8; NONCE] = nonce.try_into().map_err(|_| changed())?;
+    let split = material.len().saturating_sub(TAG);
+    let (sealed, tag) = material.split_at_checked(split).ok_or_else(changed)?;
+    let tag: [u8; TAG] = tag.try_into().map_err(|_| changed())?;
+    if sealed.is_empty() {
+        return Err(changed());
+    }
+    Secret::fill_with(sealed.len(), |bytes| {
+        bytes.copy_from_slice(sealed);
+        cipher(key)?
+            .decrypt_in_place_detached(&nonce.into(), associated, bytes, &tag.into())
+            .map_err(|_| changed())
+    })
 }
 
 /// One row of `keys` as it is stored.
@@ -203,6 +228,7 @@ impl Row {
         let algorithm: Algorithm = self.algorithm.parse().map_err(|_| wrong("algorithm"))?;
         let profile: Profile = serde_json::from_str(&self.profile).map_err(|_| wrong("profile"))?;
         profile.validate().map_err(|_| wrong("profile"))?;
+        profile.accept(algorithm).map_err(|_| wrong("algorithm"))?;
         Ok(KeyRecord {
             key: KeyRef {
                 name: self.name.parse().map_err(|_| wrong("name"))?,
@@ -261,6 +287,8 @@ impl Row {
 /// The one row of `meta` as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Meta {
+    /// Which format the file has: how the list is written, and a part of what is authenticated.
+    pub(super) format: u32,
     pub(super) created: String,
     pub(super) root_kind: String,
     pub(super) root_settings: String,
@@ -274,20 +302,12 @@ pub(super) struct Meta {
     pub(super) mac: Vec<u8>,
 }
 
-/// One entry of the list of rows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Listed {
-    pub(super) key: KeyRef,
-    pub(super) digest: String,
-}
-
 impl Meta {
     pub(super) fn info(&self) -> Result<KeyringInfo, KeyringError> {
         let wrong = |what: &str| KeyringError::integrity(format!("it has an impossible {what}"));
         let kind: RootKind = self.root_kind.parse().map_err(|_| wrong("kind of root"))?;
         Ok(KeyringInfo {
-            format: FORMAT,
+            format: self.format,
             created: self.created.parse().map_err(|_| wrong("time of creation"))?,
             root: RootSpec {
                 kind,
@@ -320,16 +340,16 @@ impl Meta {
         Sha256::digest(&bytes).into()
     }
 
-    pub(super) fn list(&self) -> Result<Vec<Listed>, KeyringError> {
-        serde_json::from_str(&self.list)
-            .map_err(|_| KeyringError::integrity("its list of keys cannot be read"))
+    pub(super) fn list(&self) -> Result<List, KeyringError> {
+        List::read(self.format, &self.list)
     }
 
-    /// The next generation with this list; to be authenticated.
-    pub(super) fn next(&self, list: &[Listed]) -> Result<Self, KeyringError> {
+    /// The next generation with this list, in the newest format; to be authenticated.
+    pub(super) fn next(&self, list: &List) -> Result<Self, KeyringError> {
         Ok(Self {
+            format: FORMAT,
             generation: self.generation.saturating_add(1),
-            list: serde_json::to_string(list).map_err(|_| KeyringError::Encryption)?,
+            list: list.written()?,
             mac: Vec::new(),
             ..self.clone()
         })
@@ -338,7 +358,7 @@ impl Meta {
     fn authenticated(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         append(&mut bytes, b"claviger keyring");
-        append(&mut bytes, &FORMAT.to_be_bytes());
+        append(&mut bytes, &self.format.to_be_bytes());
         append(&mut bytes, self.created.as_bytes());
         append(&mut bytes, self.root_kind.as_bytes());
         append(&mut bytes, self.root_settings.as_bytes());
@@ -355,7 +375,7 @@ impl Meta {
 }
 
 /// Appends a field behind its length, so that no two lists of fields have the same bytes.
-fn append(bytes: &mut Vec<u8>, field: &[u8]) {
+pub(super) fn append(bytes: &mut Vec<u8>, field: &[u8]) {
     bytes.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
     bytes.extend_from_slice(field);
 }

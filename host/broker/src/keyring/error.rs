@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use claviger_core::KeyRef;
+use claviger_core::audit::SecretRef;
 use claviger_core::custody::{Assurance, CustodyError};
 use claviger_core::profile::ProfileError;
 use claviger_core::secret::SecretError;
+use claviger_core::{KeyRef, SecretName};
 
 use super::{FORMAT, KeyState, MAX_KEYS, RootKind};
 
@@ -61,7 +62,7 @@ pub enum KeyringError {
     /// The keyring was changed or damaged.
     #[error("the keyring was changed or damaged: {what}; restore it from a backup")]
     Integrity {
-        /// What, naming the key if one is known.
+        /// What, naming the key or secret if one is known.
         what: String,
     },
     /// The system failed.
@@ -123,6 +124,32 @@ pub enum KeyringError {
         /// Which.
         key: KeyRef,
     },
+    /// No such secret.
+    #[error("there is no secret `{name}`")]
+    NoSecret {
+        /// Which.
+        name: SecretName,
+    },
+    /// The secret cannot be added or replaced.
+    #[error("secret `{name}` cannot be {action}: {problem}")]
+    Secret {
+        /// Which.
+        name: SecretName,
+        /// `added` or `replaced`.
+        action: &'static str,
+        /// Why. Without any of its value.
+        problem: String,
+    },
+    /// A secret cannot go from the one state to the other.
+    #[error("secret `{secret}` is {from} and cannot become {to}")]
+    SecretTransition {
+        /// Which.
+        secret: SecretRef,
+        /// Its state.
+        from: KeyState,
+        /// The state asked for.
+        to: KeyState,
+    },
     /// A text is over its bound.
     #[error("{what} has at most {allowed} bytes, not {sent}")]
     TooLong {
@@ -134,7 +161,7 @@ pub enum KeyringError {
         sent: usize,
     },
     /// The keyring is full.
-    #[error("a keyring has at most {MAX_KEYS} keys")]
+    #[error("a keyring has at most {MAX_KEYS} versions of keys and secrets")]
     Full,
     /// The audit log's public key was recorded before and is another one.
     #[error("the keyring belongs to the audit log `{recorded}`, not to `{offered}`")]

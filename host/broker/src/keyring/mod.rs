@@ -1,4 +1,4 @@
-//! The durable store of keys: their versions, states, and encrypted material, in one SQLite file under a root key that a sealer
+//! The durable store of keys and secrets: their versions, states, and encrypted material, in one SQLite file under a root key that a sealer
 //! protects. Not custody: it does not know what material means. Not the audit log: the broker logs what it changes here.
 //!
 //! One process has the keyring open; others may read what is public. Whoever has only the disk learns names, profiles and
@@ -17,7 +17,10 @@ use jiff::Timestamp;
 mod envelope;
 mod error;
 mod folder;
+mod list;
 mod record;
+mod secret_row;
+mod secrets;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -25,14 +28,18 @@ mod tests;
 pub(crate) use envelope::Purpose;
 pub use error::KeyringError;
 pub use record::{KeyRecord, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
+pub use secret_row::{NewSecret, SecretRecord};
+pub use secrets::{GOOD_SECRET, MAX_SECRET_VALUE, MIN_SECRET, SecretReplacement};
 
-use envelope::{Envelope, Listed, Meta, Row};
+use envelope::{Envelope, Meta, Row};
 use folder::{DATABASE, Folder, FolderLock, UNFINISHED};
+use list::{List, Listed};
+use secrets::SecretRecords;
 use store::{Change, Store};
 
-/// The version of the file's format that this code reads and writes.
-pub const FORMAT: u32 = 2;
-/// A keyring has at most this many versions of keys: its list is written anew with every change.
+/// The version of the file's format that this code writes. It also reads the one before, which had no secrets.
+pub const FORMAT: u32 = 3;
+/// A keyring has at most this many versions of keys and secrets: its list is written anew with every change.
 pub const MAX_KEYS: usize = 4096;
 /// The settings of a root have at most this many bytes: a TCTI, a name, a path.
 pub const MAX_SETTINGS: usize = 4096;
@@ -51,6 +58,7 @@ pub struct Keyring {
     folder: PathBuf,
     root: Secret,
     records: RwLock<Records>,
+    secrets: RwLock<SecretRecords>,
     // Declared before the lock: the database is closed before another process may open it.
     file: Mutex<OpenFile>,
     _lock: FolderLock,
@@ -105,6 +113,7 @@ impl Keyring {
         }
         let envelope = Envelope::new(&root)?;
         let mut meta = Meta {
+            format: FORMAT,
             created: now.to_string(),
             root_kind: spec.kind.to_string(),
             root_settings: spec.settings,
@@ -113,7 +122,7 @@ impl Keyring {
             vkey: None,
             log_size: 0,
             generation: 1,
-            list: "[]".to_owned(),
+            list: List::default().written()?,
             mac: Vec::new(),
         };
         meta.root_digest = meta.digest_of_root().to_vec();
@@ -172,7 +181,7 @@ impl Keyring {
     /// For showing. Nothing is authenticated: whoever can write the file can change what this shows.
     pub fn list_public(folder: &Path) -> Result<Vec<KeyRecord>, KeyringError> {
         let store = Store::open_read_only(&Folder::check(folder)?.database()?)?;
-        store.rows()?.iter().map(Row::record).collect()
+        store.rows()?.keys.iter().map(Row::record).collect()
     }
 
     /// Adds a key, which is active at once and on disk when this returns.
@@ -186,7 +195,11 @@ impl Keyring {
     )]
     pub fn insert(&self, new: NewKey, now: Timestamp) -> Result<Arc<KeyRecord>, KeyringError> {
         let key = new.key.clone();
-        new.profile.validate().map_err(|problem| KeyringError::Profile {
+        let fits = new
+            .profile
+            .validate()
+            .and_then(|()| new.profile.accept(new.algorithm));
+        fits.map_err(|problem| KeyringError::Profile {
             key: key.clone(),
             problem,
         })?;
@@ -212,11 +225,11 @@ impl Keyring {
         };
         let mut row = Row::new(&record)?;
         file.envelope.seal(&mut row, &new.material)?;
-        list.push(Listed {
+        list.keys.push(Listed {
             key,
             digest: row.digest(),
         });
-        file.write(&Change::Insert(&row), &list)?;
+        file.write(&[Change::Insert(&row)], &list)?;
         Ok(self.remember(record))
     }
 
@@ -250,10 +263,10 @@ impl Keyring {
         let mut row = Row::new(&record)?;
         file.envelope.seal(&mut row, &material)?;
         let mut list = file.meta.list()?;
-        for item in list.iter_mut().filter(|item| item.key == *key) {
+        for item in list.keys.iter_mut().filter(|item| item.key == *key) {
             item.digest = row.digest();
         }
-        file.write(&Change::Replace(&row), &list)?;
+        file.write(&[Change::Replace(&row)], &list)?;
         Ok(self.remember(record))
     }
 
@@ -285,7 +298,7 @@ impl Keyring {
             vkey: Some(vkey.to_owned()),
             ..file.meta.next(&list)?
         };
-        file.write_meta(&Change::None, next)
+        file.write_meta(&[], next)
     }
 
     /// Records that the audit log has a durable signed checkpoint over so many entries. Fewer than before changes nothing.
@@ -302,7 +315,7 @@ impl Keyring {
             log_size: size,
             ..file.meta.next(&list)?
         };
-        file.write_meta(&Change::None, next)
+        file.write_meta(&[], next)
     }
 
     /// The active version of a key. Cheap: for every use.
@@ -372,23 +385,31 @@ impl Keyring {
         let rows = store.rows()?;
         envelope.verify(&meta, &rows)?;
         let mut records = Records::new();
-        for row in &rows {
+        for row in &rows.keys {
             let record = row.record()?;
             records
                 .entry(record.key.name.clone())
                 .or_default()
                 .insert(record.key.version, Arc::new(record));
         }
+        let secrets = secrets::read(&rows.secrets)?;
+        let mut file = OpenFile {
+            store,
+            envelope,
+            info: meta.info()?,
+            meta,
+        };
+        // Only what has just been authenticated is taken over into the newest format.
+        if file.meta.format < FORMAT {
+            let list = file.meta.list()?;
+            file.write(&[], &list)?;
+        }
         Ok(Self {
             folder: folder.path().to_path_buf(),
             root,
             records: RwLock::new(records),
-            file: Mutex::new(OpenFile {
-                store,
-                envelope,
-                info: meta.info()?,
-                meta,
-            }),
+            secrets: RwLock::new(secrets),
+            file: Mutex::new(file),
             _lock: lock,
         })
     }
@@ -434,15 +455,15 @@ impl Keyring {
 }
 
 impl OpenFile {
-    fn write(&mut self, change: &Change<'_>, list: &[Listed]) -> Result<(), KeyringError> {
+    fn write(&mut self, changes: &[Change<'_>], list: &List) -> Result<(), KeyringError> {
         let next = self.meta.next(list)?;
-        self.write_meta(change, next)
+        self.write_meta(changes, next)
     }
 
-    fn write_meta(&mut self, change: &Change<'_>, mut next: Meta) -> Result<(), KeyringError> {
+    fn write_meta(&mut self, changes: &[Change<'_>], mut next: Meta) -> Result<(), KeyringError> {
         self.envelope.authenticate(&mut next)?;
         let info = next.info()?;
-        self.store.write(change, &next)?;
+        self.store.write(changes, &next)?;
         self.meta = next;
         self.info = info;
         Ok(())
@@ -450,7 +471,8 @@ impl OpenFile {
 
     /// The row of a key as it is on disk, if it is still the one on the list.
     fn row(&self, key: &KeyRef) -> Result<Row, KeyringError> {
-        let listed = self.meta.list()?.into_iter().find(|item| item.key == *key);
+        let list = self.meta.list()?;
+        let listed = list.keys.into_iter().find(|item| item.key == *key);
         let Some(listed) = listed else {
             return Err(KeyringError::NoKey { key: key.clone() });
         };

@@ -7,10 +7,14 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::envelope::{Meta, Row};
+use super::list::Rows;
+use super::secret_row::SecretRow;
 use super::{FORMAT, KeyringError};
 
 /// "CLVG": tells a keyring from other SQLite databases.
 const APPLICATION_ID: i64 = 0x434c_5647;
+/// The format before this one: it had no secrets. It is read, and becomes the newest when the keyring is opened.
+const WITHOUT_SECRETS: u32 = 2;
 /// A reader of the public part waits so long for a write to end, which takes milliseconds.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -43,22 +47,44 @@ const KEYS: &str = "CREATE TABLE keys (
     material BLOB NOT NULL,
     PRIMARY KEY (name, version)
 ) STRICT, WITHOUT ROWID";
+const SECRETS: &str = "CREATE TABLE secrets (
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    assurance TEXT NOT NULL,
+    created TEXT NOT NULL,
+    updated TEXT NOT NULL,
+    expires TEXT,
+    rotate_every INTEGER,
+    nonce BLOB NOT NULL,
+    material BLOB NOT NULL,
+    PRIMARY KEY (name, version)
+) STRICT, WITHOUT ROWID";
 
+const SECRET_COLUMNS: &str =
+    "name, version, state, kind, origin, assurance, created, updated, expires, rotate_every, nonce, material";
 const COLUMNS: &str =
     "name, version, state, profile, algorithm, custody, assurance, public, created, updated, nonce, material";
 
-/// A change to one row of `keys`, made together with the change of `meta`.
+/// A change to one row, made together with the change of `meta`.
 pub(super) enum Change<'a> {
     Insert(&'a Row),
     Replace(&'a Row),
-    None,
+    /// A row of `secrets`, new or in the place of the one that was.
+    Secret(&'a SecretRow),
+    /// A row of `secrets` that is no longer kept.
+    Forget(&'a SecretRow),
 }
 
 /// An open database.
 #[derive(Debug)]
 pub(super) struct Store {
-    // Invariant: of the format and schema of this file.
+    // Invariant: of a format that this code reads, and of its schema.
     connection: Connection,
+    // Invariant: which one.
+    format: u32,
 }
 
 impl Store {
@@ -70,7 +96,7 @@ impl Store {
         transaction
             .pragma_update(None, "application_id", APPLICATION_ID)
             .and_then(|()| transaction.pragma_update(None, "user_version", FORMAT))
-            .and_then(|()| transaction.execute_batch(&format!("{META};\n{KEYS};")))
+            .and_then(|()| transaction.execute_batch(&format!("{META};\n{KEYS};\n{SECRETS};")))
             .and_then(|()| {
                 transaction.execute(
                     "INSERT INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
@@ -97,7 +123,7 @@ impl Store {
     pub(super) fn open(path: &Path) -> Result<Self, KeyringError> {
         let opening = |e| KeyringError::database("open", e);
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(opening)?;
-        check_format(&connection)?;
+        let format = check_format(&connection)?;
         let mut problems = Vec::new();
         connection
             .pragma_query(None, "integrity_check", |row| {
@@ -115,51 +141,41 @@ impl Store {
         connection
             .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
             .map_err(opening)?;
-        Ok(Self { connection })
+        Ok(Self { connection, format })
     }
 
     /// Opens the database to read what needs no root key. Works while another process has it open.
     pub(super) fn open_read_only(path: &Path) -> Result<Self, KeyringError> {
         let connection =
             connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| KeyringError::database("open", e))?;
-        check_format(&connection)?;
-        Ok(Self { connection })
+        let format = check_format(&connection)?;
+        Ok(Self { connection, format })
     }
 
-    /// Writes a generation of the keyring: all of it or nothing.
-    pub(super) fn write(&mut self, change: &Change<'_>, meta: &Meta) -> Result<(), KeyringError> {
+    /// Writes a generation of the keyring: all of it or nothing. A file of an earlier format is one of the newest afterwards.
+    pub(super) fn write(&mut self, changes: &[Change<'_>], meta: &Meta) -> Result<(), KeyringError> {
         let writing = |e| KeyringError::database("write", e);
         let transaction = self
             .connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(writing)?;
-        let verb = match change {
-            Change::Insert(row) => Some(("INSERT", row)),
-            Change::Replace(row) => Some(("REPLACE", row)),
-            Change::None => None,
-        };
-        if let Some((verb, row)) = verb {
+        if self.format < FORMAT {
             transaction
-                .execute(
-                    &format!(
-                        "{verb} INTO keys ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
-                    ),
-                    params![
-                        row.name,
-                        row.version,
-                        row.state,
-                        row.profile,
-                        row.algorithm,
-                        row.custody,
-                        row.assurance,
-                        row.public,
-                        row.created,
-                        row.updated,
-                        row.nonce,
-                        row.material
-                    ],
-                )
+                .execute_batch(SECRETS)
+                .and_then(|()| transaction.pragma_update(None, "user_version", FORMAT))
                 .map_err(writing)?;
+        }
+        for change in changes {
+            match change {
+                Change::Insert(row) => write_key(&transaction, "INSERT", row),
+                Change::Replace(row) => write_key(&transaction, "REPLACE", row),
+                Change::Secret(row) => write_secret(&transaction, row),
+                Change::Forget(row) => transaction.execute(
+                    "DELETE FROM secrets WHERE name = ?1 AND version = ?2",
+                    params![row.name, row.version],
+                ),
+            }
+            .map_err(writing)?;
         }
         let changed = transaction
             .execute(
@@ -177,7 +193,9 @@ impl Store {
         if changed != 1 {
             return Err(KeyringError::integrity("another process wrote to it"));
         }
-        transaction.commit().map_err(writing)
+        transaction.commit().map_err(writing)?;
+        self.format = FORMAT;
+        Ok(())
     }
 
     pub(super) fn meta(&self) -> Result<Meta, KeyringError> {
@@ -188,6 +206,7 @@ impl Store {
                 [],
                 |row| {
                     Ok(Meta {
+                        format: self.format,
                         created: row.get(0)?,
                         root_kind: row.get(1)?,
                         root_settings: row.get(2)?,
@@ -205,12 +224,33 @@ impl Store {
     }
 
     /// Every row, by name and version.
-    pub(super) fn rows(&self) -> Result<Vec<Row>, KeyringError> {
+    pub(super) fn rows(&self) -> Result<Rows, KeyringError> {
         let reading = |e| KeyringError::database("read", e);
         let sql = format!("SELECT {COLUMNS} FROM keys ORDER BY name, version");
         let mut statement = self.connection.prepare(&sql).map_err(reading)?;
-        let rows = statement.query_map([], read_row).map_err(reading)?;
-        rows.collect::<Result<_, _>>().map_err(reading)
+        let keys = statement.query_map([], read_row).map_err(reading)?;
+        let keys = keys.collect::<Result<_, _>>().map_err(reading)?;
+        if self.format < FORMAT {
+            return Ok(Rows {
+                keys,
+                secrets: Vec::new(),
+            });
+        }
+        let sql = format!("SELECT {SECRET_COLUMNS} FROM secrets ORDER BY name, version");
+        let mut statement = self.connection.prepare(&sql).map_err(reading)?;
+        let secrets = statement.query_map([], read_secret).map_err(reading)?;
+        let secrets = secrets.collect::<Result<_, _>>().map_err(reading)?;
+        Ok(Rows { keys, secrets })
+    }
+
+    /// One row of a secret, if it is there.
+    pub(super) fn secret_row(&self, name: &str, version: u32) -> Result<Option<SecretRow>, KeyringError> {
+        use rusqlite::OptionalExtension as _;
+        let sql = format!("SELECT {SECRET_COLUMNS} FROM secrets WHERE name = ?1 AND version = ?2");
+        self.connection
+            .query_row(&sql, params![name, version], read_secret)
+            .optional()
+            .map_err(|e| KeyringError::database("read", e))
     }
 
     /// One row, if it is there.
@@ -243,7 +283,50 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, rusqlite::Error
     Ok(connection)
 }
 
-fn check_format(connection: &Connection) -> Result<(), KeyringError> {
+fn write_key(transaction: &Connection, verb: &str, row: &Row) -> Result<usize, rusqlite::Error> {
+    transaction.execute(
+        &format!("{verb} INTO keys ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"),
+        params![
+            row.name,
+            row.version,
+            row.state,
+            row.profile,
+            row.algorithm,
+            row.custody,
+            row.assurance,
+            row.public,
+            row.created,
+            row.updated,
+            row.nonce,
+            row.material
+        ],
+    )
+}
+
+fn write_secret(transaction: &Connection, row: &SecretRow) -> Result<usize, rusqlite::Error> {
+    transaction.execute(
+        &format!(
+            "REPLACE INTO secrets ({SECRET_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+        ),
+        params![
+            row.name,
+            row.version,
+            row.state,
+            row.kind,
+            row.origin,
+            row.assurance,
+            row.created,
+            row.updated,
+            row.expires,
+            row.rotate_every,
+            row.nonce,
+            row.material
+        ],
+    )
+}
+
+/// The format of the file, if it is one that this code reads and the schema is that format's.
+fn check_format(connection: &Connection) -> Result<u32, KeyringError> {
     let opening = |e| KeyringError::database("open", e);
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     if number("application_id").map_err(opening)? != APPLICATION_ID {
@@ -251,12 +334,16 @@ fn check_format(connection: &Connection) -> Result<(), KeyringError> {
             found: "the file is another program's database".to_owned(),
         });
     }
-    let format = number("user_version").map_err(opening)?;
-    if format != i64::from(FORMAT) {
+    let found = number("user_version").map_err(opening)?;
+    let (format, expected): (_, &[&str]) = if found == i64::from(FORMAT) {
+        (FORMAT, &[KEYS, META, SECRETS])
+    } else if found == i64::from(WITHOUT_SECRETS) {
+        (WITHOUT_SECRETS, &[KEYS, META])
+    } else {
         return Err(KeyringError::Format {
-            found: format!("the keyring has format {format}"),
+            found: format!("the keyring has format {found}"),
         });
-    }
+    };
     let mut statement = connection
         .prepare("SELECT sql FROM sqlite_schema ORDER BY name")
         .map_err(opening)?;
@@ -264,12 +351,33 @@ fn check_format(connection: &Connection) -> Result<(), KeyringError> {
         .query_map([], |row| row.get(0))
         .and_then(Iterator::collect)
         .map_err(opening)?;
-    if schema != [Some(KEYS.to_owned()), Some(META.to_owned())] {
+    if !schema
+        .iter()
+        .map(Option::as_deref)
+        .eq(expected.iter().map(|sql| Some(*sql)))
+    {
         return Err(KeyringError::integrity(
             "the database's tables are not a keyring's",
         ));
     }
-    Ok(())
+    Ok(format)
+}
+
+fn read_secret(row: &rusqlite::Row<'_>) -> Result<SecretRow, rusqlite::Error> {
+    Ok(SecretRow {
+        name: row.get(0)?,
+        version: row.get(1)?,
+        state: row.get(2)?,
+        kind: row.get(3)?,
+        origin: row.get(4)?,
+        assurance: row.get(5)?,
+        created: row.get(6)?,
+        updated: row.get(7)?,
+        expires: row.get(8)?,
+        rotate_every: row.get(9)?,
+        nonce: row.get(10)?,
+        material: row.get(11)?,
+    })
 }
 
 fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {

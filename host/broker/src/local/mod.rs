@@ -29,7 +29,7 @@ mod keys;
 mod perform;
 mod record;
 
-pub use keys::{KeyCreation, NewKeyError};
+pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 
 use admit::Admitted;
 use denials::Denials;

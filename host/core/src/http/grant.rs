@@ -183,6 +183,12 @@ pub enum NotACidr {
 }
 
 impl CidrBlock {
+    /// Whether it holds every address of its family: no block, but the absence of one.
+    #[must_use]
+    pub const fn is_everything(&self) -> bool {
+        self.prefix == 0
+    }
+
     /// Whether an address is in the block. An IPv6 address that stands for an IPv4 one is looked at as that.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -33,6 +33,20 @@ impl HeaderName {
         let name = self.as_str();
         HOST_OWNED.contains(&name) || HOST_OWNED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     }
+
+    /// Whether no agent gets this field of an answer, whatever a grant says: it sets a credential, asks for one, or belongs to the
+    /// connection.
+    #[must_use]
+    pub fn is_never_returned(&self) -> bool {
+        let name = self.as_str();
+        NEVER_RETURNED.contains(&name) || name.starts_with("proxy-")
+    }
+
+    /// Whether any grant allows this field: agents need no permission for it, and no credential goes there.
+    #[must_use]
+    pub fn is_common(&self) -> bool {
+        ALWAYS.contains(&self.as_str())
+    }
 }
 
 /// Fields that change where a request goes, how it is framed, who it is from, or what proxies make of it.
@@ -73,6 +87,21 @@ const HOST_OWNED: &[&str] = &[
     "x-rewrite-url",
 ];
 const HOST_OWNED_PREFIXES: &[&str] = &["proxy-", "sec-", "x-forwarded-"];
+
+/// Fields of answers that hold credentials or their negotiation, or that are about the connection (RFC 9110 §7.6.1).
+const NEVER_RETURNED: &[&str] = &[
+    "authentication-info",
+    "authorization",
+    "connection",
+    "keep-alive",
+    "set-cookie",
+    "set-cookie2",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "www-authenticate",
+];
 
 /// Fields that every HTTP library sends of itself and that the host decides about: dropped without a word, so that libraries work
 /// unchanged.

@@ -347,7 +347,7 @@ impl OAuth2 {
         match &self.grant {
             OAuthGrant::RefreshToken(secret) => all.push((secret, InjectionKind::OauthRefresh, endpoint)),
             OAuthGrant::TokenExchange { subject, .. } => {
-                all.push((subject, InjectionKind::OauthSubject, endpoint))
+                all.push((subject, InjectionKind::OauthSubject, endpoint));
             }
             OAuthGrant::ClientCredentials => {}
         }

@@ -7,7 +7,7 @@ use crate::json::{StrictError, strict};
 use crate::manifest;
 
 /// A grant has at most this many predicates: each is looked up in each body.
-pub(crate) const MAX_PREDICATES: usize = 64;
+pub const MAX_PREDICATES: usize = 64;
 
 /// What the body of a request may be.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +64,9 @@ pub enum JsonError {
     /// A member that the grant does not list.
     #[error("the body has the member `{0}`, which the grant does not allow")]
     Field(String),
+    /// A member beside the one that a predicate is about, which some servers take for it.
+    #[error("the body has the member `{0}`, which differs only in case from what the grant has a rule for")]
+    Alias(String),
     /// A predicate does not hold.
     #[error("`{pointer}` of the body must be {expected}")]
     Predicate {
@@ -98,6 +101,7 @@ impl JsonRule {
 
 impl JsonPredicate {
     fn check(&self, body: &Value) -> Result<(), JsonError> {
+        self.refuse_aliases(body)?;
         let found = body.pointer(&self.pointer);
         let holds = match &self.test {
             JsonTest::Absent => found.is_none(),
@@ -119,6 +123,36 @@ impl JsonPredicate {
             expected: self.test.to_string(),
         })
     }
+
+    /// Servers in several languages ignore the case of member names, so that `BCC` would be what a rule about `bcc` keeps out.
+    fn refuse_aliases(&self, body: &Value) -> Result<(), JsonError> {
+        let mut at = body;
+        for token in self.pointer.split('/').skip(1) {
+            let name = token.replace("~1", "/").replace("~0", "~");
+            let next = match at {
+                Value::Object(members) => {
+                    let folded = fold(&name);
+                    if let Some(alias) = members.keys().find(|key| **key != name && fold(key) == folded) {
+                        return Err(JsonError::Alias(crate::name::escape(alias, 64)));
+                    }
+                    members.get(&name)
+                }
+                Value::Array(items) => name.parse().ok().and_then(|index: usize| items.get(index)),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+            };
+            let Some(next) = next else { break };
+            at = next;
+        }
+        Ok(())
+    }
+}
+
+/// A name without its case. First to upper case: the long s and the Kelvin sign are `s` and `k` to who compares without case.
+fn fold(name: &str) -> String {
+    name.chars()
+        .flat_map(char::to_uppercase)
+        .flat_map(char::to_lowercase)
+        .collect()
 }
 
 /// Holds of a value, or of every item of an array that is not empty.
@@ -197,6 +231,39 @@ mod tests {
         assert!(check(pattern(), r#"{"to":"a@acme.example"}"#));
         assert!(!check(pattern(), r#"{"to":"a@acme.example.evil"}"#));
         assert!(!check(pattern(), r#"{"to":7}"#));
+    }
+
+    #[test]
+    fn a_member_that_differs_only_in_case_does_not_pass_by_a_rule() {
+        let rule = |pointer: &str| JsonRule {
+            fields: None,
+            predicates: vec![JsonPredicate {
+                pointer: pointer.to_owned(),
+                test: JsonTest::Absent,
+            }],
+        };
+        for (pointer, body) in [
+            ("/bcc", r#"{"BCC":1}"#),
+            ("/task", r#"{"ta\u017fk":1}"#),
+            ("/key", r#"{"\u212aey":1}"#),
+            ("/mail/bcc", r#"{"mail":{"bCc":1}}"#),
+            ("/mail/bcc", r#"{"mail":{},"Mail":{"bcc":1}}"#),
+            ("/0/bcc", r#"{"0":{"Bcc":1}}"#),
+            ("/to/0/bcc", r#"{"to":[{"Bcc":1}]}"#),
+            ("/a~1b", r#"{"A/B":1}"#),
+        ] {
+            let found = rule(pointer).check(body.as_bytes());
+            assert!(
+                matches!(found, Err(JsonError::Alias(_))),
+                "{pointer} {body}: {found:?}"
+            );
+        }
+        for (pointer, body) in [
+            ("/bcc", r#"{"bc":1,"cc":2}"#),
+            ("/mail/bcc", r#"{"mail":{"cc":1},"BCC":1}"#),
+        ] {
+            assert!(rule(pointer).check(body.as_bytes()).is_ok(), "{pointer} {body}");
+        }
     }
 
     #[test]

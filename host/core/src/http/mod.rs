@@ -1,6 +1,7 @@
 //! What an agent may request over HTTP, as types that cannot be wrong: origins, targets, routes, headers, bodies, and how a credential
 //! is attached. Sends nothing and resolves nothing: `claviger-egress` does.
 
+mod decide;
 mod grant;
 mod header;
 mod inject;
@@ -9,15 +10,16 @@ mod origin;
 mod route;
 mod target;
 
+pub use decide::{BodyPresence, Decided, NotDecided, decide};
 pub use grant::{
     AllowedQuery, AnswerRule, Budget, ByteBudget, CidrBlock, HttpGrant, NotACidr, NotAPin, SpkiPin, TlsFloor,
     Trust,
 };
-pub use header::{HeaderError, HeaderName, MAX_HEADER_VALUE, checked_headers};
+pub use header::{HeaderError, HeaderName, MAX_HEADER_VALUE, NotAHeaderName, checked_headers};
 pub use inject::{
     AwsSigV4, ClientAuth, DpopToken, GithubApp, Injection, InjectionKind, OAuth2, OAuthGrant, WebhookScheme,
 };
-pub use json::{BodyRule, JsonError, JsonPredicate, JsonRule, JsonTest};
+pub use json::{BodyRule, JsonError, JsonPredicate, JsonRule, JsonTest, MAX_PREDICATES};
 pub use origin::{NotAnOrigin, Origin};
-pub use route::{Match, Method, NotARoute, PathPattern, Route, Router, overlapping};
+pub use route::{MAX_ROUTES, Match, Method, NotARoute, PathPattern, Route, Router, overlapping};
 pub use target::{MAX_TARGET, PathEncoding, Target, TargetError};

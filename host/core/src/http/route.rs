@@ -11,7 +11,7 @@ use super::target::{PathEncoding, Target};
 use crate::name::GrantAlias;
 
 /// A grant has at most this many routes; the guard's budget is measured with 50.
-pub(crate) const MAX_ROUTES: usize = 64;
+pub const MAX_ROUTES: usize = 64;
 /// A pattern has at most this many segments.
 const MAX_SEGMENTS: usize = 32;
 

@@ -40,6 +40,7 @@ fields! {
         DIGEST: "digest", "the digest that `claviger pin` wrote",
             "\"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"";
         ARGS: "args", "a list of strings", "[\"--verbose\"]";
+        ACKNOWLEDGED: "acknowledged", "a list of what was thought over", "[\"lethal-mix\"]";
     }
     /// In `[limits]`.
     LIMITS = {
@@ -56,6 +57,9 @@ fields! {
     /// In each `[grants.…]`.
     GRANT = {
         SIGN_TABLE: "sign", "a table that names a key", "{ key = \"release\", namespace = \"file\" }";
+        HTTP_TABLE: "http", "a table that names an origin",
+            "{ origin = \"https://api.github.com\", allow = [\"GET /repos/acme/*\"] }";
+        INJECT_TABLE: "inject", "a table that names a credential", "{ bearer = \"github-token\" }";
         USES: "uses", "a whole number of at least 1", "500";
         RATE: "rate", "a rate", "\"30/hour\"";
         HOURS: "hours", "a window of the week, or a list of 1 to 16", "\"Mon-Fri 08:00-18:00 Europe/Zurich\"";
@@ -71,8 +75,82 @@ fields! {
         TTL: "ttl", "the life of a token", "\"10 min\"";
         LABEL: "label", "the label of the key's `labeled` profile", "\"acme/build\"";
     }
+    /// In each `http`.
+    HTTP = {
+        ORIGIN: "origin", "`https://`, a host name and, if it is not 443, a port", "\"https://api.github.com\"";
+        ALLOW: "allow", "a list of 1 to 64 routes", "[\"GET /repos/acme/*\", \"POST /repos/acme/site/releases\"]";
+        PATHS: "paths", "`plain` or `encoded`", "\"encoded\"";
+        QUERY_KEYS: "query", "a list of keys, or a table of keys with their values", "[\"page\", \"per_page\"]";
+        HEADERS: "headers", "a list of names of header fields", "[\"x-request-id\"]";
+        CONTENT_TYPES: "content-types", "a list of media types", "[\"application/json\"]";
+        MAX_REQUEST: "max-request", "a quantity of bytes", "\"1 MiB\"";
+        MAX_RESPONSE: "max-response", "a quantity of bytes", "\"8 MiB\"";
+        ANSWER_HEADERS: "answer-headers", "a list of names of header fields", "[\"x-ratelimit-remaining\"]";
+        BODY_TABLE: "body", "a table of rules for JSON", "{ fields = [\"to\", \"text\"], \"/to\" = { one-of = [\"team@example.com\"] } }";
+        TIMEOUT: "timeout", "a duration", "\"30 s\"";
+        BUDGET_TABLE: "budget", "a table of quantities of bytes", "{ sent = \"100 MiB\", received = \"1 GiB\" }";
+        TLS: "tls", "`1.2` or `1.3`", "\"1.3\"";
+        AUTHORITIES: "authorities", "certificates in PEM", "\"-----BEGIN CERTIFICATE-----\\nMA0wADAFBgMrZXADAgAA\\n-----END CERTIFICATE-----\\n\"";
+        PINS: "pins", "a list of SHA-256 digests of public keys",
+            "[\"sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\"]";
+        PRIVATE_NETWORK: "private-network", "a list of address blocks", "[\"10.1.0.0/16\"]";
+    }
+    /// In each `budget` of `http`.
+    BUDGET = {
+        SENT: "sent", "a quantity of bytes", "\"100 MiB\"";
+        RECEIVED: "received", "a quantity of bytes", "\"1 GiB\"";
+    }
+    /// In each `body` of `http`, beside JSON pointers.
+    BODY = {
+        BODY_FIELDS: "fields", "a list of members", "[\"to\", \"text\"]";
+    }
+    /// At each JSON pointer of `body`: exactly one.
+    PREDICATE = {
+        ABSENT: "absent", "`true`", "true";
+        EQUALS: "equals", "a string, a whole number or a boolean", "\"draft\"";
+        ONE_OF: "one-of", "a list of strings, whole numbers or booleans", "[\"team@example.com\", \"board@example.com\"]";
+        PATTERN: "pattern", "a text in which `*` stands for any characters", "\"*@example.com\"";
+    }
+    /// In each `inject`: one kind and what goes with it.
+    INJECT = {
+        BEARER: "bearer", "the name of a secret", "\"github-token\"";
+        BASIC: "basic", "the name of a secret", "\"registry-password\"";
+        HEADER: "header", "the name of a header field", "\"x-api-key\"";
+        QUERY: "query", "a key of the query", "\"key\"";
+        OAUTH2: "oauth2", "`client-credentials`, `refresh-token` or `token-exchange`", "\"client-credentials\"";
+        GITHUB_APP: "github-app", "the name of a key", "\"acme-app\"";
+        AWS_SIGV4: "aws-sigv4", "the name of a secret", "\"aws-secret\"";
+        HTTP_SIGNATURE: "http-signature", "the name of a key", "\"partner\"";
+        DPOP: "dpop", "the name of a key", "\"proof\"";
+        WEBHOOK_HMAC: "webhook-hmac", "the name of a secret", "\"hook\"";
+        MTLS: "mtls", "the name of a key", "\"client\"";
+        USER: "user", "a user's name without a colon", "\"deploy\"";
+        SECRET: "secret", "the name of a secret", "\"api-key\"";
+        TOKEN_ENDPOINT: "token-endpoint", "a URL without a query", "\"https://login.example.com/oauth/token\"";
+        CLIENT_ID: "client-id", "the client's name at the authorization server", "\"release-bot\"";
+        AUTH: "auth", "`basic`, `post`, `private-key-jwt` or `none`", "\"basic\"";
+        CLIENT_SECRET: "client-secret", "the name of a secret", "\"client-secret\"";
+        CLIENT_KEY: "key", "the name of a key", "\"client\"";
+        REFRESH_TOKEN: "refresh-token", "the name of a secret", "\"refresh\"";
+        SUBJECT_TOKEN: "subject-token", "the name of a secret", "\"subject\"";
+        SUBJECT_TOKEN_TYPE: "subject-token-type", "a token type of RFC 8693",
+            "\"urn:ietf:params:oauth:token-type:access_token\"";
+        SCOPE: "scope", "words with one space between them", "\"read write\"";
+        TOKEN_AUDIENCE: "audience", "an audience or resource", "\"https://api.example.com\"";
+        INSTALLATION: "installation", "a whole number of at least 1", "12345678";
+        REPOSITORIES: "repositories", "a list of names of repositories", "[\"site\"]";
+        PERMISSIONS: "permissions", "a table of permissions, each `read` or `write`", "{ contents = \"read\" }";
+        ACCESS_KEY_ID: "access-key-id", "the public half of an access key", "\"AKIAIOSFODNN7EXAMPLE\"";
+        REGION: "region", "a region", "\"eu-central-1\"";
+        SERVICE: "service", "a service", "\"s3\"";
+        LIFETIME: "lifetime", "a duration", "\"60 s\"";
+        TOKEN: "token", "the name of a secret", "\"bound-token\"";
+        SCHEME: "scheme", "`github`, `stripe`, `slack` or `standard`", "\"github\"";
+        CERTIFICATE: "certificate", "certificates in PEM, the client's first",
+            "\"-----BEGIN CERTIFICATE-----\\nMA0wADAFBgMrZXADAgAA\\n-----END CERTIFICATE-----\\n\"";
+    }
 }
 
 /// Capabilities and constraints that the format reserves and this version does not serve. A knob that nothing enforces is an
 /// error, not a comment.
-pub const UNSERVED: &[&str] = &["http", "inject", "seal", "mac", "attest", "approval"];
+pub const UNSERVED: &[&str] = &["seal", "mac", "attest", "approval"];

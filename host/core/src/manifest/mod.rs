@@ -42,6 +42,17 @@ pub const MAX_PATH: usize = 4 * 1024;
 /// A grant has at most this many windows: all are compared at every use.
 pub const MAX_HOURS: usize = 16;
 
+/// A request's or answer's body has at most this many bytes: what is larger is sent in parts by any API.
+pub const MAX_BODY: Bytes = Bytes(16 << 30);
+/// A request's body that must be read whole has at most this many bytes: it is held in memory, for every request at once.
+pub const MAX_WHOLE_BODY: Bytes = Bytes(16 << 20);
+/// A list of names in a grant has at most this many: all are compared with each request.
+pub const MAX_LIST: usize = 64;
+/// A grant trusts at most this many authorities, or sends a chain of this many certificates.
+pub const MAX_CERTIFICATES: usize = 16;
+/// A grant has at most this many repositories of an installation: what GitHub takes.
+pub const MAX_REPOSITORIES: usize = 500;
+
 /// What one agent may do.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]

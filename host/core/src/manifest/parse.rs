@@ -11,8 +11,14 @@ use crate::manifest::{MAX_MANIFEST, Manifest, Problem, fields};
 use section::{Section, quoted};
 
 mod agent;
+mod body;
 mod grants;
+mod http;
+mod inject;
 mod limits;
+mod mix;
+mod oauth;
+mod pem;
 mod section;
 mod world;
 
@@ -96,14 +102,25 @@ fn read_document(document: &DeTable<'_>, text: &str, report: &mut Report) -> Opt
     let env = world::read_env(&top, report);
     let files = world::read_files(&top, report);
     let grants = grants::read(&top, report);
-    let (agent, args) = agent?;
-    Some(Manifest {
+    let agent::Read {
+        agent,
+        args,
+        acknowledged,
+    } = agent?;
+    let manifest = Manifest {
         digest: ManifestDigest::of(text.as_bytes()),
         agent,
         limits,
         world: crate::manifest::World { args, env, files },
         grants,
-    })
+    };
+    mix::judge(
+        &manifest,
+        &acknowledged,
+        top.key_span(fields::GRANTS_TABLE),
+        report,
+    );
+    Some(manifest)
 }
 
 /// Whether the manifest may be of this version's format: not if it says that it is of another.

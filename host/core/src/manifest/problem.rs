@@ -27,6 +27,16 @@ pub mod code {
     pub const UNLIMITED: &str = "manifest::unlimited";
     /// Warning: the component's bytes are not approved yet.
     pub const NOT_PINNED: &str = "manifest::not-pinned";
+    /// Warning: a request that changes something, on paths that nobody listed.
+    pub const BROAD_WRITE: &str = "manifest::broad-write";
+    /// Warning: every path of an origin.
+    pub const EVERY_PATH: &str = "manifest::every-path";
+    /// Warning: an older version of TLS.
+    pub const OLD_TLS: &str = "manifest::old-tls";
+    /// Warning: a private network that is every address.
+    pub const EVERY_NETWORK: &str = "manifest::every-network";
+    /// Warning: private data, content that others write, and a way out, in one agent.
+    pub const LETHAL_MIX: &str = "manifest::lethal-mix";
     /// Warning: a variable that looks like a credential.
     pub const SECRET_IN_ENV: &str = "manifest::secret-in-env";
 }

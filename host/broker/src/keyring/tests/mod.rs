@@ -12,6 +12,7 @@ use super::*;
 use crate::custody::permits::key_ref;
 use crate::custody::{KdfCost, PassphraseSealer, SoftwareCustody};
 
+mod secrets;
 mod tamper;
 
 const PASSPHRASE: &str = "correct horse";
@@ -507,16 +508,16 @@ async fn a_full_disk_leaves_the_keyring_as_it_was() {
 async fn a_keyring_of_another_format_or_another_database_is_named_as_such() {
     for (pragma, expected) in [
         (
-            "user_version = 3",
-            "the keyring has format 3; expected a keyring of format 2",
+            "user_version = 4",
+            "the keyring has format 4; expected a keyring of format 3",
         ),
         (
             "user_version = 1",
-            "the keyring has format 1; expected a keyring of format 2",
+            "the keyring has format 1; expected a keyring of format 3",
         ),
         (
             "application_id = 7",
-            "the file is another program's database; expected a keyring of format 2",
+            "the file is another program's database; expected a keyring of format 3",
         ),
     ] {
         let (_outer, folder) = place();

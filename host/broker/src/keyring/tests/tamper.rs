@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use claviger_core::http::InjectionKind;
 use rusqlite::Connection;
 
+use super::secrets::{VALUE, new_secret};
 use super::*;
 
 /// What a keyring says, in full.
-type Content = (Vec<Arc<KeyRecord>>, BTreeMap<String, Vec<u8>>, KeyringInfo);
+type Content = (
+    Vec<Arc<KeyRecord>>,
+    Vec<Arc<SecretRecord>>,
+    BTreeMap<String, Vec<u8>>,
+    KeyringInfo,
+);
 
 fn content(keyring: &Keyring) -> Result<Content, KeyringError> {
     let mut materials = BTreeMap::new();
@@ -17,7 +24,15 @@ fn content(keyring: &Keyring) -> Result<Content, KeyringError> {
             keyring.material(&record.key)?.expose().to_vec(),
         );
     }
-    Ok((keyring.keys(), materials, keyring.info()))
+    for record in keyring.secrets() {
+        if record.state == KeyState::Retired {
+            assert!(keyring.secret_material(&record.secret).is_err());
+            continue;
+        }
+        let value = keyring.secret_material(&record.secret)?.expose().to_vec();
+        materials.insert(format!("secret {}", record.secret), value);
+    }
+    Ok((keyring.keys(), keyring.secrets(), materials, keyring.info()))
 }
 
 async fn reopened(folder: &Path) -> Result<Content, KeyringError> {
@@ -29,11 +44,20 @@ async fn with_keys(folder: &Path) -> Content {
     for name in ["first", "second", "third"] {
         add(&keyring, name).await;
     }
+    for (name, kind) in [
+        ("github", InjectionKind::Bearer),
+        ("hooks", InjectionKind::WebhookHmac),
+    ] {
+        let value = format!("{VALUE}-{name}");
+        keyring
+            .insert_secret(new_secret(name, kind, &value), now())
+            .unwrap();
+    }
     keyring.set_vkey("log+1234+abcd").unwrap();
     content(&keyring).unwrap()
 }
 
-fn restore(folder: &Path, bytes: &[u8]) {
+pub(super) fn restore(folder: &Path, bytes: &[u8]) {
     for suffix in ["-wal", "-shm", "-journal"] {
         folder::remove_if_there(&folder.join(format!("{DATABASE}{suffix}"))).unwrap();
     }
@@ -90,6 +114,20 @@ async fn a_killed_host_leaves_a_whole_keyring_wherever_its_write_was_cut() {
     keyring
         .set_state(&key_ref("second"), KeyState::Revoked, now())
         .unwrap();
+    states.push(content(&keyring).unwrap());
+    keyring
+        .insert_secret(new_secret("refresh", InjectionKind::OauthRefresh, VALUE), now())
+        .unwrap();
+    states.push(content(&keyring).unwrap());
+    // The old value with the old version, or the new one with the new version: never a token family without a living token.
+    let replacement = SecretReplacement {
+        name: "refresh".parse().unwrap(),
+        of: None,
+        expires: None,
+        rotate_every: None,
+        value: Secret::take(&mut b"the-second-refresh-token".to_vec()).unwrap(),
+    };
+    keyring.replace_secret(replacement, now()).unwrap();
     states.push(content(&keyring).unwrap());
     let database = std::fs::read(folder.join(DATABASE)).unwrap();
     let log = std::fs::read(folder.join("keyring.db-wal")).unwrap();
@@ -152,6 +190,32 @@ async fn every_cell_of_every_row_is_authenticated() {
         assert!(
             refused.to_string().contains("key `fir"),
             "{column} = {value}: {refused}"
+        );
+    }
+    for (column, value) in [
+        ("name", "'githuc'"),
+        ("version", "2"),
+        ("state", "'disabled'"),
+        ("kind", "'header'"),
+        ("origin", "'https://evil.test'"),
+        ("assurance", "'hardware'"),
+        ("created", "'2026-01-02T03:04:05.679Z'"),
+        ("updated", "'2026-01-02T03:04:05.679Z'"),
+        ("expires", "'2030-01-02T03:04:05Z'"),
+        ("rotate_every", "0"),
+        ("nonce", "(SELECT nonce FROM secrets WHERE name = 'hooks')"),
+        ("material", "(SELECT material FROM secrets WHERE name = 'hooks')"),
+        ("material", "zeroblob(0)"),
+    ] {
+        restore(&folder, &bytes);
+        run(
+            &folder,
+            &format!("UPDATE secrets SET {column} = {value} WHERE name = 'github'"),
+        );
+        let refused = opened(&folder).await.unwrap_err();
+        assert!(
+            matches!(&refused, KeyringError::Integrity { what } if what.contains("secret `githu")),
+            "{column} = {value}: {refused:?}"
         );
     }
     for (column, value) in [
@@ -257,6 +321,16 @@ async fn rows_cannot_be_deleted_added_swapped_or_rolled_back() {
              updated, nonce, material FROM keys WHERE name = 'first'"
                 .to_owned(),
             "`first@v2` was not put there",
+        ),
+        (
+            "DELETE FROM secrets WHERE name = 'hooks'".to_owned(),
+            "secret `hooks@v1` is missing",
+        ),
+        (
+            "INSERT INTO secrets SELECT 'copy', version, state, kind, origin, assurance, created, updated, expires, \
+             rotate_every, nonce, material FROM secrets WHERE name = 'github'"
+                .to_owned(),
+            "secret `copy@v1` was not put there",
         ),
         (swap(&["nonce", "material"]), "`first@v1` was changed"),
         (swap(&["public", "nonce", "material"]), "`first@v1` was changed"),
@@ -378,6 +452,10 @@ async fn no_file_of_the_keyring_holds_a_seed_or_the_root_key() {
     keyring
         .set_state(&key_ref("second"), KeyState::Disabled, now())
         .unwrap();
+    keyring
+        .insert_secret(new_secret("github", InjectionKind::Bearer, VALUE), now())
+        .unwrap();
+    secrets.push(VALUE.as_bytes().to_vec());
     secrets.push(keyring.root.expose().to_vec());
     secrets.push(PASSPHRASE.as_bytes().to_vec());
     secrets.push(keyring.subkey(Purpose::AuditLog, 32).unwrap().expose().to_vec());
@@ -444,7 +522,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-fn run(folder: &Path, sql: &str) {
+pub(super) fn run(folder: &Path, sql: &str) {
     let database = Connection::open(folder.join(DATABASE)).unwrap();
     database.execute_batch(sql).unwrap();
 }

@@ -1,11 +1,21 @@
 //! `[agent]`: who it is, what it runs and with which arguments. Does not look at the component.
 
+use toml::Spanned;
+
+use super::mix::Acknowledgement;
 use super::section::{Section, kind};
 use crate::manifest::problem::{Report, code};
 use crate::manifest::{Agent, MAX_ARGS, MAX_PATH, MAX_TEXT, fields};
 
-/// The agent and its arguments.
-pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> Option<(Agent, Vec<String>)> {
+/// `[agent]`, read.
+pub(super) struct Read {
+    pub(super) agent: Agent,
+    pub(super) args: Vec<String>,
+    pub(super) acknowledged: Vec<Spanned<Acknowledgement>>,
+}
+
+/// The agent, its arguments, and what its operator thought over.
+pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> Option<Read> {
     if top.get(fields::AGENT_TABLE).is_none() {
         top.missing(fields::AGENT_TABLE, report);
         return None;
@@ -29,14 +39,18 @@ pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> Option<(Agent,
     let component = agent.read(fields::COMPONENT, report, host_path);
     let digest = agent.parsed(fields::DIGEST, report);
     let args = read_args(&agent, report);
-    Some((
-        Agent {
+    let acknowledged = agent.list(fields::ACKNOWLEDGED, 1..=1, report, |text| {
+        text.parse().map_err(str::to_owned)
+    });
+    Some(Read {
+        agent: Agent {
             name: name?.into_inner(),
             component: component?.into_inner(),
-            digest: digest.map(toml::Spanned::into_inner),
+            digest: digest.map(Spanned::into_inner),
         },
         args,
-    ))
+        acknowledged,
+    })
 }
 
 /// A path on the host: any text that can be one. What it leads to is the operator's business.

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::ops::Range;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
+use super::http;
 use super::section::{Section, kind, quoted};
+use crate::http::overlapping;
 use crate::manifest::fields::{self, Field};
 use crate::manifest::problem::{Report, code};
 use crate::manifest::quantity::{format_duration, parse_duration};
@@ -26,6 +30,7 @@ const PROFILES: [(Field, &str); 5] = [
 /// The grants that can be had; the report holds an error for every other.
 pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> BTreeMap<GrantAlias, Grant> {
     let mut grants = BTreeMap::new();
+    let mut routes = Vec::new();
     let Some((table, span)) = top.table(fields::GRANTS_TABLE, report) else {
         return grants;
     };
@@ -69,32 +74,121 @@ pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> BTreeMap<Grant
             );
             continue;
         };
-        let grant = read_grant(grant, value.span(), &shown, report);
-        if let (Ok(alias), Some(grant)) = (alias, grant) {
-            grants.insert(alias, grant);
+        let Some(read) = read_grant(grant, value.span(), &shown, report) else {
+            continue;
+        };
+        if let Ok(alias) = alias {
+            routes.push((alias.clone(), read.routes));
+            grants.insert(alias, read.grant);
         }
     }
+    refuse_overlaps(&grants, &routes, report);
     grants
 }
 
-fn read_grant(
-    table: &DeTable<'_>,
-    span: std::ops::Range<usize>,
-    alias: &str,
+/// A grant, and where each of its routes is; none if it has none.
+struct Read {
+    grant: Grant,
+    routes: Vec<Range<usize>>,
+}
+
+/// Under which of two grants a request falls would be a guess, and so would its limits and its credential.
+fn refuse_overlaps(
+    grants: &BTreeMap<GrantAlias, Grant>,
+    routes: &[(GrantAlias, Vec<Range<usize>>)],
     report: &mut Report,
-) -> Option<Grant> {
+) {
+    let requests: Vec<_> = routes
+        .iter()
+        .filter_map(|(alias, spans)| match &grants.get(alias)?.capability {
+            Capability::Http(http) => Some((alias, http, spans)),
+            Capability::Sign { .. } => None,
+        })
+        .collect();
+    for (index, (one, left, left_spans)) in requests.iter().enumerate() {
+        for (two, right, right_spans) in requests.iter().skip(index + 1) {
+            if left.origin != right.origin {
+                continue;
+            }
+            let Some((a, b)) = overlapping(&left.allow, &right.allow) else {
+                continue;
+            };
+            let place = |routes: &[crate::http::Route], spans: &[Range<usize>], route| {
+                let at = routes.iter().position(|other| other == route);
+                at.and_then(|at| spans.get(at).cloned()).unwrap_or_default()
+            };
+            // At the later one, and the message leads to the earlier one.
+            let (a_at, b_at) = (
+                place(&left.allow, left_spans, a),
+                place(&right.allow, right_spans, b),
+            );
+            let ((first, first_route), (alias, route), at) = if a_at.start < b_at.start {
+                ((one, a), (two, b), b_at)
+            } else {
+                ((two, b), (one, a), a_at)
+            };
+            let (shown, first_shown) = (quoted(&route.to_string()), quoted(&first_route.to_string()));
+            report.error(
+                code::CONFLICT,
+                at,
+                format!(
+                    "[grants.{alias}] allows `{shown}` and [grants.{first}] `{first_shown}` on {}: some requests fall under both; \
+                     expected each under one grant",
+                    left.origin
+                ),
+                format!("also in [grants.{first}]"),
+                Some("narrow one of the two: which limits and which credential hold would be a guess".to_owned()),
+            );
+        }
+    }
+}
+
+fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut Report) -> Option<Read> {
     let place = format!("[grants.{alias}]");
     let grant = Section::open(table, span, place, fields::GRANT, fields::UNSERVED, report);
     let unserved = grant.refuse_unserved(report);
-    if grant.get(fields::SIGN_TABLE).is_none() && !unserved {
-        grant.missing(fields::SIGN_TABLE, report);
+    let (sign, http) = (grant.has(fields::SIGN_TABLE), grant.has(fields::HTTP_TABLE));
+    let inject = grant.get(fields::INJECT_TABLE).is_some();
+    if !sign && !http && !inject && !unserved {
+        report.error(
+            code::MISSING_FIELD,
+            grant.span.clone(),
+            format!(
+                "{} has neither `sign` nor `http`; expected one of them",
+                grant.place
+            ),
+            "what does it allow?",
+            Some(format!(
+                "for example `sign = {}` or `http = {}`",
+                fields::SIGN_TABLE.example,
+                fields::HTTP_TABLE.example
+            )),
+        );
     }
-    let capability = read_sign(&grant, alias, report);
+    if grant.get(fields::SIGN_TABLE).is_some() && grant.get(fields::HTTP_TABLE).is_some() {
+        let why = "it is there beside `sign`; expected one capability in one grant";
+        let help = "make two grants: each has limits of its own";
+        grant.conflict(fields::HTTP_TABLE, &why, "a second capability", help, report);
+    }
+    if inject && !http && !unserved {
+        let why = "it is there without `http`; expected the request that the credential is for beside it";
+        grant.conflict(fields::INJECT_TABLE, &why, "nothing to attach it to", "", report);
+    }
+    let sign = read_sign(&grant, alias, report);
+    let http = http::read(&grant, alias, report);
     let constraints = read_constraints(&grant, report);
     warn(&grant, report);
-    Some(Grant {
-        capability: capability?,
-        constraints,
+    let (capability, routes) = match (sign, http) {
+        (Some(sign), _) => (sign, Vec::new()),
+        (None, Some(read)) => (Capability::Http(Arc::new(read.http)), read.routes),
+        (None, None) => return None,
+    };
+    Some(Read {
+        grant: Grant {
+            capability,
+            constraints,
+        },
+        routes,
     })
 }
 

@@ -1,7 +1,7 @@
 //! A TOML table of which it is known what may be in it. Not the sections themselves: those are beside this file.
 
 use std::fmt::Display;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 
 use toml::Spanned;
@@ -76,6 +76,41 @@ impl<'t, 'i> Section<'t, 'i> {
         self.table
             .get_key_value(field.name)
             .map_or_else(|| self.span.clone(), |(key, _)| key.span())
+    }
+
+    /// Whether the field is there, or was probably meant by an unknown one.
+    pub(super) fn has(&self, field: Field) -> bool {
+        self.get(field).is_some() || self.meant.contains(&field.name)
+    }
+
+    /// Every field that is there, of these.
+    pub(super) fn given(&self, fields: &'static [Field]) -> impl Iterator<Item = Field> {
+        fields.iter().copied().filter(|field| self.get(*field).is_some())
+    }
+
+    /// Reports every one of these fields that is not there.
+    pub(super) fn require(&self, fields: &[Field], report: &mut Report) {
+        for field in fields.iter().filter(|field| self.get(**field).is_none()) {
+            self.missing(*field, report);
+        }
+    }
+
+    /// Reports that a field contradicts something else: `why` is "it …; expected …".
+    pub(super) fn conflict(
+        &self,
+        field: Field,
+        why: &dyn Display,
+        label: &str,
+        help: &str,
+        report: &mut Report,
+    ) {
+        report.error(
+            code::CONFLICT,
+            self.key_span(field),
+            format!("`{}` in {}: {why}", field.name, self.place),
+            label,
+            (!help.is_empty()).then(|| help.to_owned()),
+        );
     }
 
     /// Reports that a field is not there.
@@ -175,6 +210,79 @@ impl<'t, 'i> Section<'t, 'i> {
         }
     }
 
+    /// As [`Section::read`], for texts that could hold a credential by mistake: nothing of them is quoted.
+    pub(super) fn read_unquoted<T>(
+        &self,
+        field: Field,
+        report: &mut Report,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = self.string(field, report)?;
+        read(text.get_ref())
+            .map_err(|why| {
+                let why = format!("the text is not acceptable; {why}");
+                self.wrong_value(field, text.span(), &why, "not acceptable", report);
+            })
+            .ok()
+    }
+
+    /// A field that is a list of strings, each read by a function that says what was expected. What is in it twice is an error.
+    pub(super) fn list<T: PartialEq>(
+        &self,
+        field: Field,
+        count: RangeInclusive<usize>,
+        report: &mut Report,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<Spanned<T>> {
+        let Some(value) = self.get(field) else {
+            return Vec::new();
+        };
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong_type(field, value, report);
+            return Vec::new();
+        };
+        let mut all: Vec<Spanned<T>> = Vec::new();
+        if !self.counted(field, value, items.len(), count, report) {
+            return all;
+        }
+        for item in items.iter() {
+            let Some(text) = item.get_ref().as_str() else {
+                self.wrong_type(field, item, report);
+                continue;
+            };
+            match read(text) {
+                Ok(read) if all.iter().any(|other| *other.get_ref() == read) => {
+                    let why = format!("`{}` is there twice; expected it once", quoted(text));
+                    self.wrong_value(field, item.span(), &why, "given again", report);
+                }
+                Ok(read) => all.push(Spanned::new(item.span(), read)),
+                Err(why) => {
+                    let why = format!("`{}` is not acceptable; {why}", quoted(text));
+                    self.wrong_value(field, item.span(), &why, "not acceptable", report);
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether a list has so many items; if not, that is reported, and they are not looked at.
+    pub(super) fn counted(
+        &self,
+        field: Field,
+        value: &Spanned<DeValue<'i>>,
+        found: usize,
+        count: RangeInclusive<usize>,
+        report: &mut Report,
+    ) -> bool {
+        let fits = count.contains(&found);
+        if !fits {
+            let (min, max) = count.into_inner();
+            let why = format!("the list has {found} items; expected {min} to {max}");
+            self.wrong_value(field, value.span(), &why, "too few or too many", report);
+        }
+        fits
+    }
+
     /// A field that is a table with fields of its own.
     pub(super) fn section(
         &self,
@@ -208,7 +316,7 @@ impl<'t, 'i> Section<'t, 'i> {
                     code::UNSUPPORTED,
                     key.span(),
                     format!(
-                        "{} has `{name}`; this version serves only `sign` grants",
+                        "{} has `{name}`; this version serves `sign` and `http` grants",
                         self.place
                     ),
                     "not served",
@@ -239,6 +347,7 @@ fn article(example: &str) -> &'static str {
         Some(b'"') => "a string",
         Some(b'[') => "an array",
         Some(b'{') => "a table",
+        Some(b't') => "a boolean",
         _ if example.contains(':') => "a date and time",
         _ => "a whole number",
     }

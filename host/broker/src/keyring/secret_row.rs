@@ -1,0 +1,196 @@
+//! One version of a secret as it is stored, and what the keyring says of it. Not its value: that is the encrypted column.
+
+use std::fmt;
+use std::time::Duration;
+
+use claviger_core::audit::SecretRef;
+use claviger_core::custody::Assurance;
+use claviger_core::http::{InjectionKind, Origin};
+use claviger_core::{KeyVersion, Secret, SecretName};
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
+
+use super::KeyringError;
+use super::envelope::append;
+use super::record::{KeyState, assurance_named};
+
+/// One version of a secret, without its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SecretRecord {
+    /// Its name and version.
+    pub secret: SecretRef,
+    /// Where it is in its life. Only an active version is used; one that was replaced is retired, and its value is gone.
+    pub state: KeyState,
+    /// What it is for. The same for every version.
+    pub kind: InjectionKind,
+    /// Where alone it may be sent. The same for every version.
+    pub origin: Origin,
+    /// How hard the keyring is that it was put into.
+    pub assurance: Assurance,
+    /// When this version was added.
+    pub created: Timestamp,
+    /// When its state last changed.
+    pub updated: Timestamp,
+    /// When whoever issued it stops accepting it, if that is known. It is not used from then on.
+    pub expires: Option<Timestamp>,
+    /// How often it shall be replaced, if there is a plan. In whole seconds. A plan reminds; it stops nothing.
+    pub rotate_every: Option<Duration>,
+}
+
+impl SecretRecord {
+    /// When it shall be replaced, if there is a plan.
+    #[must_use]
+    pub fn due(&self) -> Option<Timestamp> {
+        let every = SignedDuration::try_from(self.rotate_every?).unwrap_or(SignedDuration::MAX);
+        Some(self.created.saturating_add(every).unwrap_or(Timestamp::MAX))
+    }
+
+    /// Whether it has expired at this time.
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| now >= expires)
+    }
+}
+
+/// A secret to add. It becomes active at once.
+pub struct NewSecret {
+    /// Its name.
+    pub name: SecretName,
+    /// What it is for. Cannot be changed later.
+    pub kind: InjectionKind,
+    /// Where alone it may be sent. Cannot be changed later.
+    pub origin: Origin,
+    /// How hard it is.
+    pub assurance: Assurance,
+    /// When it stops being accepted, if that is known.
+    pub expires: Option<Timestamp>,
+    /// How often it shall be replaced; at least a second.
+    pub rotate_every: Option<Duration>,
+    /// Its value.
+    pub value: Secret,
+}
+
+impl fmt::Debug for NewSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewSecret")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One row of `secrets` as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SecretRow {
+    pub(super) name: String,
+    pub(super) version: u32,
+    pub(super) state: String,
+    pub(super) kind: String,
+    pub(super) origin: String,
+    pub(super) assurance: String,
+    pub(super) created: String,
+    pub(super) updated: String,
+    pub(super) expires: Option<String>,
+    pub(super) rotate_every: Option<i64>,
+    pub(super) nonce: Vec<u8>,
+    pub(super) material: Vec<u8>,
+}
+
+impl SecretRow {
+    /// A row without a value.
+    pub(super) fn new(record: &SecretRecord) -> Self {
+        Self {
+            name: record.secret.name.to_string(),
+            version: record.secret.version.0,
+            state: record.state.to_string(),
+            kind: record.kind.to_string(),
+            origin: record.origin.to_string(),
+            assurance: record.assurance.to_string(),
+            created: record.created.to_string(),
+            updated: record.updated.to_string(),
+            expires: record.expires.map(|at| at.to_string()),
+            rotate_every: record
+                .rotate_every
+                .map(|every| i64::try_from(every.as_secs()).unwrap_or(i64::MAX)),
+            nonce: Vec::new(),
+            material: Vec::new(),
+        }
+    }
+
+    /// Reads the columns back into types.
+    pub(super) fn record(&self) -> Result<SecretRecord, KeyringError> {
+        let label = self.label();
+        let wrong =
+            |column: &str| KeyringError::integrity(format!("secret `{label}` has an impossible {column}"));
+        let time = |text: &str| text.parse::<Timestamp>().map_err(|_| wrong("time"));
+        Ok(SecretRecord {
+            secret: SecretRef {
+                name: self.name.parse().map_err(|_| wrong("name"))?,
+                version: KeyVersion(self.version),
+            },
+            state: self.state.parse::<KeyState>().map_err(|_| wrong("state"))?,
+            kind: self.kind.parse::<InjectionKind>().map_err(|_| wrong("kind"))?,
+            origin: self.origin.parse::<Origin>().map_err(|_| wrong("origin"))?,
+            assurance: assurance_named(&self.assurance).map_err(|_| wrong("assurance"))?,
+            created: time(&self.created)?,
+            updated: time(&self.updated)?,
+            expires: self.expires.as_deref().map(time).transpose()?,
+            rotate_every: self
+                .rotate_every
+                .map(|seconds| {
+                    u64::try_from(seconds)
+                        .map(Duration::from_secs)
+                        .map_err(|_| wrong("rotation plan"))
+                })
+                .transpose()?,
+        })
+    }
+
+    /// Whether the value is still there.
+    pub(super) fn has_value(&self) -> bool {
+        !self.material.is_empty()
+    }
+
+    /// The digest of every column, for the list.
+    pub(super) fn digest(&self) -> String {
+        let mut bytes = self.associated();
+        append(&mut bytes, &self.nonce);
+        append(&mut bytes, &self.material);
+        hex::encode(Sha256::digest(&bytes))
+    }
+
+    /// How the row is named in messages, whatever its name is.
+    pub(super) fn label(&self) -> String {
+        format!(
+            "{}@v{}",
+            claviger_core::name::escape(&self.name, 64),
+            self.version
+        )
+    }
+
+    /// Every column that is not encrypted, each behind its length: a value cannot be moved to another secret, kind or origin.
+    pub(super) fn associated(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append(&mut bytes, b"claviger secret v1");
+        append(&mut bytes, self.name.as_bytes());
+        append(&mut bytes, &self.version.to_be_bytes());
+        for text in [
+            &self.kind,
+            &self.origin,
+            &self.state,
+            &self.assurance,
+            &self.created,
+            &self.updated,
+        ] {
+            append(&mut bytes, text.as_bytes());
+        }
+        // What is absent differs from what is empty or zero.
+        append(&mut bytes, &[u8::from(self.expires.is_some())]);
+        append(&mut bytes, self.expires.as_deref().unwrap_or_default().as_bytes());
+        append(&mut bytes, &[u8::from(self.rotate_every.is_some())]);
+        append(&mut bytes, &self.rotate_every.unwrap_or_default().to_be_bytes());
+        bytes
+    }
+}
