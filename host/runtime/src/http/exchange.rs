@@ -17,7 +17,7 @@ use super::{HttpView, download, upload};
 
 /// `wasi:http/outgoing-handler.handle`. The options go, as the request does: wasmtime-wasi-http would keep them to the end.
 pub(super) fn handle(
-    view: HttpView<'_>,
+    view: &mut HttpView<'_>,
     request: Resource<HostOutgoingRequest>,
     options: Option<Resource<RequestOptions>>,
 ) -> wasmtime::Result<Result<Resource<HostFutureIncomingResponse>, ErrorCode>> {

@@ -33,7 +33,7 @@ pub fn add_to_linker<T: HttpState + 'static>(linker: &mut Linker<T>) -> wasmtime
     linker.instance(HANDLER)?.func_wrap(
         "handle",
         |mut store: StoreContextMut<'_, T>, (request, options)| {
-            Ok((exchange::handle(store.data_mut().http(), request, options)?,))
+            Ok((exchange::handle(&mut store.data_mut().http(), request, options)?,))
         },
     )?;
     linker.allow_shadowing(true);

@@ -2,6 +2,7 @@
 //! between, so that it can say what none would: what it tries is listed in [`obey`].
 
 mod raw;
+mod sdk;
 
 use claviger_sdk::Error;
 
@@ -35,6 +36,7 @@ fn obey(line: &str) -> Result<String, Error> {
         ["upload-trailers", url] => said(raw::upload_trailers(url)),
         ["upload-abort", url] => said(raw::upload_abort(url)),
         ["upload-hang", url] => said(raw::upload_hang(url)),
+        ["fill", url] => said(raw::fill(url)),
         ["download", url] => said(raw::download(url)),
         ["echo-pieces", url, count] => said(raw::echo_pieces(url, number(count)?)),
         ["trailers", url] => said(raw::trailers(url)),
@@ -50,8 +52,26 @@ fn obey(line: &str) -> Result<String, Error> {
         ["hold", url, count] => said(raw::hold(url, number(count)?)),
         ["hold-fields", count] => Ok(raw::hold_fields(number(count)?)),
         ["hold-bodies", count] => Ok(raw::hold_bodies(number(count)?)),
+        ["sdk", method, url] => shown(sdk::send(method, url, "")),
+        ["sdk", method, url, body] => shown(sdk::send(method, url, body)),
+        ["sdk-json", url] => shown(sdk::json(url)),
+        ["sdk-stream", url, size] => shown(sdk::stream(url, size.parse()?)),
+        ["sdk-read", url] => shown(sdk::read(url)),
+        ["sdk-limited", url, limit] => shown(sdk::limited(url, number(limit)?)),
+        ["sdk-events", url] => shown(sdk::events(url)),
+        ["sdk-timeout", url, milliseconds] => shown(sdk::timeout(url, milliseconds.parse()?)),
+        ["sdk-header", url, name, value] => shown(sdk::header(url, name, value)),
+        ["sdk-error", url] => Ok(match sdk::send("GET", url, "") {
+            Ok(text) => text,
+            Err(error) => format!("{error:?}"),
+        }),
         other => Err(Error::Other(format!("the test agent has no command {other:?}"))),
     }
+}
+
+/// As whoever reads the agent's answer sees it.
+fn shown(result: Result<String, claviger_sdk::http::Error>) -> Result<String, Error> {
+    Ok(result.unwrap_or_else(|error| format!("failed: {error}")))
 }
 
 fn number(text: &str) -> Result<usize, Error> {

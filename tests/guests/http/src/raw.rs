@@ -263,6 +263,29 @@ pub(crate) fn upload_hang(url: &str) -> Said {
     wait(&future).map(|response| format!("status {}", response.status()))
 }
 
+/// Writes as long as the host takes something within a while, and says how much that was.
+pub(crate) fn fill(url: &str) -> Said {
+    let (_future, body) = begin(url, Fields::new())?;
+    let stream = body.write().map_err(|()| "no stream")?;
+    let ready = stream.subscribe();
+    let mut taken = 0;
+    loop {
+        match stream.check_write().map_err(|error| failed(&error))? {
+            0 => {
+                let later = wasip2::clocks::monotonic_clock::subscribe_duration(100_000_000);
+                if !wasip2::io::poll::poll(&[&ready, &later]).contains(&0) {
+                    return Ok(format!("{taken}"));
+                }
+            }
+            room => {
+                let bytes = vec![0; usize::try_from(room).unwrap_or(0)];
+                stream.write(&bytes).map_err(|error| failed(&error))?;
+                taken += room;
+            }
+        }
+    }
+}
+
 /// Counts a body's bytes up to its end or its error.
 pub(crate) fn download(url: &str) -> Said {
     let response = sent(request(Method::Get, url, Fields::new())?)?;
