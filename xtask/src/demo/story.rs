@@ -148,12 +148,12 @@ pub(super) const API: &[Line] = &[
     ),
     (
         "The agent reads the issues and posts a report. It uses an HTTP library that knows nothing of Claviger.",
-        "cat api-origin | claviger run manifest.toml -",
+        "claviger run manifest.toml $(cat api-origin)",
         Then::Says("reported 2 open issues: 201"),
     ),
     (
         "Then it tries to leave its grant, and to have the API repeat the token.",
-        "echo \"$(cat api-origin) probe\" | claviger run manifest.toml - | tee report",
+        "claviger run manifest.toml \"$(cat api-origin) probe\" | tee report",
         Then::Says("refused"),
     ),
     (
@@ -173,12 +173,12 @@ pub(super) const API: &[Line] = &[
     ),
     (
         "So nothing more goes out under it, however well it behaves,",
-        "cat api-origin | claviger run manifest.toml - || true",
+        "claviger run manifest.toml $(cat api-origin) || true",
         Then::Says("suspended"),
     ),
     (
         "until the operator has had a look.",
-        "claviger grant resume api-bot api && cat api-origin | claviger run manifest.toml -",
+        "claviger grant resume api-bot api && claviger run manifest.toml $(cat api-origin)",
         Then::Says("reported 2 open issues: 201"),
     ),
     (
@@ -188,7 +188,7 @@ pub(super) const API: &[Line] = &[
     ),
     (
         "The agent is not even started without it.",
-        "cat api-origin | claviger run manifest.toml -",
+        "claviger run manifest.toml $(cat api-origin)",
         Then::Exits(3),
     ),
     ("And the log is whole.", "claviger audit verify", Then::Works),
