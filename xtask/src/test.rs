@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::metadata;
 use crate::step::{Step, timed};
-use crate::{guests, setup, tidy};
+use crate::{fuzz, guests, setup, tidy};
 
 /// Runs everything, and stops at the first failure.
 ///
@@ -56,6 +56,9 @@ pub fn test(root: &Path) -> anyhow::Result<()> {
     Step::cargo("documentation", root, documentation)
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()?;
+    timed("fuzz", "cargo xtask fuzz", || {
+        fuzz::fuzz(root, fuzz::IN_TESTS.as_secs(), None)
+    })?;
     eprintln!(
         "test: everything passed in {:.0} s",
         start.elapsed().as_secs_f32()
