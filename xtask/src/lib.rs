@@ -11,6 +11,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod fuzz;
 pub mod guests;
 pub mod metadata;
 pub mod python;

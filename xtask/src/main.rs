@@ -32,6 +32,14 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Run the fuzz targets.
+    Fuzz {
+        /// How long each of them runs.
+        #[arg(long, default_value_t = xtask::fuzz::IN_TESTS.as_secs())]
+        seconds: u64,
+        /// Only this one.
+        target: Option<String>,
+    },
     /// Check the rules of the source tree: arrows between crates, headers, sizes, the contract, links.
     Tidy,
     /// Measure the performance budgets and print them as a table of ratios.
@@ -49,6 +57,7 @@ fn main() -> ExitCode {
         Task::Guests { check: true } => Ok(xtask::guests::check_fresh(&root)?),
         Task::Test => xtask::test::test(&root),
         Task::Demo { keep } => xtask::demo::demo(&root, keep),
+        Task::Fuzz { seconds, target } => xtask::fuzz::fuzz(&root, seconds, target.as_deref()),
         Task::Tidy => xtask::tidy::tidy(&root),
         Task::Bench { print: false } => xtask::bench::bench(&root),
         Task::Bench { print: true } => xtask::bench::print(&root),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::metadata;
 use crate::step::{Step, timed};
-use crate::{guests, python, setup, tidy};
+use crate::{fuzz, guests, python, setup, tidy};
 
 /// Runs everything, and stops at the first failure.
 ///
@@ -59,6 +59,9 @@ pub fn test(root: &Path) -> anyhow::Result<()> {
     Step::cargo("documentation", root, documentation)
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()?;
+    timed("fuzz", "cargo xtask fuzz", || {
+        fuzz::fuzz(root, fuzz::IN_TESTS.as_secs(), None)
+    })?;
     eprintln!(
         "test: everything passed in {:.0} s",
         start.elapsed().as_secs_f32()

@@ -100,18 +100,52 @@ pub struct Denial {
     pub refusal: Refusal,
     /// Which rule decided.
     pub rule: Rule,
-    /// What happened and what was expected, for the operator. Without control characters; at most 200 characters.
+    /// What happened and what was expected, for the operator. Without control characters; at most 200 characters and a mark where it
+    /// was cut.
     pub detail: String,
 }
+
+/// The detail of a denial is cut to this many characters, after it was escaped: each refusal goes on the log, and agents choose how
+/// many there are.
+const MAX_DETAIL: usize = 200;
 
 impl Denial {
     /// A denial whose detail may quote what an agent sent: it is escaped and cut here.
     #[must_use]
     pub fn new(refusal: Refusal, rule: Rule, detail: &str) -> Self {
+        let mut detail = crate::name::escape(detail, MAX_DETAIL);
+        if let Some((at, _)) = detail.char_indices().nth(MAX_DETAIL) {
+            detail.truncate(at);
+            detail.push('…');
+        }
         Self {
             refusal,
             rule,
-            detail: crate::name::escape(detail, 200),
+            detail,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_of_an_agent_makes_a_detail_longer() {
+        for (text, cut) in [
+            ("x", true),
+            ("\\", true),
+            ("\u{202e}", true),
+            ("é", true),
+            ("", false),
+        ] {
+            let denial = Denial::new(Refusal::Invalid, Rule::Header, &text.repeat(300));
+            assert_eq!(
+                denial.detail.chars().count(),
+                if cut { MAX_DETAIL + 1 } else { 0 },
+                "{text:?}"
+            );
+            assert_eq!(denial.detail.ends_with('…'), cut);
         }
     }
 }

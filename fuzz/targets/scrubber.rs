@@ -1,0 +1,4 @@
+//! Fuzzes `fuzz::scrubber`, which says what holds.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::scrubber::hold(data));
