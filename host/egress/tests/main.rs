@@ -5,3 +5,4 @@ mod kit;
 mod misbehaving;
 mod sending;
 mod tls;
+mod tokens;
