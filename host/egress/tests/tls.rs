@@ -27,7 +27,8 @@ async fn serving(certified: &Certified, speaks: &Speaks) -> Server {
 async fn only_a_certificate_of_the_name_and_the_authority_is_taken() {
     for (kind, fault) in [
         (Leaf::Right, None),
-        (Leaf::Wildcard, None),
+        // One for all names of a registry is none.
+        (Leaf::Wildcard, Some(Fault::Certificate)),
         (Leaf::WildcardOfSuffix, Some(Fault::Certificate)),
         (Leaf::WrongName, Some(Fault::Certificate)),
         (Leaf::CommonNameOnly, Some(Fault::Certificate)),
@@ -45,6 +46,21 @@ async fn only_a_certificate_of_the_name_and_the_authority_is_taken() {
             usize::from(fault.is_none()),
             "{kind:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_wildcard_stands_for_one_label() {
+    let server = serving(&leaf(Leaf::WildcardOfSuffix), &Speaks::default()).await;
+    for (host, fault) in [
+        ("x.api.test", None),
+        ("y.x.api.test", Some(Fault::Certificate)),
+        ("xapi.test", Some(Fault::Certificate)),
+    ] {
+        let mut there = destination(server.port);
+        there.origin = format!("https://{host}:{}", server.port).parse().unwrap();
+        let seen = run(&client(Table::loopback()), get(there)).await;
+        assert_eq!(seen.error, fault.map(SendError::from), "{host}");
     }
 }
 
@@ -230,7 +246,7 @@ async fn a_client_certificate_is_shown_and_its_key_signs_once_a_connection() {
 }
 
 #[tokio::test]
-async fn without_a_certificate_or_a_signature_nothing_is_sent() {
+async fn without_a_certificate_or_a_signature_no_request_is_served() {
     let refusing = |certified: &Certified| {
         let mut identity = Identity::new(certified);
         identity.key = None;
@@ -268,8 +284,14 @@ async fn without_a_certificate_or_a_signature_nothing_is_sent() {
         let mut there = destination(server.port);
         there.identity = identity.map(|identity| Arc::new(identity) as Arc<dyn ClientIdentity>);
         let seen = run(&client(Table::loopback()), get(there)).await;
-        let expected = if passes { None } else { Some(Fault::Tls.into()) };
-        assert_eq!(seen.error, expected, "{name}");
+        // In TLS 1.3 the server's objection comes after our first bytes: as an alert, or as the end that overtakes it.
+        let known = [Some(Fault::Tls.into()), Some(Fault::Incomplete.into())];
+        let fits = if passes {
+            seen.error.is_none()
+        } else {
+            known.contains(&seen.error)
+        };
+        assert!(fits, "{name}: {seen:?}");
         assert_eq!(
             server.saw(|saw| saw.requests.len()),
             usize::from(passes),
@@ -300,13 +322,10 @@ async fn a_client_certificate_is_for_tls_1_3_alone_and_its_connection_for_nobody
     assert_eq!(run(&client, get(there)).await.error, None);
     let mut other = Identity::new(&leaf(Leaf::ClientOnly));
     other.name.version = KeyVersion(2);
-    for (identity, connections, fault) in [
-        (Some(Arc::new(other)), 2, None),
-        (None, 3, Some(Fault::Tls.into())),
-    ] {
+    for (identity, connections, fault) in [(Some(Arc::new(other)), 2, None), (None, 3, Some(()))] {
         let mut there = destination(server.port);
         there.identity = identity.map(|identity| identity as Arc<dyn ClientIdentity>);
-        assert_eq!(run(&client, get(there)).await.error, fault);
+        assert_eq!(run(&client, get(there)).await.error.map(drop), fault);
         assert_eq!(server.saw(|saw| saw.connections), connections);
     }
 }
