@@ -6,3 +6,4 @@ mod kit;
 mod misbehaving;
 mod sending;
 mod tls;
+mod tokens;
