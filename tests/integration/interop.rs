@@ -38,6 +38,7 @@ fn jose_verifies(key: &PublicKey, audience: &str, token: &[u8]) -> Result<Value,
     let algorithm = match key.algorithm() {
         Algorithm::Ed25519 => jsonwebtoken::Algorithm::EdDSA,
         Algorithm::P256 => jsonwebtoken::Algorithm::ES256,
+        Algorithm::Rsa2048 => jsonwebtoken::Algorithm::RS256,
     };
     let mut rules = Validation::new(algorithm);
     rules.leeway = 0;
@@ -221,6 +222,7 @@ fn check_public(key: &PublicKey) {
     let (kind, bits) = match key.algorithm() {
         Algorithm::Ed25519 => ("(ED25519)", "256 "),
         Algorithm::P256 => ("(ECDSA)", "256 "),
+        Algorithm::Rsa2048 => ("(RSA)", "2048 "),
     };
     assert!(
         shown.starts_with(bits) && shown.contains("bot@test") && shown.contains(kind),

@@ -25,6 +25,7 @@ mod hygiene;
 mod hygiene_core;
 mod hygiene_scene;
 mod interop;
+mod interop_proofs;
 mod runtime_credentials;
 mod runtime_folders;
 mod runtime_limits;

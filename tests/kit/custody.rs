@@ -14,7 +14,7 @@ use crate::permits::{framed, key_ref, permit};
 use crate::verifiers;
 
 /// Every algorithm there is.
-const ALGORITHMS: [Algorithm; 2] = [Algorithm::Ed25519, Algorithm::P256];
+const ALGORITHMS: [Algorithm; 3] = [Algorithm::Ed25519, Algorithm::P256, Algorithm::Rsa2048];
 /// An operation that takes longer hangs: the TPM's own deadline is half of it.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// As many at once, each with as many messages.
@@ -129,7 +129,7 @@ async fn signs_what_others_verify(custody: &dyn Custody, algorithm: Algorithm) {
             by_openssl(&key.public, signature.as_bytes(), message.message()),
             "openssl takes it"
         );
-        let mut changed = *signature.as_bytes();
+        let mut changed = signature.as_bytes().to_vec();
         changed[40] ^= 1;
         assert!(!by_openssl(&key.public, &changed, message.message()));
         assert!(!by_openssl(&key.public, signature.as_bytes(), b"another message"));

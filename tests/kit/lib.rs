@@ -14,6 +14,7 @@ pub mod entries;
 mod guests;
 pub mod held;
 pub mod holder;
+pub mod judge;
 pub mod permits;
 pub mod process;
 pub mod scan;

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use claviger_core::audit::{AuditError, AuditSink, Entry, EntryIndex, Use};
-use claviger_core::profile::{FrameContext, Framed, SigningRule};
+use claviger_core::http::Origin;
+use claviger_core::profile::proof::github_app;
+use claviger_core::profile::{FrameContext, Framed, Profile, SigningRule};
 use claviger_core::{
-    BoxFuture, Clock, ComponentDigest, InstanceId, KeyRef, KeyVersion, ManifestDigest, Permit, PublicKey,
+    Algorithm, BoxFuture, Clock, ComponentDigest, ContentDigest, InstanceId, KeyRef, KeyVersion,
+    ManifestDigest, Permit, PublicKey,
 };
 use jiff::Timestamp;
 
@@ -53,12 +56,25 @@ pub fn key_ref(name: &str) -> KeyRef {
     }
 }
 
-/// A message that a `labeled` key signs.
+/// A message that a `labeled` key signs; for an RSA key, one that the key of a GitHub App signs, other content in another message.
 ///
 /// # Panics
 /// When the content is too large.
 #[must_use]
 pub fn framed(public: &PublicKey, content: &[u8]) -> Framed {
+    if public.algorithm() == Algorithm::Rsa2048 {
+        let origin: Origin = "https://api.github.com".parse().expect("an origin");
+        let profile = Profile::GithubApp {
+            app: named(&ContentDigest::of(content).to_string()),
+            origin: origin.clone(),
+        };
+        let context = FrameContext {
+            key: public,
+            now: Timestamp::UNIX_EPOCH,
+            nonce: [0; 16],
+        };
+        return github_app(&profile, &origin, &context).expect("a message");
+    }
     let rule = SigningRule::Labeled {
         label: named("conformance"),
     };

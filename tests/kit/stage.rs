@@ -135,6 +135,7 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::HostStopped
         | Event::KeyCreated { .. }
         | Event::KeyStateChanged { .. }
+        | Event::CertificateRequested { .. }
         | Event::SecretAdded { .. }
         | Event::SecretStateChanged { .. }
         | Event::Settled { .. }

@@ -46,7 +46,7 @@ pub fn ssh_keygen(key: &PublicKey, namespace: &str, signature: &[u8], content: &
     accepts("ssh-keygen", &arguments, content, "openssh-client").is_some()
 }
 
-/// Whether `openssl` takes a raw signature of 64 bytes over exactly this message.
+/// Whether `openssl` takes a raw signature over exactly this message.
 ///
 /// # Panics
 /// When openssl is not installed.
@@ -61,6 +61,11 @@ pub fn openssl(key: &PublicKey, signature: &[u8], message: &[u8]) -> bool {
             let arguments = [
                 "pkeyutl", "-verify", "-pubin", "-inkey", &pem, "-rawin", "-in", &message, "-sigfile", &file,
             ];
+            accepts("openssl", &arguments, b"", "openssl").is_some()
+        }
+        Algorithm::Rsa2048 => {
+            let file = written(&folder, "sig", signature);
+            let arguments = ["dgst", "-sha256", "-verify", &pem, "-signature", &file, &message];
             accepts("openssl", &arguments, b"", "openssl").is_some()
         }
         Algorithm::P256 => {

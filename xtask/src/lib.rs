@@ -13,6 +13,7 @@ pub mod bench;
 pub mod demo;
 pub mod guests;
 pub mod metadata;
+pub mod python;
 pub mod setup;
 pub mod step;
 pub mod test;

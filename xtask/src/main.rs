@@ -44,7 +44,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = xtask::metadata::root().and_then(|root| match Arguments::parse().task {
-        Task::Setup => xtask::setup::setup(),
+        Task::Setup => xtask::setup::setup().and_then(|()| xtask::python::setup(&root)),
         Task::Guests { check: false } => xtask::guests::build(&root),
         Task::Guests { check: true } => Ok(xtask::guests::check_fresh(&root)?),
         Task::Test => xtask::test::test(&root),

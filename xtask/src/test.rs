@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::metadata;
 use crate::step::{Step, timed};
-use crate::{guests, setup, tidy};
+use crate::{guests, python, setup, tidy};
 
 /// Runs everything, and stops at the first failure.
 ///
@@ -17,7 +17,10 @@ use crate::{guests, setup, tidy};
 /// The step that failed, with the line to repeat it.
 pub fn test(root: &Path) -> anyhow::Result<()> {
     let start = Instant::now();
-    timed("setup", "cargo xtask setup", setup::setup)?;
+    timed("setup", "cargo xtask setup", || {
+        setup::setup()?;
+        python::setup(root)
+    })?;
     let all = metadata::workspace(root)?;
     let guests: Vec<&str> = all
         .packages

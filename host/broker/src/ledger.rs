@@ -93,6 +93,7 @@ impl Ledger {
             Event::HostStarted { keyring, .. } => self.keyring = self.keyring.max(*keyring),
             Event::HostStopped
             | Event::KeyStateChanged { .. }
+            | Event::CertificateRequested { .. }
             | Event::Admitted { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
@@ -180,6 +181,11 @@ impl Ledger {
 
     fn state(&mut self, agent: &AgentName, alias: &GrantAlias) -> &mut GrantState {
         self.grants.entry((agent.clone(), alias.clone())).or_default()
+    }
+
+    /// Takes the time of an entry into account that counts nothing.
+    pub(crate) fn saw(&mut self, time: Timestamp) {
+        self.latest = self.latest.max(Some(time));
     }
 
     pub(crate) fn suspend(&mut self, agent: &AgentName, alias: &GrantAlias) {

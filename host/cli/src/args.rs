@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use claviger_core::custody::CustodyKind;
+use claviger_core::http::Origin;
 use claviger_core::manifest::parse_duration;
 use claviger_core::name::{Label, Namespace, Principal, TokenType};
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName};
@@ -182,6 +183,14 @@ pub(crate) enum Key {
         /// The key
         name: KeyName,
     },
+    /// Write a request for the certificate of a key with profile `mtls` to stdout (PKCS#10, PEM)
+    Csr {
+        /// The key
+        name: KeyName,
+        /// Whom the certificate is for, `CN=release-bot,O=Acme` say
+        #[arg(long)]
+        subject: String,
+    },
     /// Write a public key to stdout
     Public {
         /// The key
@@ -206,10 +215,11 @@ pub(crate) struct KeyCreate {
     /// jws: the `iss` of every token
     #[arg(long)]
     pub(crate) issuer: Option<Principal>,
-    /// jws: an audience that it may sign for; may be given several times
+    /// jws: an audience that it may sign for; may be given several times; client-assertion: the URL of the token endpoint or the issuer
     #[arg(long)]
     pub(crate) audience: Vec<Principal>,
-    /// jws: the `typ` of every token [default: JWT]
+    /// jws: the `typ` of every token [default: JWT]; client-assertion: `JWT`, for a server that takes nothing else [default:
+    /// client-authentication+jwt]
     #[arg(long)]
     pub(crate) typ: Option<TokenType>,
     /// jws: the longest life of a token [default: 10 min]
@@ -218,7 +228,23 @@ pub(crate) struct KeyCreate {
     /// labeled: what the signatures are for
     #[arg(long)]
     pub(crate) label: Option<Label>,
-    /// Its algorithm, `ed25519` or `p256` [default: p256 where a TPM holds it, ed25519 with a passphrase]
+    /// http-signature: the `tag` of every signature [default: none]
+    #[arg(long)]
+    pub(crate) tag: Option<Label>,
+    /// http-signature: the longest life of a signature [default: 5 min, which is the most]
+    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
+    pub(crate) max_lifetime: Option<u32>,
+    /// client-assertion: the client's id
+    #[arg(long)]
+    pub(crate) client_id: Option<Principal>,
+    /// github-app: the app's client id, or its number
+    #[arg(long)]
+    pub(crate) app: Option<Principal>,
+    /// github-app: the API, the only place that its tokens are sent to [default: https://api.github.com]
+    #[arg(long)]
+    pub(crate) api: Option<Origin>,
+    /// Its algorithm, `ed25519`, `p256` or `rsa2048` [default: what the profile needs; else p256 where a TPM holds it, ed25519 with a
+    /// passphrase]
     #[arg(long)]
     pub(crate) algorithm: Option<Algorithm>,
     /// Where it lives [default: the hardest that this keyring has for the algorithm]
@@ -235,6 +261,16 @@ pub(crate) enum ProfileKind {
     Jws,
     /// Signatures over opaque bytes under a label
     Labeled,
+    /// Requests: HTTP message signatures (RFC 9421)
+    HttpSignature,
+    /// Requests: proofs that a token is ours (RFC 9449)
+    Dpop,
+    /// Requests: who we are to one authorization server (RFC 7523, `private_key_jwt`)
+    ClientAssertion,
+    /// Requests: who we are to GitHub, as an app; RSA, so in a TPM only
+    GithubApp,
+    /// Requests: client certificates (TLS 1.3); `claviger key csr` asks for the certificate
+    Mtls,
 }
 
 /// Where a key lives.

@@ -38,7 +38,7 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
             end: InstanceEnd::Trapped { .. } | InstanceEnd::Stopped { .. },
             ..
         } => Style::Warn,
-        Event::Allowed(_) => Style::Good,
+        Event::Allowed(_) | Event::CertificateRequested { .. } => Style::Good,
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyStateChanged { .. }
@@ -82,6 +82,10 @@ fn words(event: &Event) -> (&'static str, String) {
         Event::KeyStateChanged { key, state } => {
             ("key-state", format!("{key} is {} from now on", shown(state)))
         }
+        Event::CertificateRequested { key, subject } => (
+            "certify",
+            format!("key {key}: a certificate for {subject} is asked for"),
+        ),
         Event::HostStopped => ("stopped", "host, in order".to_owned()),
         Event::KeyCreated {
             key,

@@ -3,10 +3,11 @@
 use claviger::{HostError, LoadError, RunError};
 use claviger_broker::audit::{self, ReadError, ScanError, VerifyError};
 use claviger_broker::keyring::KeyringError;
-use claviger_broker::local::{NewKeyError, OpenError};
+use claviger_broker::local::{CertificateRequestError, NewKeyError, OpenError};
 use claviger_core::admission::NotAdmittedReason;
 use claviger_core::custody::CustodyError;
-use claviger_core::{AuditError, NotAdmitted, Refusal};
+use claviger_core::profile::FrameError;
+use claviger_core::{Algorithm, AuditError, NotAdmitted, Refusal};
 use claviger_tpm::TpmError;
 
 use crate::exit::{Exit, Failure};
@@ -142,6 +143,21 @@ impl From<ReadError> for Failure {
     }
 }
 
+impl From<CertificateRequestError> for Failure {
+    fn from(error: CertificateRequestError) -> Self {
+        match error {
+            CertificateRequestError::Frame(FrameError::Subject) => Self::of(Exit::Usage, &error),
+            CertificateRequestError::Frame(FrameError::Profile { .. }) => Self::of(Exit::Failed, &error)
+                .help("`claviger key create NAME --profile mtls` makes a key for client certificates"),
+            CertificateRequestError::NotActive(_) => {
+                Self::of(Exit::Failed, &error).help("`claviger key list` shows the keys there are")
+            }
+            CertificateRequestError::Audit(error) => error.into(),
+            error => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
 impl From<NewKeyError> for Failure {
     fn from(error: NewKeyError) -> Self {
         match error {
@@ -149,6 +165,12 @@ impl From<NewKeyError> for Failure {
             NewKeyError::NoCustody(kind) => Self::of(Exit::Failed, &error).help(format!(
                 "leave out `--custody {kind}`, or make a keyring with `claviger init --custody tpm`"
             )),
+            NewKeyError::Custody(CustodyError::Algorithm {
+                algorithm: Algorithm::Rsa2048,
+                ..
+            }) => Self::of(Exit::Failed, &error).help(
+                "RSA keys live in a TPM and nowhere else: a keyring made with `claviger init` on a machine with a TPM has them",
+            ),
             NewKeyError::Keyring(error) => error.into(),
             NewKeyError::Audit(error) => error.into(),
             other => Self::of(Exit::Failed, &other),

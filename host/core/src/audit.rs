@@ -86,6 +86,13 @@ pub enum Event {
         /// The state it is in from now on: `active`, `disabled` or `revoked`.
         state: String,
     },
+    /// An operator asks for a certificate of a key's public half. Durable before the key signs; `Settled` says what came of it.
+    CertificateRequested {
+        /// Which.
+        key: KeyRef,
+        /// Whom the certificate shall be for, escaped.
+        subject: String,
+    },
     /// An agent was admitted under a manifest.
     Admitted {
         /// The agent.

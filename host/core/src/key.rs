@@ -10,6 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::name::KeyName;
 
+mod rsa;
+
 /// Counts the versions of a credential from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -49,6 +51,9 @@ pub enum Algorithm {
     Ed25519,
     /// ECDSA on NIST P-256 with SHA-256 (FIPS 186-5).
     P256,
+    /// RSA of 2048 bits, PKCS#1 v1.5 with SHA-256 (RFC 8017), for the one service that takes nothing else. In a TPM only: no kept
+    /// library makes such keys in software without a known leak (RUSTSEC-2023-0071).
+    Rsa2048,
 }
 
 impl Algorithm {
@@ -58,6 +63,26 @@ impl Algorithm {
         match self {
             Self::Ed25519 => "ed25519",
             Self::P256 => "p256",
+            Self::Rsa2048 => "rsa2048",
+        }
+    }
+
+    /// The `alg` of JOSE (RFC 7518, RFC 8037).
+    #[must_use]
+    pub const fn jose(self) -> &'static str {
+        match self {
+            Self::Ed25519 => "EdDSA",
+            Self::P256 => "ES256",
+            Self::Rsa2048 => "RS256",
+        }
+    }
+
+    /// The length of its signatures in bytes.
+    #[must_use]
+    pub const fn signature_length(self) -> usize {
+        match self {
+            Self::Ed25519 | Self::P256 => Signature::LENGTH,
+            Self::Rsa2048 => rsa::LENGTH,
         }
     }
 }
@@ -74,6 +99,7 @@ impl std::str::FromStr for Algorithm {
         match text {
             "ed25519" => Ok(Self::Ed25519),
             "p256" => Ok(Self::P256),
+            "rsa2048" => Ok(Self::Rsa2048),
             _ => Err(UnknownAlgorithm),
         }
     }
@@ -81,7 +107,7 @@ impl std::str::FromStr for Algorithm {
 
 /// No algorithm has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected `ed25519` or `p256`")]
+#[error("expected `ed25519`, `p256` or `rsa2048`")]
 pub struct UnknownAlgorithm;
 
 /// Why bytes are not a public key or not a signature of it.
@@ -103,7 +129,8 @@ pub enum KeyError {
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey {
     algorithm: Algorithm,
-    // Invariant: 32 bytes for Ed25519 (RFC 8032); 65 bytes, SEC 1 uncompressed and on the curve, for P-256.
+    // Invariant: 32 bytes for Ed25519 (RFC 8032); 65 bytes, SEC 1 uncompressed and on the curve, for P-256; for RSA the DER of
+    // `RSAPublicKey` (RFC 8017 §A.1.1) with an odd modulus of exactly 2048 bits and the exponent 65537.
     bytes: Vec<u8>,
 }
 
@@ -138,6 +165,17 @@ impl PublicKey {
         })
     }
 
+    /// Checks and takes an RSA public key by its modulus, big-endian. The exponent is 65537.
+    ///
+    /// # Errors
+    /// When the modulus is even or has not exactly 2048 bits.
+    pub fn rsa2048(modulus: &[u8]) -> Result<Self, KeyError> {
+        Ok(Self {
+            algorithm: Algorithm::Rsa2048,
+            bytes: rsa::from_modulus(modulus)?,
+        })
+    }
+
     /// Reads a key of this algorithm from the encoding of [`PublicKey::as_bytes`].
     ///
     /// # Errors
@@ -146,6 +184,11 @@ impl PublicKey {
         match algorithm {
             Algorithm::Ed25519 => Self::ed25519(bytes),
             Algorithm::P256 => Self::p256(bytes),
+            // Written again from the number: there is one encoding of a key.
+            Algorithm::Rsa2048 => match Self::rsa2048(rsa::modulus(bytes)?)? {
+                key if key.bytes == bytes => Ok(key),
+                _ => Err(KeyError::NotAKey(algorithm)),
+            },
         }
     }
 
@@ -162,14 +205,16 @@ impl PublicKey {
             Algorithm::Ed25519 => {
                 let array: [u8; 32] = self.bytes.as_slice().try_into().map_err(|_| bad())?;
                 let key = ed25519_dalek::VerifyingKey::from_bytes(&array).map_err(|_| bad())?;
-                key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.bytes))
+                let signature: &[u8; 64] = signature.as_bytes().try_into().map_err(|_| bad())?;
+                key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature))
                     .map_err(|_| bad())
             }
             // By `ring`, because it is several times faster than `p256` and each signature of a TPM is checked before it is
             // released. It checks again that the key is on the curve.
             Algorithm::P256 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.bytes)
-                .verify(message, &signature.bytes)
+                .verify(message, signature.as_bytes())
                 .map_err(|_| bad()),
+            Algorithm::Rsa2048 => rsa::verify(&self.bytes, message, signature.as_bytes()),
         }
     }
 
@@ -179,7 +224,7 @@ impl PublicKey {
         self.algorithm
     }
 
-    /// The raw key: 32 bytes for Ed25519, 65 bytes of uncompressed SEC 1 for P-256.
+    /// The raw key: 32 bytes for Ed25519, 65 bytes of uncompressed SEC 1 for P-256, `RSAPublicKey` as DER for RSA.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
@@ -188,31 +233,37 @@ impl PublicKey {
     /// The RFC 7638 thumbprint (SHA-256, base64url without padding; 43 characters): the key's `kid`.
     #[must_use]
     pub fn thumbprint(&self) -> String {
-        // RFC 7638 §3.2: the required members in lexicographic order, without white space.
-        let canonical = match self.algorithm {
+        Base64UrlUnpadded::encode_string(&Sha256::digest(self.canonical_jwk().as_bytes()))
+    }
+
+    /// The key as a JWK as RFC 7638 §3.2 digests it: the required members in lexicographic order, without white space.
+    #[must_use]
+    pub fn canonical_jwk(&self) -> String {
+        match self.algorithm {
             Algorithm::Ed25519 => format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, self.coordinate_x()),
-            Algorithm::P256 => {
-                format!(
-                    r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#,
-                    self.coordinate_x(),
-                    self.coordinate_y()
-                )
-            }
-        };
-        Base64UrlUnpadded::encode_string(&Sha256::digest(canonical.as_bytes()))
+            Algorithm::P256 => format!(
+                r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#,
+                self.coordinate_x(),
+                self.coordinate_y()
+            ),
+            Algorithm::Rsa2048 => format!(r#"{{"e":"AQAB","kty":"RSA","n":"{}"}}"#, self.modulus()),
+        }
     }
 
     /// The key as a JWK (RFC 7517; RFC 8037 for Ed25519) with `kid`, `use` and `alg`.
     #[must_use]
     pub fn to_jwk(&self) -> serde_json::Value {
+        let (kid, alg) = (self.thumbprint(), self.algorithm.jose());
         match self.algorithm {
             Algorithm::Ed25519 => serde_json::json!({
-                "kty": "OKP", "crv": "Ed25519", "x": self.coordinate_x(),
-                "kid": self.thumbprint(), "use": "sig", "alg": "EdDSA",
+                "kty": "OKP", "crv": "Ed25519", "x": self.coordinate_x(), "kid": kid, "use": "sig", "alg": alg,
             }),
             Algorithm::P256 => serde_json::json!({
                 "kty": "EC", "crv": "P-256", "x": self.coordinate_x(), "y": self.coordinate_y(),
-                "kid": self.thumbprint(), "use": "sig", "alg": "ES256",
+                "kid": kid, "use": "sig", "alg": alg,
+            }),
+            Algorithm::Rsa2048 => serde_json::json!({
+                "kty": "RSA", "e": "AQAB", "n": self.modulus(), "kid": kid, "use": "sig", "alg": alg,
             }),
         }
     }
@@ -222,27 +273,40 @@ impl PublicKey {
     /// # Errors
     /// When the key cannot be encoded, which the invariant excludes.
     pub fn to_pem(&self) -> Result<String, KeyError> {
+        use spki::der::Decode as _;
         use spki::der::pem::LineEnding;
-        match self.algorithm {
-            Algorithm::Ed25519 => {
-                let info = spki::SubjectPublicKeyInfoRef {
-                    algorithm: spki::AlgorithmIdentifierRef {
-                        oid: spki::ObjectIdentifier::new_unwrap("1.3.101.112"), // RFC 8410
-                        parameters: None,
-                    },
-                    subject_public_key: spki::der::asn1::BitStringRef::from_bytes(&self.bytes)
-                        .map_err(|_| KeyError::Encoding)?,
-                };
-                let document = spki::Document::try_from(info).map_err(|_| KeyError::Encoding)?;
-                document
-                    .to_pem("PUBLIC KEY", LineEnding::LF)
-                    .map_err(|_| KeyError::Encoding)
+        spki::Document::from_der(&self.to_spki()?)
+            .and_then(|document| document.to_pem("PUBLIC KEY", LineEnding::LF))
+            .map_err(|_| KeyError::Encoding)
+    }
+
+    /// The key as SubjectPublicKeyInfo in DER (RFC 5280 §4.1.2.7).
+    ///
+    /// # Errors
+    /// When the key cannot be encoded, which the invariant excludes.
+    pub fn to_spki(&self) -> Result<Vec<u8>, KeyError> {
+        use spki::der::Encode as _;
+        let (oid, parameters) = match self.algorithm {
+            Algorithm::Ed25519 => ("1.3.101.112", None), // RFC 8410
+            Algorithm::P256 => {
+                let document = p256::PublicKey::from_sec1_bytes(&self.bytes)
+                    .map_err(|_| KeyError::Encoding)?
+                    .to_public_key_der()
+                    .map_err(|_| KeyError::Encoding)?;
+                return Ok(document.as_bytes().to_vec());
             }
-            Algorithm::P256 => p256::PublicKey::from_sec1_bytes(&self.bytes)
-                .map_err(|_| KeyError::Encoding)?
-                .to_public_key_pem(LineEnding::LF)
-                .map_err(|_| KeyError::Encoding),
+            Algorithm::Rsa2048 => ("1.2.840.113549.1.1.1", Some(spki::der::AnyRef::NULL)), // RFC 3279 §2.3.1
+        };
+        spki::SubjectPublicKeyInfoRef {
+            algorithm: spki::AlgorithmIdentifierRef {
+                oid: spki::ObjectIdentifier::new(oid).map_err(|_| KeyError::Encoding)?,
+                parameters,
+            },
+            subject_public_key: spki::der::asn1::BitStringRef::from_bytes(&self.bytes)
+                .map_err(|_| KeyError::Encoding)?,
         }
+        .to_der()
+        .map_err(|_| KeyError::Encoding)
     }
 
     /// The key as one OpenSSH line, as in `authorized_keys` and `allowed_signers`, with this comment.
@@ -267,6 +331,14 @@ impl PublicKey {
             Algorithm::P256 => ssh_key::public::EcdsaPublicKey::from_sec1_bytes(&self.bytes)
                 .map(ssh_key::public::KeyData::Ecdsa)
                 .map_err(|_| KeyError::Encoding),
+            Algorithm::Rsa2048 => {
+                let number =
+                    |bytes| ssh_key::Mpint::from_positive_bytes(bytes).map_err(|_| KeyError::Encoding);
+                Ok(ssh_key::public::KeyData::Rsa(ssh_key::public::RsaPublicKey {
+                    e: number(&[1, 0, 1])?,
+                    n: number(rsa::modulus(&self.bytes)?)?,
+                }))
+            }
         }
     }
 
@@ -274,8 +346,13 @@ impl PublicKey {
         let range = match self.algorithm {
             Algorithm::Ed25519 => 0..32,
             Algorithm::P256 => 1..33,
+            Algorithm::Rsa2048 => 0..0,
         };
         Base64UrlUnpadded::encode_string(self.bytes.get(range).unwrap_or_default())
+    }
+
+    fn modulus(&self) -> String {
+        Base64UrlUnpadded::encode_string(rsa::modulus(&self.bytes).unwrap_or_default())
     }
 
     fn coordinate_y(&self) -> String {
@@ -289,21 +366,39 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A raw signature of 64 bytes: RFC 8032 for Ed25519, `r ‖ s` (IEEE P1363) for P-256.
+/// A raw signature: 64 bytes as in RFC 8032 for Ed25519, `r ‖ s` (IEEE P1363) of 64 bytes for P-256, 256 bytes for RSA.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signature {
     algorithm: Algorithm,
-    bytes: [u8; Self::LENGTH],
+    bytes: SignatureBytes,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum SignatureBytes {
+    Short([u8; Signature::LENGTH]),
+    Rsa(Box<[u8; rsa::LENGTH]>),
 }
 
 impl Signature {
-    /// Its length in bytes.
+    /// The length of all but RSA signatures in bytes.
     pub const LENGTH: usize = 64;
 
-    /// A signature of this algorithm. Whether it verifies is [`PublicKey::verify`]'s to say.
+    /// A signature of 64 bytes by this algorithm. Whether it verifies is [`PublicKey::verify`]'s to say; under RSA none does.
     #[must_use]
     pub const fn new(algorithm: Algorithm, bytes: [u8; Self::LENGTH]) -> Self {
-        Self { algorithm, bytes }
+        Self {
+            algorithm,
+            bytes: SignatureBytes::Short(bytes),
+        }
+    }
+
+    /// A signature of 256 bytes by [`Algorithm::Rsa2048`]. Whether it verifies is [`PublicKey::verify`]'s to say.
+    #[must_use]
+    pub fn rsa2048(bytes: [u8; rsa::LENGTH]) -> Self {
+        Self {
+            algorithm: Algorithm::Rsa2048,
+            bytes: SignatureBytes::Rsa(Box::new(bytes)),
+        }
     }
 
     /// Which algorithm made it.
@@ -312,10 +407,26 @@ impl Signature {
         self.algorithm
     }
 
-    /// The 64 bytes.
+    /// The bytes, 64 or 256.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; Self::LENGTH] {
-        &self.bytes
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.bytes {
+            SignatureBytes::Short(bytes) => bytes.as_slice(),
+            SignatureBytes::Rsa(bytes) => bytes.as_slice(),
+        }
+    }
+
+    /// The form that TLS and certificates have: for P-256 the DER of `Ecdsa-Sig-Value` (RFC 3279 §2.2.3), else the bytes.
+    ///
+    /// # Errors
+    /// When the bytes are no pair of numbers below the curve's order.
+    pub fn to_der(&self) -> Result<Vec<u8>, KeyError> {
+        match self.algorithm {
+            Algorithm::Ed25519 | Algorithm::Rsa2048 => Ok(self.as_bytes().to_vec()),
+            Algorithm::P256 => p256::ecdsa::Signature::from_slice(self.as_bytes())
+                .map(|signature| signature.to_der().as_bytes().to_vec())
+                .map_err(|_| KeyError::BadSignature(self.algorithm)),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::request::InstanceId;
 /// Whoever has an [`AuditSink`] can make one: that custody is reached with permits of the real log alone is because only the
 /// broker holds both.
 ///
-/// The only ways to one are [`Permit::record`] and [`Permit::to_sign`], which return it after the entry is durable. It cannot be cloned, printed or
+/// The only ways to one are [`Permit::record`] and the functions beside it, which return it after the entry is durable. It cannot be cloned, printed or
 /// serialised, and custody checks that it covers what it is asked to do.
 #[expect(
     missing_debug_implementations,
@@ -25,9 +25,10 @@ use crate::request::InstanceId;
 )]
 #[must_use = "a permit that is dropped is logged as abandoned"]
 pub struct Permit {
-    // Invariant: `allowed` is durable in `sink` at `index`.
+    // Invariant: the entry that allows it is durable in `sink` at `index`.
     index: EntryIndex,
-    allowed: Use,
+    instance: InstanceId,
+    key: Option<KeyRef>,
     // The one framed message that it allows to sign; none for a use that signs nothing itself.
     message: Option<u64>,
     // The one origin that it allows to send to; none for a use that sends nothing.
@@ -38,6 +39,14 @@ pub struct Permit {
     traffic: Option<Traffic>,
     // Invariant: never false again. One entry on the log is one signature.
     spent: AtomicBool,
+}
+
+/// What an entry allows.
+struct Terms {
+    instance: InstanceId,
+    key: Option<KeyRef>,
+    message: Option<u64>,
+    origin: Option<Origin>,
 }
 
 impl Permit {
@@ -52,7 +61,7 @@ impl Permit {
         time: Timestamp,
         allowed: Use,
     ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
-        Self::recorded(sink, clock, time, allowed, None, None)
+        Self::used(sink, clock, time, allowed, None, None)
     }
 
     /// As [`Permit::record`], for sending to this origin and no other; and, where the request is signed, for signing this message and
@@ -68,7 +77,7 @@ impl Permit {
         origin: Origin,
         message: Option<&Framed>,
     ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
-        Self::recorded(
+        Self::used(
             sink,
             clock,
             time,
@@ -89,10 +98,35 @@ impl Permit {
         allowed: Use,
         message: &Framed,
     ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
-        Self::recorded(sink, clock, time, allowed, Some(message.serial()), None)
+        Self::used(sink, clock, time, allowed, Some(message.serial()), None)
     }
 
-    fn recorded(
+    /// As [`Permit::record`], for an operator who asks for a certificate: for signing this request with this key and no other.
+    ///
+    /// # Errors
+    /// When the entry cannot be made durable: then nothing may be signed.
+    pub fn to_certify(
+        sink: Arc<dyn AuditSink>,
+        clock: Arc<dyn Clock>,
+        time: Timestamp,
+        key: KeyRef,
+        subject: &str,
+        message: &Framed,
+    ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
+        let event = Event::CertificateRequested {
+            key: key.clone(),
+            subject: crate::name::escape(subject, 200),
+        };
+        let terms = Terms {
+            instance: InstanceId::OPERATOR,
+            key: Some(key),
+            message: Some(message.serial()),
+            origin: None,
+        };
+        Self::recorded(sink, clock, Entry { time, event }, terms)
+    }
+
+    fn used(
         sink: Arc<dyn AuditSink>,
         clock: Arc<dyn Clock>,
         time: Timestamp,
@@ -100,16 +134,36 @@ impl Permit {
         message: Option<u64>,
         origin: Option<Origin>,
     ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
+        let terms = Terms {
+            instance: allowed.instance,
+            key: allowed.key.clone(),
+            message,
+            origin,
+        };
+        let event = Event::Allowed(allowed);
+        Self::recorded(sink, clock, Entry { time, event }, terms)
+    }
+
+    fn recorded(
+        sink: Arc<dyn AuditSink>,
+        clock: Arc<dyn Clock>,
+        entry: Entry,
+        terms: Terms,
+    ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
         // At the call, not at the first poll: who calls under a lock gets its place in the log under that lock.
-        let appended = sink.append(Entry {
-            time,
-            event: Event::Allowed(allowed.clone()),
-        });
+        let appended = sink.append(entry);
         async move {
             let index = appended.await?;
+            let Terms {
+                instance,
+                key,
+                message,
+                origin,
+            } = terms;
             Ok(Self {
                 index,
-                allowed,
+                instance,
+                key,
                 message,
                 origin,
                 sink,
@@ -124,7 +178,7 @@ impl Permit {
     /// Whether this permit is for signing this very message with this key. The same content in another frame is another message.
     #[must_use]
     pub fn covers(&self, key: &KeyRef, message: &Framed) -> bool {
-        self.allowed.key.as_ref() == Some(key) && self.message == Some(message.serial())
+        self.key.as_ref() == Some(key) && self.message == Some(message.serial())
     }
 
     /// Takes the one signature that this permit is good for: true once, and only for what it [covers](Permit::covers). Asked for
@@ -158,10 +212,10 @@ impl Permit {
         self.index
     }
 
-    /// Which instance it was given to: devices queue by it.
+    /// Which instance it was given to, or [`InstanceId::OPERATOR`]: devices queue by it.
     #[must_use]
     pub const fn instance(&self) -> InstanceId {
-        self.allowed.instance
+        self.instance
     }
 }
 

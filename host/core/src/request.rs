@@ -12,6 +12,11 @@ use crate::refusal::Refusal;
 #[serde(transparent)]
 pub struct InstanceId(pub u64);
 
+impl InstanceId {
+    /// No agent: an operator asks. Instances are counted from 1.
+    pub const OPERATOR: Self = Self(0);
+}
+
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -13,7 +13,7 @@ use tss_esapi::structures::{Private, Public};
 use tss_esapi::traits::{Marshall as _, UnMarshall as _};
 use zeroize::Zeroizing;
 
-/// A stored blob is at most this long: a P-256 key takes some 500 bytes, the largest sealed secret 900.
+/// A stored blob is at most this long: a P-256 key takes some 500 bytes, an RSA key 1200, the largest sealed secret 900.
 pub(crate) const MAX_BLOB: usize = 4 * 1024;
 
 /// The length of an authorisation value in bytes: that of the Name's hash, the most a TPM takes.
@@ -149,12 +149,20 @@ fn unsized_(bytes: &[u8]) -> Result<&[u8], BlobError> {
 
 #[cfg(test)]
 mod tests {
+    use claviger_core::Algorithm;
+
     use super::*;
     use crate::template;
 
     fn sample() -> Zeroizing<Vec<u8>> {
         let private = Private::try_from(vec![0xAB; 120]).unwrap();
-        encode(Kind::Key, &[7; AUTH], &template::signing_key().unwrap(), &private).unwrap()
+        encode(
+            Kind::Key,
+            &[7; AUTH],
+            &template::signing_key(Algorithm::P256).unwrap().unwrap(),
+            &private,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -163,7 +171,10 @@ mod tests {
         let blob = decode(Kind::Key, &bytes).unwrap();
         assert_eq!(*blob.value, [7; AUTH]);
         assert_eq!(blob.private.value(), [0xAB; 120]);
-        assert_eq!(blob.public, template::signing_key().unwrap());
+        assert_eq!(
+            blob.public,
+            template::signing_key(Algorithm::P256).unwrap().unwrap()
+        );
         assert!(bytes[33..].starts_with(b"-----BEGIN TSS2 PRIVATE KEY-----\n"));
     }
 

@@ -8,15 +8,16 @@ use claviger_core::custody::{Custody, CustodyError, CustodyKind, Generated, Sign
 use claviger_core::profile::Framed;
 use claviger_core::{Algorithm, BoxFuture, KeyRef, Permit, PublicKey, Secret, Signature};
 use sha2::{Digest as _, Sha256};
+use tss_esapi::structures::Public;
 
 use crate::actor::{Actor, Lane};
 use crate::blob::{self, Kind};
-use crate::device::{KeyBlob, KeyId, random_secret};
+use crate::device::{KeyBlob, KeyId, RESIDENT, random_secret};
 use crate::template;
 
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 
-/// Makes and opens resident keys: ECDSA on P-256 with SHA-256.
+/// Makes and opens resident keys: ECDSA on P-256, and RSA of 2048 bits, both with SHA-256.
 #[derive(Debug)]
 pub(crate) struct TpmCustody {
     actor: Arc<Actor>,
@@ -28,15 +29,13 @@ impl TpmCustody {
     }
 
     async fn generate(&self, algorithm: Algorithm) -> Result<Generated, CustodyError> {
-        if algorithm != Algorithm::P256 {
-            return Err(CustodyError::Algorithm {
-                custody: CustodyKind::Tpm,
-                algorithm,
-            });
-        }
-        let made = self.actor.run(Lane::Host, |device| {
+        let template = template(algorithm)?.ok_or(CustodyError::Algorithm {
+            custody: CustodyKind::Tpm,
+            algorithm,
+        })?;
+        let made = self.actor.run(Lane::Host, move |device| {
             let auth = random_secret()?;
-            let created = device.create_key(&auth)?;
+            let created = device.create_key(&template, &auth)?;
             let public = resident_key(&created.public)?;
             let value = auth
                 .expose()
@@ -83,16 +82,23 @@ impl TpmCustody {
     }
 }
 
+fn template(algorithm: Algorithm) -> Result<Option<Public>, CustodyError> {
+    template::signing_key(algorithm).map_err(|error| CustodyError::Fault(error.to_string()))
+}
+
 /// The public key of a blob, if its public area is one that this crate makes: a key that signs here and nowhere else.
-fn resident_key(public: &tss_esapi::structures::Public) -> Result<PublicKey, CustodyError> {
-    let template = template::signing_key().map_err(|error| CustodyError::Fault(error.to_string()))?;
-    if !template::is_of(public, &template) {
-        return Err(CustodyError::NotOurs(
-            "the blob's key is not one that was made in the TPM and stays there".to_owned(),
-        ));
+fn resident_key(public: &Public) -> Result<PublicKey, CustodyError> {
+    for algorithm in RESIDENT {
+        let template = template(algorithm)?;
+        if template.is_some_and(|template| template::is_of(public, &template)) {
+            return template::public_key(public).ok_or_else(|| {
+                CustodyError::NotOurs(format!("the blob's public key is not one of {algorithm}"))
+            });
+        }
     }
-    template::p256_key(public)
-        .ok_or_else(|| CustodyError::NotOurs("the blob's public key is not on P-256".to_owned()))
+    Err(CustodyError::NotOurs(
+        "the blob's key is not one that was made in the TPM and stays there".to_owned(),
+    ))
 }
 
 impl Custody for TpmCustody {
@@ -101,7 +107,7 @@ impl Custody for TpmCustody {
     }
 
     fn algorithms(&self) -> &[Algorithm] {
-        &[Algorithm::P256]
+        &RESIDENT
     }
 
     fn generate<'a>(
@@ -146,14 +152,13 @@ impl TpmKey {
         }
         let digest: [u8; 32] = Sha256::digest(message.message()).into();
         let key = Arc::clone(&self.key);
-        let bytes = self
+        let signature = self
             .actor
             .run(Lane::Agent(permit.instance()), move |device| {
                 device.sign(&key, &digest)
             })
             .await?;
-        let signature = Signature::new(Algorithm::P256, bytes);
-        // A fault in a signature can tell the key, and a TPM that was exchanged signs with another: neither gets out.
+        // A fault in a signature can tell the key, of RSA a single one, and a TPM that was exchanged signs with another: neither gets out.
         self.public
             .verify(message.message(), &signature)
             .map_err(|_| CustodyError::Fault("the TPM's signature does not verify".to_owned()))?;

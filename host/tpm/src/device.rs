@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use claviger_core::custody::{Assurance, CustodyError};
 use claviger_core::stack::wipe_below;
-use claviger_core::{Algorithm, Secret};
+use claviger_core::{Algorithm, Secret, Signature};
 use rand_core::{OsRng, RngCore as _};
 use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::constants::{PropertyTag, StartupType};
@@ -30,6 +30,9 @@ use crate::tpm::{SessionKind, TpmFacts};
 /// time, to some 2.5 s in all.
 const WAIT_TRIES: u32 = 8;
 const WAIT_FIRST: Duration = Duration::from_millis(10);
+
+/// What keys can be made and stay here. Every TPM 2.0 for PCs has both (TCG PC Client Platform TPM Profile §4.4).
+pub(crate) const RESIDENT: [Algorithm; 2] = [Algorithm::P256, Algorithm::Rsa2048];
 
 /// A key with what is needed to load it again.
 pub(crate) struct KeyBlob {
@@ -103,11 +106,10 @@ impl Device {
         self.srk_name.as_deref().unwrap_or_default()
     }
 
-    /// Makes a signing key with this authorisation value.
-    pub(crate) fn create_key(&mut self, auth: &Secret) -> Result<Created, CustodyError> {
+    /// Makes a key of this template with this authorisation value. An RSA key takes a TPM some seconds.
+    pub(crate) fn create_key(&mut self, template: &Public, auth: &Secret) -> Result<Created, CustodyError> {
         self.run("make a key", |link| {
-            let public = template::signing_key()?;
-            link.create(public, auth.expose(), None)
+            link.create(template.clone(), auth.expose(), None)
         })
     }
 
@@ -123,8 +125,8 @@ impl Device {
         }
     }
 
-    /// Signs a SHA-256 digest: `r ‖ s`.
-    pub(crate) fn sign(&mut self, key: &KeyBlob, digest: &[u8; 32]) -> Result<[u8; 64], CustodyError> {
+    /// Signs a SHA-256 digest, in the scheme that the key was made for.
+    pub(crate) fn sign(&mut self, key: &KeyBlob, digest: &[u8; 32]) -> Result<Signature, CustodyError> {
         self.run("sign", |link| {
             let handle = link.load_key(key)?;
             // The key is not a restricted one, so no ticket is needed to show that the TPM hashed the message.
@@ -137,21 +139,9 @@ impl Device {
             let signature = link
                 .context()
                 .sign(handle, digest, SignatureScheme::Null, ticket)?;
-            let TpmSignature::EcDsa(pair) = signature else {
-                return Err(Failure::Tss(Error::WrapperError(
-                    WrapperErrorKind::WrongValueFromTpm,
-                )));
-            };
-            let mut bytes = [0_u8; 64];
-            let (r, s) = bytes.split_at_mut(32);
-            let written = template::left_pad(r, pair.signature_r().value())
-                .and_then(|()| template::left_pad(s, pair.signature_s().value()));
-            match written {
-                Some(()) => Ok(bytes),
-                None => Err(Failure::Tss(Error::WrapperError(
-                    WrapperErrorKind::WrongValueFromTpm,
-                ))),
-            }
+            signature_of(&signature).ok_or(Failure::Tss(Error::WrapperError(
+                WrapperErrorKind::WrongValueFromTpm,
+            )))
         })
     }
 
@@ -216,7 +206,7 @@ impl Device {
             firmware: format!("{:08x}.{:08x}", firmware.0, firmware.1),
             srk_name: hex::encode(self.srk_name()),
             sessions: self.session,
-            resident_algorithms: vec![Algorithm::P256],
+            resident_algorithms: RESIDENT.to_vec(),
         })
     }
 
@@ -341,6 +331,30 @@ fn open_patiently(plan: &LinkPlan<'_>) -> Result<Link, TpmError> {
             }
             result => return result,
         }
+    }
+}
+
+/// A signature as core has it, if it is of a kind that our keys make.
+fn signature_of(signature: &TpmSignature) -> Option<Signature> {
+    match signature {
+        TpmSignature::EcDsa(pair) => {
+            let mut bytes = [0_u8; 64];
+            let (r, s) = bytes.split_at_mut(32);
+            template::left_pad(r, pair.signature_r().value())?;
+            template::left_pad(s, pair.signature_s().value())?;
+            Some(Signature::new(Algorithm::P256, bytes))
+        }
+        TpmSignature::RsaSsa(number) => {
+            let mut bytes = [0_u8; 256];
+            template::left_pad(&mut bytes, number.signature().value())?;
+            Some(Signature::rsa2048(bytes))
+        }
+        TpmSignature::RsaPss(_)
+        | TpmSignature::EcDaa(_)
+        | TpmSignature::Sm2(_)
+        | TpmSignature::EcSchnorr(_)
+        | TpmSignature::Hmac(_)
+        | TpmSignature::Null => None,
     }
 }
 

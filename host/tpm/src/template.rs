@@ -1,13 +1,17 @@
 //! The public areas this crate makes and accepts. Not what is done with them.
 
-use claviger_core::PublicKey;
+use claviger_core::{Algorithm, PublicKey};
 use tss_esapi::Error;
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
-use tss_esapi::interface_types::algorithm::{EccSchemeAlgorithm, HashingAlgorithm, PublicAlgorithm};
+use tss_esapi::interface_types::algorithm::{
+    EccSchemeAlgorithm, HashingAlgorithm, PublicAlgorithm, RsaSchemeAlgorithm,
+};
 use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::structures::{
     Digest, EccPoint, EccScheme, KeyedHashScheme, Public, PublicBuilder, PublicEccParameters,
-    PublicEccParametersBuilder, PublicKeyedHashParameters, SymmetricDefinitionObject,
+    PublicEccParametersBuilder, PublicKeyRsa, PublicKeyedHashParameters, PublicRsaParametersBuilder,
+    RsaExponent, RsaScheme, SymmetricDefinitionObject,
 };
 
 /// The storage root key: TCG template H-2 (EK Credential Profile 2.4 §B), ECC P-256, with an empty unique field. Deterministic,
@@ -30,9 +34,10 @@ pub(crate) fn storage_root() -> Result<Public, Error> {
     ecc(attributes, parameters)
 }
 
-/// A key that signs with ECDSA on P-256 over SHA-256 and never leaves the TPM. Without protection against guessing (noDA): its
+/// A key that signs and never leaves the TPM, if TPMs have the algorithm: ECDSA on P-256, or RSA of 2048 bits with PKCS#1 v1.5, both
+/// over SHA-256. Without protection against guessing (noDA): its
 /// authorisation value is 32 random bytes, and three wrong tries must not lock every key of the machine.
-pub(crate) fn signing_key() -> Result<Public, Error> {
+pub(crate) fn signing_key(algorithm: Algorithm) -> Result<Option<Public>, Error> {
     let attributes = ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
@@ -41,12 +46,34 @@ pub(crate) fn signing_key() -> Result<Public, Error> {
         .with_no_da(true)
         .with_sign_encrypt(true)
         .build()?;
-    let parameters = PublicEccParametersBuilder::new_unrestricted_signing_key(
-        EccScheme::create(EccSchemeAlgorithm::EcDsa, Some(HashingAlgorithm::Sha256), None)?,
-        EccCurve::NistP256,
-    )
-    .build()?;
-    ecc(attributes, parameters)
+    match algorithm {
+        Algorithm::Ed25519 => Ok(None),
+        Algorithm::P256 => {
+            let parameters = PublicEccParametersBuilder::new_unrestricted_signing_key(
+                EccScheme::create(EccSchemeAlgorithm::EcDsa, Some(HashingAlgorithm::Sha256), None)?,
+                EccCurve::NistP256,
+            )
+            .build()?;
+            ecc(attributes, parameters).map(Some)
+        }
+        Algorithm::Rsa2048 => {
+            // The exponent that is written as zero: 65537.
+            let parameters = PublicRsaParametersBuilder::new_unrestricted_signing_key(
+                RsaScheme::create(RsaSchemeAlgorithm::RsaSsa, Some(HashingAlgorithm::Sha256))?,
+                RsaKeyBits::Rsa2048,
+                RsaExponent::default(),
+            )
+            .build()?;
+            PublicBuilder::new()
+                .with_public_algorithm(PublicAlgorithm::Rsa)
+                .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+                .with_object_attributes(attributes)
+                .with_rsa_parameters(parameters)
+                .with_rsa_unique_identifier(PublicKeyRsa::default())
+                .build()
+                .map(Some)
+        }
+    }
 }
 
 /// Sealed data, likewise noDA with a random authorisation value.
@@ -102,6 +129,27 @@ pub(crate) fn is_of(public: &Public, template: &Public) -> bool {
                 && parameters == expected_parameters
         }
         (
+            Public::Rsa {
+                object_attributes,
+                name_hashing_algorithm,
+                auth_policy,
+                parameters,
+                unique: _,
+            },
+            Public::Rsa {
+                object_attributes: expected_attributes,
+                name_hashing_algorithm: expected_hash,
+                auth_policy: expected_policy,
+                parameters: expected_parameters,
+                unique: _,
+            },
+        ) => {
+            object_attributes == expected_attributes
+                && name_hashing_algorithm == expected_hash
+                && auth_policy == expected_policy
+                && parameters == expected_parameters
+        }
+        (
             Public::KeyedHash {
                 object_attributes,
                 name_hashing_algorithm,
@@ -129,11 +177,16 @@ pub(crate) fn is_of(public: &Public, template: &Public) -> bool {
     }
 }
 
-/// The P-256 key in a public area, if it is one and on the curve.
-pub(crate) fn p256_key(public: &Public) -> Option<PublicKey> {
-    let Public::Ecc { unique, .. } = public else {
-        return None;
-    };
+/// The key in a public area, if it is one of ours: on the curve, or with a modulus of full length.
+pub(crate) fn public_key(public: &Public) -> Option<PublicKey> {
+    match public {
+        Public::Ecc { unique, .. } => p256_key(unique),
+        Public::Rsa { unique, .. } => PublicKey::rsa2048(unique.value()).ok(),
+        Public::KeyedHash { .. } | Public::SymCipher { .. } => None,
+    }
+}
+
+fn p256_key(unique: &EccPoint) -> Option<PublicKey> {
     let mut sec1 = [0_u8; 65];
     let (tag, rest) = sec1.split_first_mut()?;
     let (x, y) = rest.split_at_mut(32);
@@ -167,7 +220,14 @@ mod tests {
 
     #[test]
     fn the_templates_are_told_apart() {
-        let all = [storage_root(), signing_key(), sealed_data()].map(Result::unwrap);
+        let key = |algorithm| signing_key(algorithm).map(Option::unwrap);
+        let all = [
+            storage_root(),
+            key(Algorithm::P256),
+            key(Algorithm::Rsa2048),
+            sealed_data(),
+        ]
+        .map(Result::unwrap);
         for (i, one) in all.iter().enumerate() {
             for (j, other) in all.iter().enumerate() {
                 assert_eq!(is_of(one, other), i == j);
@@ -177,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_key_made_outside_and_imported_is_not_of_the_template() {
-        let expected = signing_key().unwrap();
+        let expected = signing_key(Algorithm::P256).unwrap().unwrap();
         let Public::Ecc {
             object_attributes,
             name_hashing_algorithm,

@@ -111,6 +111,8 @@ fn expand(
             })?,
             verifying: Box::new(verifying_key(public).map_err(|_| not_ours(custody, key))?),
         },
+        // Nothing here made it.
+        Algorithm::Rsa2048 => return Err(not_ours(custody, key)),
         Algorithm::P256 => Signer::P256 {
             scalar: Secret::fill_with(MATERIAL, |bytes| {
                 bytes.copy_from_slice(material.expose());
@@ -226,6 +228,7 @@ fn public_of(algorithm: Algorithm, material: &Secret) -> Result<PublicKey, KeyEr
             let signing = p256::ecdsa::SigningKey::from_slice(material.expose()).map_err(|_| bad())?;
             PublicKey::p256(signing.verifying_key().to_encoded_point(false).as_bytes())
         }
+        Algorithm::Rsa2048 => Err(bad()),
     }
 }
 
@@ -270,7 +273,7 @@ mod tests {
         let permit = permit(&key, &message).await;
         let signature = open.sign(&permit, &message).await.unwrap();
         let expected = ed25519_dalek::Signer::sign(&bare, message.message());
-        assert_eq!(signature.as_bytes(), &expected.to_bytes());
+        assert_eq!(signature.as_bytes(), expected.to_bytes());
     }
 
     #[tokio::test]

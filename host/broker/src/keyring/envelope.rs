@@ -228,6 +228,7 @@ impl Row {
         let algorithm: Algorithm = self.algorithm.parse().map_err(|_| wrong("algorithm"))?;
         let profile: Profile = serde_json::from_str(&self.profile).map_err(|_| wrong("profile"))?;
         profile.validate().map_err(|_| wrong("profile"))?;
+        profile.accept(algorithm).map_err(|_| wrong("algorithm"))?;
         Ok(KeyRecord {
             key: KeyRef {
                 name: self.name.parse().map_err(|_| wrong("name"))?,

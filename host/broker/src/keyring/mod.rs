@@ -195,7 +195,11 @@ impl Keyring {
     )]
     pub fn insert(&self, new: NewKey, now: Timestamp) -> Result<Arc<KeyRecord>, KeyringError> {
         let key = new.key.clone();
-        new.profile.validate().map_err(|problem| KeyringError::Profile {
+        let fits = new
+            .profile
+            .validate()
+            .and_then(|()| new.profile.accept(new.algorithm));
+        fits.map_err(|problem| KeyringError::Profile {
             key: key.clone(),
             problem,
         })?;

@@ -5,11 +5,12 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_core::audit::Event;
+use claviger_core::audit::{Event, Settlement};
 use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, SigningKey};
-use claviger_core::key::{Algorithm, KeyVersion};
-use claviger_core::profile::{Profile, ProfileError};
-use claviger_core::{AuditError, KeyName, KeyRef};
+use claviger_core::key::{Algorithm, KeyError, KeyVersion};
+use claviger_core::profile::proof::certificate_request;
+use claviger_core::profile::{FrameContext, FrameError, Profile, ProfileError};
+use claviger_core::{AuditError, KeyName, KeyRef, Permit};
 use tokio::sync::OnceCell;
 
 use super::secrets::OpenSecrets;
@@ -59,6 +60,27 @@ pub enum NewKeyError {
     Audit(#[from] AuditError),
 }
 
+/// Why there is no request for a certificate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateRequestError {
+    /// There is no such key, or it is out of use.
+    #[error("the keyring has no active key `{0}`")]
+    NotActive(KeyName),
+    /// The key's profile is another, or the subject is not a name.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The custody failed.
+    #[error(transparent)]
+    Custody(#[from] CustodyError),
+    /// The signature cannot be written down.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The log cannot be written; nothing was signed.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
 impl LocalBroker {
     /// The custody a key of this algorithm gets if the operator names none: the hardest there is.
     #[must_use]
@@ -90,6 +112,7 @@ impl LocalBroker {
             custody: kind,
         } = creation;
         profile.validate()?;
+        profile.accept(algorithm)?;
         let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
         if !custody.algorithms().contains(&algorithm) {
             return Err(CustodyError::Algorithm {
@@ -155,6 +178,61 @@ impl LocalBroker {
         })
         .await?;
         Ok(record)
+    }
+
+    /// Makes a request for a certificate (PKCS#10, PEM) of the active version of a key with the profile `mtls`, signed by that key. On the
+    /// log before the key signs. Dropping the future abandons it, which is logged.
+    ///
+    /// # Errors
+    /// When there is no such key or it is not active, its profile is another, the subject is not a name such as `CN=release-bot`, or
+    /// custody or the log fails.
+    pub async fn certificate_request(
+        &self,
+        name: &KeyName,
+        subject: &str,
+    ) -> Result<String, CertificateRequestError> {
+        let record = self
+            .keyring
+            .key(name)
+            .ok_or_else(|| CertificateRequestError::NotActive(name.clone()))?;
+        let context = FrameContext {
+            key: &record.public,
+            now: self.clock.now(),
+            nonce: [0; 16],
+        };
+        let (message, request) = certificate_request(&record.profile, subject, &context)?;
+        let recording = {
+            let mut ledger = self.ledger();
+            let now = self.clock.now();
+            let time = ledger.latest().map_or(now, |latest| latest.max(now));
+            ledger.saw(time);
+            Permit::to_certify(
+                Arc::clone(&self.permits),
+                Arc::clone(&self.clock),
+                time,
+                record.key.clone(),
+                subject,
+                &message,
+            )
+        };
+        let permit = recording.await?;
+        let key = match self.open_key(&record).await {
+            Ok(key) => key,
+            Err(error) => {
+                permit.settle(Settlement::Failed);
+                return Err(error.into());
+            }
+        };
+        let signed = key.sign(&permit, &message).await;
+        let finished = signed
+            .map_err(CertificateRequestError::from)
+            .and_then(|signature| Ok(request.finish(&signature)?));
+        permit.settle(if finished.is_ok() {
+            Settlement::Released
+        } else {
+            Settlement::Failed
+        });
+        finished
     }
 
     /// Compares keyring and log. A generation below one on the log means that an older copy was put back. A key without an entry was made just before a crash and is logged now; an entry without its key

@@ -31,7 +31,7 @@ mod secrets;
 mod send;
 mod tokens;
 
-pub use keys::{KeyCreation, NewKeyError};
+pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 

@@ -290,6 +290,14 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
             FrameError::NotAnObject
             | FrameError::Number
             | FrameError::HostClaim(_)
+            // What proofs of requests alone can be; a grant to sign has none of them.
+            | FrameError::Profile { .. }
+            | FrameError::Destination { .. }
+            | FrameError::Lifetime { .. }
+            | FrameError::Nonce
+            | FrameError::Handshake
+            | FrameError::Subject
+            | FrameError::Algorithm(_)
             | FrameError::Encoding => Rule::Content,
         };
         Denial::new(Refusal::Invalid, rule, &error.to_string())

@@ -6,7 +6,9 @@ use claviger_broker::LocalBroker;
 use claviger_broker::keyring::{KeyRecord, KeyState};
 use claviger_broker::local::KeyCreation;
 use claviger_core::custody::{Assurance, CustodyKind};
-use claviger_core::profile::Profile;
+use claviger_core::name::TokenType;
+use claviger_core::profile::proof::MAX_LIFETIME;
+use claviger_core::profile::{AssertionType, Profile};
 use claviger_core::{Algorithm, KeyName};
 
 use crate::args::{Key, KeyCreate, ProfileKind, PublicFormat};
@@ -17,6 +19,8 @@ use crate::output::{columns, shown};
 use crate::progress;
 use crate::unlock::with_broker;
 
+/// Where GitHub's API is, for whoever has no GitHub of their own.
+const GITHUB_API: &str = "https://api.github.com";
 /// What a token may live if nothing was said.
 const DEFAULT_TTL: u32 = 600;
 
@@ -28,6 +32,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::Disable { name } => change(cx, &name, KeyState::Disabled),
         Key::Enable { name } => change(cx, &name, KeyState::Active),
         Key::Revoke { name } => change(cx, &name, KeyState::Revoked),
+        Key::Csr { name, subject } => csr(cx, &name, &subject),
         Key::Public { name, format } => public(cx, &name, format),
     }
 }
@@ -42,7 +47,7 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
     } = args;
     let record = with_broker(cx, async |broker| {
         let algorithm =
-            algorithm.unwrap_or_else(|| default_algorithm(broker, custody.map(CustodyKind::from)));
+            algorithm.unwrap_or_else(|| default_algorithm(broker, &profile, custody.map(CustodyKind::from)));
         let custody = custody.map_or_else(|| broker.default_custody(algorithm), CustodyKind::from);
         let creation = KeyCreation {
             name,
@@ -62,8 +67,15 @@ fn change(cx: &Context, name: &KeyName, state: KeyState) -> Result<Exit, Failure
     Ok(Exit::Done)
 }
 
-/// The one that the TPM signs with itself, if it is there; else the one that is fastest.
-fn default_algorithm(broker: &LocalBroker, custody: Option<CustodyKind>) -> Algorithm {
+/// The only one that the profile has, or the one that it prefers; else the one that the TPM signs with itself, if it is there; else the
+/// one that is fastest.
+fn default_algorithm(broker: &LocalBroker, profile: &Profile, custody: Option<CustodyKind>) -> Algorithm {
+    if let Some(first) = profile.algorithms().first()
+        && *first != Algorithm::Ed25519
+        && custody != Some(CustodyKind::TpmSealed)
+    {
+        return *first;
+    }
     let custody = custody.unwrap_or_else(|| broker.default_custody(Algorithm::P256));
     if custody == CustodyKind::Tpm {
         Algorithm::P256
@@ -72,23 +84,51 @@ fn default_algorithm(broker: &LocalBroker, custody: Option<CustodyKind>) -> Algo
     }
 }
 
-fn profile(args: &KeyCreate) -> Result<Profile, Failure> {
-    let kind = match args.profile {
+/// Each option that belongs to some profiles: which, and whether it was given.
+fn options(args: &KeyCreate) -> [(&'static str, &'static [ProfileKind], bool); 11] {
+    use ProfileKind::{ClientAssertion, GithubApp, HttpSignature, Jws, Labeled, Sshsig};
+    [
+        ("--namespace", &[Sshsig], !args.namespace.is_empty()),
+        ("--issuer", &[Jws], args.issuer.is_some()),
+        ("--audience", &[Jws, ClientAssertion], !args.audience.is_empty()),
+        ("--typ", &[Jws, ClientAssertion], args.typ.is_some()),
+        ("--max-ttl", &[Jws], args.max_ttl.is_some()),
+        ("--label", &[Labeled], args.label.is_some()),
+        ("--tag", &[HttpSignature], args.tag.is_some()),
+        ("--max-lifetime", &[HttpSignature], args.max_lifetime.is_some()),
+        ("--client-id", &[ClientAssertion], args.client_id.is_some()),
+        ("--app", &[GithubApp], args.app.is_some()),
+        ("--api", &[GithubApp], args.api.is_some()),
+    ]
+}
+
+/// The name of a kind of profile on the command line.
+const fn kind_name(kind: ProfileKind) -> &'static str {
+    match kind {
         ProfileKind::Sshsig => "sshsig",
         ProfileKind::Jws => "jws",
         ProfileKind::Labeled => "labeled",
-    };
-    let given = [
-        ("--namespace", "sshsig", !args.namespace.is_empty()),
-        ("--issuer", "jws", args.issuer.is_some()),
-        ("--audience", "jws", !args.audience.is_empty()),
-        ("--typ", "jws", args.typ.is_some()),
-        ("--max-ttl", "jws", args.max_ttl.is_some()),
-        ("--label", "labeled", args.label.is_some()),
-    ];
-    if let Some((option, of, _)) = given.into_iter().find(|(_, of, given)| *given && *of != kind) {
+        ProfileKind::HttpSignature => "http-signature",
+        ProfileKind::Dpop => "dpop",
+        ProfileKind::ClientAssertion => "client-assertion",
+        ProfileKind::GithubApp => "github-app",
+        ProfileKind::Mtls => "mtls",
+    }
+}
+
+fn profile(args: &KeyCreate) -> Result<Profile, Failure> {
+    let kind = kind_name(args.profile);
+    let foreign = options(args)
+        .into_iter()
+        .find(|(_, of, given)| *given && !of.contains(&args.profile));
+    if let Some((option, of, _)) = foreign {
+        let of: Vec<_> = of
+            .iter()
+            .map(|kind| format!("`--profile {}`", kind_name(*kind)))
+            .collect();
         return Err(Failure::usage(format!(
-            "`{option}` belongs to `--profile {of}`, not to `--profile {kind}`"
+            "`{option}` belongs to {}, not to `--profile {kind}`",
+            of.join(" and ")
         )));
     }
     let missing = |example: &str| Failure::usage(format!("`--profile {kind}` needs {example}"));
@@ -127,6 +167,47 @@ fn profile(args: &KeyCreate) -> Result<Profile, Failure> {
                 .clone()
                 .ok_or_else(|| missing("`--label`, such as `--label build-attestation`"))?,
         },
+        ProfileKind::HttpSignature => Profile::HttpSignature {
+            tag: args.tag.clone(),
+            max_lifetime: args.max_lifetime.unwrap_or(MAX_LIFETIME),
+        },
+        ProfileKind::Dpop => Profile::Dpop {},
+        ProfileKind::ClientAssertion => {
+            let [audience] = args.audience.as_slice() else {
+                return Err(missing(
+                    "one `--audience`, such as `--audience https://login.example/token`",
+                ));
+            };
+            Profile::ClientAssertion {
+                client_id: args
+                    .client_id
+                    .clone()
+                    .ok_or_else(|| missing("`--client-id`, as the server knows us"))?,
+                audience: audience.clone(),
+                typ: match args.typ.as_ref().map(TokenType::as_str) {
+                    None | Some("client-authentication+jwt") => AssertionType::Explicit,
+                    Some("JWT") => AssertionType::Plain,
+                    Some(_) => {
+                        return Err(missing(
+                            "no `--typ`, or `--typ JWT` for a server that takes nothing else",
+                        ));
+                    }
+                },
+            }
+        }
+        ProfileKind::GithubApp => Profile::GithubApp {
+            app: args
+                .app
+                .clone()
+                .ok_or_else(|| missing("`--app`, the app's client id, such as `--app Iv23liAbCdEf`"))?,
+            origin: match args.api.clone() {
+                Some(api) => api,
+                None => GITHUB_API
+                    .parse()
+                    .map_err(|error| Failure::of(Exit::Failed, &error))?,
+            },
+        },
+        ProfileKind::Mtls => Profile::Mtls {},
     };
     profile
         .validate()
@@ -199,6 +280,17 @@ fn public(cx: &Context, name: &KeyName, format: PublicFormat) -> Result<Exit, Fa
     Ok(Exit::Done)
 }
 
+fn csr(cx: &Context, name: &KeyName, subject: &str) -> Result<Exit, Failure> {
+    let pem = with_broker(cx, async |broker| {
+        Ok(broker.certificate_request(name, subject).await?)
+    })?;
+    cx.out
+        .value(&serde_json::json!({ "format": "pem", "request": pem }), |_| {
+            pem.clone()
+        });
+    Ok(Exit::Done)
+}
+
 fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
     let public = record.public.to_openssh(record.key.name.as_str());
     Ok(serde_json::json!({
@@ -251,6 +343,24 @@ fn purpose(profile: &Profile) -> String {
             list(audiences.iter().map(ToString::to_string).collect())
         ),
         Profile::Labeled { label } => format!("labeled {label}"),
+        Profile::HttpSignature { tag, max_lifetime } => {
+            let tag = tag.as_ref().map(|tag| format!(" tagged {tag}"));
+            format!(
+                "http-signature{}, for at most {max_lifetime} s",
+                tag.unwrap_or_default()
+            )
+        }
+        Profile::Dpop {} => "dpop".to_owned(),
+        Profile::ClientAssertion {
+            client_id,
+            audience,
+            typ,
+        } => format!(
+            "client-assertion of type {} by {client_id} for {audience}",
+            typ.as_str()
+        ),
+        Profile::GithubApp { app, origin } => format!("github-app {app} at {origin}"),
+        Profile::Mtls {} => "mtls".to_owned(),
     }
 }
 
@@ -277,6 +387,18 @@ mod tests {
     fn a_profile_takes_its_own_options_and_no_others() {
         assert!(parse("--profile sshsig --namespace git --namespace file").is_ok());
         assert!(parse("--profile labeled --label build").is_ok());
+        for good in [
+            "--profile http-signature",
+            "--profile http-signature --tag web-bot-auth --max-lifetime 60s",
+            "--profile dpop",
+            "--profile client-assertion --client-id a --audience https://as.example/token",
+            "--profile client-assertion --client-id a --audience https://as.example/token --typ JWT",
+            "--profile github-app --app 1234",
+            "--profile github-app --app 1234 --api https://github.acme.example",
+            "--profile mtls",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
         assert_eq!(
             parse("--profile jws --issuer a --audience b").unwrap(),
             Profile::Jws {
@@ -295,6 +417,16 @@ mod tests {
             "--profile labeled --label x --max-ttl 5s",
             "--profile jws --issuer a --audience b --max-ttl 25h",
             "--profile jws --issuer a --audience b --max-ttl 0s",
+            "--profile jws --issuer a --audience b --typ dpop+jwt",
+            "--profile http-signature --max-lifetime 6min",
+            "--profile http-signature --namespace git",
+            "--profile dpop --audience https://as.example/token",
+            "--profile client-assertion --client-id a",
+            "--profile client-assertion --audience https://as.example/token",
+            "--profile client-assertion --client-id a --audience as.example",
+            "--profile client-assertion --client-id a --audience https://as.example/token --typ at+jwt",
+            "--profile github-app",
+            "--profile mtls --tag x",
         ] {
             let failure = parse(bad).unwrap_err();
             assert_eq!(failure.exit, Exit::Usage, "{bad}");

@@ -60,10 +60,7 @@ pub(super) fn message(
         Base64UrlUnpadded::encode_string(&context.nonce).into(),
     );
 
-    let alg = match context.key.algorithm() {
-        Algorithm::Ed25519 => "EdDSA", // RFC 8037
-        Algorithm::P256 => "ES256",    // RFC 7518
-    };
+    let alg = context.key.algorithm().jose();
     let header = serde_json::json!({ "alg": alg, "typ": typ.as_str(), "kid": context.key.thumbprint() });
     let mut message = Base64UrlUnpadded::encode_string(header.to_string().as_bytes());
     message.push('.');
@@ -74,9 +71,9 @@ pub(super) fn message(
 }
 
 /// How long [`compact`] makes a signature over this message, in bytes.
-pub(super) const fn compact_length(message: &[u8]) -> usize {
+pub(super) const fn compact_length(message: &[u8], algorithm: Algorithm) -> usize {
     // Without padding, each begun group of six bits is a character.
-    message.len() + 1 + (Signature::LENGTH * 8).div_ceil(6)
+    message.len() + 1 + (algorithm.signature_length() * 8).div_ceil(6)
 }
 
 /// The compact serialisation: the signing input, `.`, base64url(signature).

@@ -8,14 +8,21 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::ContentDigest;
-use crate::key::{KeyError, PublicKey, Signature};
+use crate::http::{Origin, PathEncoding, Target};
+use crate::key::{Algorithm, KeyError, PublicKey, Signature};
 use crate::name::{Label, Namespace, Principal, TokenType};
 
+mod error;
 mod jws;
 mod labeled;
+pub mod proof;
+#[cfg(test)]
+mod proof_tests;
 mod sshsig;
 #[cfg(test)]
 mod tests;
+
+pub use error::{FrameError, ProfileError};
 
 /// The most content one signature covers under `sshsig`: a release archive of usual size, held once in host memory.
 pub const MAX_SSHSIG_CONTENT: usize = 16 * 1024 * 1024;
@@ -53,7 +60,65 @@ pub enum Profile {
         /// What the signatures are for.
         label: Label,
     },
+    /// HTTP message signatures (RFC 9421). For requests: the host frames them, no agent's `sign` reaches the key.
+    HttpSignature {
+        /// The `tag` of every signature, if the application that verifies them has one.
+        tag: Option<Label>,
+        /// The longest life of a signature in seconds; at most [`proof::MAX_LIFETIME`].
+        max_lifetime: u32,
+    },
+    /// DPoP proofs (RFC 9449). For requests.
+    Dpop {},
+    /// Client assertions (RFC 7523 §3), which prove to one authorization server who we are. For requests.
+    ClientAssertion {
+        /// `iss` and `sub`: the client.
+        client_id: Principal,
+        /// `aud`: the token endpoint or the issuer, as the server's documentation says. An `https` URL; assertions are sent to its
+        /// origin and nowhere else.
+        audience: Principal,
+        /// `typ`.
+        typ: AssertionType,
+    },
+    /// Tokens of a GitHub App, which ask for the tokens of its installations. For requests.
+    GithubApp {
+        /// `iss`: the app's client id, or its number.
+        app: Principal,
+        /// The API that they are sent to, and nowhere else.
+        origin: Origin,
+    },
+    /// TLS 1.3 client authentication (RFC 8446 §4.4.3), and the request for the certificate (RFC 2986). For requests.
+    Mtls {},
 }
+
+/// The `typ` of a client assertion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum AssertionType {
+    /// The explicit type, which nothing else has (RFC 8725 §3.11; draft-ietf-oauth-rfc7523bis).
+    #[serde(rename = "client-authentication+jwt")]
+    Explicit,
+    /// `JWT`, for a server that takes nothing else.
+    #[serde(rename = "JWT")]
+    Plain,
+}
+
+impl AssertionType {
+    /// As in the header.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Explicit => "client-authentication+jwt",
+            Self::Plain => "JWT",
+        }
+    }
+}
+
+/// The types of tokens that the profiles for requests make; the profile `jws` makes none of them.
+const RESERVED_TYPES: [&str; 2] = [proof::DPOP_TYPE, AssertionType::Explicit.as_str()];
+
+/// Ed25519 first: it is what a key has if there is nothing to say for another.
+const GENERAL: &[Algorithm] = &[Algorithm::Ed25519, Algorithm::P256];
+/// P-256 first: what every authorization server takes.
+const OAUTH: &[Algorithm] = &[Algorithm::P256, Algorithm::Ed25519];
 
 impl Profile {
     /// The name in manifests, on the command line and in WIT.
@@ -63,7 +128,40 @@ impl Profile {
             Self::Sshsig { .. } => "sshsig",
             Self::Jws { .. } => "jws",
             Self::Labeled { .. } => "labeled",
+            Self::HttpSignature { .. } => "http-signature",
+            Self::Dpop {} => "dpop",
+            Self::ClientAssertion { .. } => "client-assertion",
+            Self::GithubApp { .. } => "github-app",
+            Self::Mtls {} => "mtls",
         }
+    }
+
+    /// The algorithms that its keys may have; the first is the one to take where nothing speaks for another. Never empty.
+    #[must_use]
+    pub const fn algorithms(&self) -> &'static [Algorithm] {
+        match self {
+            Self::Sshsig { .. } | Self::Jws { .. } | Self::Labeled { .. } | Self::HttpSignature { .. } => {
+                GENERAL
+            }
+            Self::Dpop {} | Self::ClientAssertion { .. } => OAUTH,
+            Self::GithubApp { .. } => &[Algorithm::Rsa2048],
+            Self::Mtls {} => &[Algorithm::P256],
+        }
+    }
+
+    /// Checks that a key of this profile may have this algorithm; done when one is created and when one is read from the keyring.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub fn accept(&self, algorithm: Algorithm) -> Result<(), ProfileError> {
+        if self.algorithms().contains(&algorithm) {
+            return Ok(());
+        }
+        Err(ProfileError::Algorithm {
+            profile: self.kind(),
+            asked: algorithm,
+            allowed: self.algorithms(),
+        })
     }
 
     /// Checks the parameters; done when a key is created and when one is read from the keyring.
@@ -77,7 +175,20 @@ impl Profile {
             Self::Jws { max_ttl, .. } if *max_ttl == 0 || *max_ttl > MAX_TOKEN_LIFE => {
                 Err(ProfileError::Life(*max_ttl))
             }
-            Self::Sshsig { .. } | Self::Jws { .. } | Self::Labeled { .. } => Ok(()),
+            Self::Jws { typ, .. } if is_reserved(typ) => Err(ProfileError::ReservedType(typ.clone())),
+            Self::HttpSignature { max_lifetime, .. }
+                if *max_lifetime == 0 || *max_lifetime > proof::MAX_LIFETIME =>
+            {
+                Err(ProfileError::Lifetime(*max_lifetime))
+            }
+            Self::ClientAssertion { audience, .. } => audience_origin(audience).map(drop),
+            Self::Sshsig { .. }
+            | Self::Jws { .. }
+            | Self::Labeled { .. }
+            | Self::HttpSignature { .. }
+            | Self::Dpop {}
+            | Self::GithubApp { .. }
+            | Self::Mtls {} => Ok(()),
         }
     }
 
@@ -150,6 +261,11 @@ impl Profile {
                     Some(_) | None => Ok(SigningRule::Labeled { label: own.clone() }),
                 }
             }
+            Self::HttpSignature { .. }
+            | Self::Dpop {}
+            | Self::ClientAssertion { .. }
+            | Self::GithubApp { .. }
+            | Self::Mtls {} => Err(ProfileError::ForRequests(self.kind())),
         }
     }
 }
@@ -167,52 +283,6 @@ pub struct Narrowing {
     pub ttl: Option<u32>,
     /// `labeled`: the label, repeated so that the manifest can be read alone.
     pub label: Option<Label>,
-}
-
-/// Why a profile or its narrowing is not acceptable.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProfileError {
-    /// A list that must name something is empty.
-    #[error("the profile names no {0}; expected at least one")]
-    Empty(&'static str),
-    /// The life of tokens is out of bounds.
-    #[error("tokens may live 1 to {MAX_TOKEN_LIFE} seconds, not {0}")]
-    Life(u32),
-    /// The field belongs to another profile.
-    #[error("`{field}` does not apply to a key with profile `{profile}`")]
-    Foreign {
-        /// The key's profile.
-        profile: &'static str,
-        /// The field.
-        field: &'static str,
-    },
-    /// The key was not made for this.
-    #[error("the key was not made for {field} `{asked}`, only for {allowed}")]
-    NotAmong {
-        /// The field.
-        field: &'static str,
-        /// What the grant asks.
-        asked: String,
-        /// What the key allows.
-        allowed: String,
-    },
-    /// The key allows several and the grant names none.
-    #[error("the key allows several values of `{field}` ({allowed}); the grant must name one")]
-    Ambiguous {
-        /// The field.
-        field: &'static str,
-        /// What the key allows.
-        allowed: String,
-    },
-    /// The grant asks for longer-lived tokens than the key allows.
-    #[error("the key allows tokens of 1 to {allowed} seconds, not {asked}")]
-    Ttl {
-        /// What the grant asks.
-        asked: u32,
-        /// What the key allows.
-        allowed: u32,
-    },
 }
 
 /// How one grant signs: the profile with every choice made. Frozen at admission.
@@ -261,6 +331,9 @@ impl SigningRule {
     /// # Errors
     /// When the content is too large or does not fit the profile. The message quotes no content.
     pub fn frame(&self, content: &[u8], context: &FrameContext<'_>) -> Result<Framed, FrameError> {
+        if !GENERAL.contains(&context.key.algorithm()) {
+            return Err(FrameError::Algorithm(context.key.algorithm()));
+        }
         let max = match self {
             Self::Sshsig { .. } => MAX_SSHSIG_CONTENT,
             Self::Jws { .. } | Self::Labeled { .. } => MAX_MESSAGE_CONTENT,
@@ -296,21 +369,14 @@ impl SigningRule {
             Self::Labeled { label } => (labeled::message(label, content), Finish::Labeled),
         };
         // Before anything is decided or logged: what could not be given out is not signed.
-        let needed = finish.longest(&message);
+        let needed = finish.longest(&message, context.key.algorithm());
         if needed > MAX_SIGNATURE {
             return Err(FrameError::Grown {
                 allowed: MAX_SIGNATURE,
                 needed,
             });
         }
-        Ok(Framed {
-            message,
-            finish,
-            key: context.key.clone(),
-            content: ContentDigest::of(content),
-            size: content.len(),
-            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
-        })
+        Ok(Framed::new(message, finish, context.key, content))
     }
 }
 
@@ -333,21 +399,34 @@ enum Finish {
     Sshsig { namespace: Namespace },
     Jws,
     Labeled,
+    // Of a proof that is put together elsewhere: the signature alone.
+    Raw,
 }
 
 impl Finish {
     /// The most bytes that [`Framed::finish`] makes of a signature over this message. Of a token, the very number.
-    fn longest(&self, message: &[u8]) -> usize {
+    fn longest(&self, message: &[u8], algorithm: Algorithm) -> usize {
         match self {
             Self::Sshsig { .. } => sshsig::MAX_ARMOURED,
-            Self::Jws => jws::compact_length(message),
-            Self::Labeled => Signature::LENGTH,
+            Self::Jws => jws::compact_length(message, algorithm),
+            Self::Labeled | Self::Raw => algorithm.signature_length(),
         }
     }
 }
 
 impl Framed {
-    /// The bytes to sign (Ed25519) or to hash with SHA-256 and sign (P-256).
+    fn new(message: Vec<u8>, finish: Finish, key: &PublicKey, content: &[u8]) -> Self {
+        Self {
+            message,
+            finish,
+            key: key.clone(),
+            content: ContentDigest::of(content),
+            size: content.len(),
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// The bytes to sign (Ed25519) or to hash with SHA-256 and sign (P-256, RSA).
     #[must_use]
     pub fn message(&self) -> &[u8] {
         &self.message
@@ -387,7 +466,7 @@ impl Framed {
         match &self.finish {
             Finish::Sshsig { namespace } => sshsig::armour(namespace, &self.key, signature),
             Finish::Jws => Ok(jws::compact(&self.message, signature)),
-            Finish::Labeled => Ok(signature.as_bytes().to_vec()),
+            Finish::Labeled | Finish::Raw => Ok(signature.as_bytes().to_vec()),
         }
     }
 }
@@ -401,51 +480,25 @@ impl fmt::Debug for Framed {
     }
 }
 
-/// Why content cannot be framed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FrameError {
-    /// The content is over the profile's bound.
-    #[error("the profile allows {allowed} bytes of content, the agent sent {sent}")]
-    TooLarge {
-        /// The bound in bytes.
-        allowed: usize,
-        /// What came, in bytes.
-        sent: usize,
-    },
-    /// The token would be over [`MAX_SIGNATURE`]: its payload grows when it is written again.
-    #[error("a token has at most {allowed} bytes, this one would have {needed}: its numbers are written out")]
-    Grown {
-        /// The bound in bytes.
-        allowed: usize,
-        /// What the token would have, in bytes.
-        needed: usize,
-    },
-    /// The payload of a JWS is not a JSON object with unique members.
-    #[error("the payload is not a JSON object with unique member names")]
-    NotAnObject,
-    /// A number of the payload would change when it is read and written again.
-    #[error(
-        "the payload has a number that not every JSON parser reads alike; expected integers of 64 bits and fractions of at most 15 digits, or a string"
-    )]
-    Number,
-    /// The payload sets a claim that the host sets.
-    #[error("the payload sets `{0}`, which only the host sets")]
-    HostClaim(&'static str),
-    /// The key or message cannot be encoded, which the types exclude.
-    #[error("the message cannot be encoded")]
-    Encoding,
-}
-
-impl From<KeyError> for FrameError {
-    fn from(_: KeyError) -> Self {
-        Self::Encoding
-    }
-}
-
 /// The bytes whose signature a `labeled` key gives for this content: what a verifier hashes. Public for verifiers.
 #[must_use]
 pub fn labeled_message(label: &Label, content: &[u8]) -> Vec<u8> {
     labeled::message(label, content)
+}
+
+/// Whether it is the type of tokens that only a profile for requests makes. Media types are compared without case, and with or
+/// without `application/` (RFC 7515 §4.1.9).
+fn is_reserved(typ: &TokenType) -> bool {
+    let typ = typ.as_str().to_ascii_lowercase();
+    let typ = typ.strip_prefix("application/").unwrap_or(&typ);
+    RESERVED_TYPES.contains(&typ)
+}
+
+/// Where client assertions for this audience are sent.
+fn audience_origin(audience: &Principal) -> Result<Origin, ProfileError> {
+    Target::parse(audience.as_str(), PathEncoding::Allowed)
+        .map(|target| target.origin().clone())
+        .map_err(|_| ProfileError::Audience(audience.clone()))
 }
 
 fn choose<T: Ord + Clone + fmt::Display>(

@@ -28,9 +28,11 @@ pub(super) fn armour(
         Algorithm::P256 => SshAlgorithm::Ecdsa {
             curve: EcdsaCurve::NistP256,
         },
+        // No profile that is armoured takes RSA.
+        Algorithm::Rsa2048 => return Err(KeyError::Encoding),
     };
     let blob = match key.algorithm() {
-        Algorithm::Ed25519 => signature.as_bytes().to_vec(),
+        Algorithm::Ed25519 | Algorithm::Rsa2048 => signature.as_bytes().to_vec(),
         Algorithm::P256 => {
             // RFC 5656 §3.1.2: two SSH mpints, which ssh-key makes of r ‖ s.
             let parsed =

@@ -8,22 +8,47 @@ use serde_json::{Value, json};
 use super::*;
 use crate::key::Algorithm;
 
-/// A fixed key pair of either algorithm.
-enum Pair {
+/// A key pair of each algorithm; fixed but for RSA, which `openssl` makes.
+pub(super) enum Pair {
     Ed25519(ed25519_dalek::SigningKey),
     P256(p256::ecdsa::SigningKey),
+    Rsa(Box<ring::signature::RsaKeyPair>),
 }
 
 impl Pair {
-    fn both() -> [Self; 2] {
+    pub(super) fn rsa() -> Self {
+        let made = std::process::Command::new("openssl")
+            .args([
+                "genpkey",
+                "-algorithm",
+                "RSA",
+                "-pkeyopt",
+                "rsa_keygen_bits:2048",
+                "-outform",
+                "DER",
+            ])
+            .output()
+            .expect("openssl is missing: apt-get install openssl");
+        assert!(made.status.success());
+        // Which of the two encodings it is depends on the version of OpenSSL.
+        let key = ring::signature::RsaKeyPair::from_der(&made.stdout)
+            .or_else(|_| ring::signature::RsaKeyPair::from_pkcs8(&made.stdout));
+        Self::Rsa(Box::new(key.unwrap()))
+    }
+
+    pub(super) fn both() -> [Self; 2] {
         [
             Self::Ed25519(ed25519_dalek::SigningKey::from_bytes(&[7; 32])),
             Self::P256(p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap()),
         ]
     }
 
-    fn public(&self) -> PublicKey {
+    pub(super) fn public(&self) -> PublicKey {
         match self {
+            Self::Rsa(key) => {
+                let der = ring::signature::KeyPair::public_key(key.as_ref()).as_ref();
+                PublicKey::from_bytes(Algorithm::Rsa2048, der).unwrap()
+            }
             Self::Ed25519(key) => PublicKey::ed25519(key.verifying_key().as_bytes()).unwrap(),
             Self::P256(key) => {
                 PublicKey::p256(key.verifying_key().to_encoded_point(true).as_bytes()).unwrap()
@@ -31,9 +56,20 @@ impl Pair {
         }
     }
 
-    fn sign(&self, message: &[u8]) -> Signature {
+    pub(super) fn sign(&self, message: &[u8]) -> Signature {
         use p256::ecdsa::signature::Signer as _;
         match self {
+            Self::Rsa(key) => {
+                let mut bytes = [0; 256];
+                key.sign(
+                    &ring::signature::RSA_PKCS1_SHA256,
+                    &ring::rand::SystemRandom::new(),
+                    message,
+                    &mut bytes,
+                )
+                .unwrap();
+                Signature::rsa2048(bytes)
+            }
             Self::Ed25519(key) => Signature::new(Algorithm::Ed25519, key.sign(message).to_bytes()),
             Self::P256(key) => {
                 let signature: p256::ecdsa::Signature = key.sign(message);
@@ -43,7 +79,7 @@ impl Pair {
     }
 }
 
-fn context(key: &PublicKey) -> FrameContext<'_> {
+pub(super) fn context(key: &PublicKey) -> FrameContext<'_> {
     FrameContext {
         key,
         now: Timestamp::constant(1_800_000_000, 0),
@@ -51,7 +87,7 @@ fn context(key: &PublicKey) -> FrameContext<'_> {
     }
 }
 
-fn set<T: Ord + std::str::FromStr<Err: fmt::Debug>>(items: &[&str]) -> BTreeSet<T> {
+pub(super) fn set<T: Ord + std::str::FromStr<Err: fmt::Debug>>(items: &[&str]) -> BTreeSet<T> {
     items.iter().map(|item| item.parse().unwrap()).collect()
 }
 
@@ -76,11 +112,11 @@ fn labeled() -> Profile {
     }
 }
 
-fn all_profiles() -> [Profile; 3] {
+pub(super) fn all_profiles() -> [Profile; 3] {
     [sshsig(&["file"]), jws(&["https://api.example.com"]), labeled()]
 }
 
-fn rule(profile: &Profile) -> SigningRule {
+pub(super) fn rule(profile: &Profile) -> SigningRule {
     profile.narrow(&Narrowing::default()).unwrap()
 }
 
@@ -197,7 +233,7 @@ fn the_labeled_frame_is_as_documented_and_public() {
 }
 
 /// Header and payload of a signing input.
-fn open_jws(message: &[u8]) -> (Value, Value) {
+pub(super) fn open_jws(message: &[u8]) -> (Value, Value) {
     let text = std::str::from_utf8(message).unwrap();
     let (header, payload) = text.split_once('.').unwrap();
     let part = |part| serde_json::from_slice(&Base64UrlUnpadded::decode_vec(part).unwrap()).unwrap();

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use claviger_core::audit::{Settlement, Use};
-use claviger_core::{AuditSink, Clock, Permit};
+use claviger_core::audit::Settlement;
+use claviger_core::{AuditSink, Clock, InstanceId, KeyRef, Permit};
 
-fn forge(allowed: Use, sink: Arc<dyn AuditSink>, clock: Arc<dyn Clock>) -> Permit {
+fn forge(key: KeyRef, sink: Arc<dyn AuditSink>, clock: Arc<dyn Clock>) -> Permit {
     Permit {
         index: 0,
-        allowed,
+        instance: InstanceId(1),
+        key: Some(key),
         message: None,
+        origin: None,
         sink,
         clock,
         settlement: Settlement::Released,
+        traffic: None,
         spent: AtomicBool::new(false),
     }
 }

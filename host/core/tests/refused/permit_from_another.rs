@@ -3,7 +3,7 @@
 use claviger_core::{KeyRef, Permit};
 
 fn widen(mut permit: Permit, key: KeyRef) -> Permit {
-    permit.allowed.key = key;
+    permit.key = Some(key);
     permit
 }
 

@@ -11,7 +11,7 @@ async fn a_resident_key_signs_what_its_permit_covers_under_both_kinds_of_session
         let rig = Rig::with(session);
         let custody = rig.tpm.custody();
         assert_eq!(custody.kind(), CustodyKind::Tpm);
-        assert_eq!(custody.algorithms(), [Algorithm::P256]);
+        assert_eq!(custody.algorithms(), [Algorithm::P256, Algorithm::Rsa2048]);
         let key = rig.key("release").await;
         let first = key.sign(1, b"content").await.unwrap();
         let second = key.sign(1, b"content").await.unwrap();
@@ -25,6 +25,55 @@ async fn a_resident_key_signs_what_its_permit_covers_under_both_kinds_of_session
         assert_eq!(facts.assurance, Assurance::Swtpm);
         assert_eq!(facts.manufacturer, "IBM");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_rsa_key_is_resident_and_signs_under_both_kinds_of_session() {
+    for session in SESSIONS {
+        let rig = Rig::with(session);
+        let key = rig.key_of(Algorithm::Rsa2048, "app").await;
+        assert_eq!(key.public.algorithm(), Algorithm::Rsa2048);
+        let first = key.sign(1, b"content").await.unwrap();
+        let second = key.sign(1, b"content").await.unwrap();
+        assert_eq!(first, second, "PKCS#1 v1.5 is deterministic");
+        assert_eq!(first.as_bytes().len(), 256);
+        // Opened anew from what is stored, as after a restart; and not with a bit of it changed, or as another key.
+        let custody = rig.tpm.custody();
+        let stored = |bytes: &[u8]| Secret::take(&mut bytes.to_vec()).unwrap();
+        let open = custody
+            .open(&key.name, &key.public, stored(&key.stored))
+            .await
+            .unwrap();
+        let message = framed(&key.public, b"content");
+        let allowed = permit(&key.name, &message, 1).await;
+        assert_eq!(open.sign(&allowed, &message).await.unwrap(), first);
+        let again = open.sign(&allowed, &message).await;
+        assert!(matches!(again, Err(CustodyError::PermitMismatch)), "{again:?}");
+        let other = rig.key_of(Algorithm::P256, "other").await;
+        let refused = custody.open(&key.name, &other.public, stored(&key.stored)).await;
+        assert!(matches!(refused, Err(CustodyError::NotOurs(_))), "{refused:?}");
+        let message = framed(&other.public, b"content");
+        let elsewhere = permit(&key.name, &message, 1).await;
+        let refused = open.sign(&elsewhere, &message).await;
+        assert!(
+            matches!(refused, Err(CustodyError::PermitMismatch)),
+            "{refused:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_algorithm_that_tpms_do_not_have_is_refused() {
+    let rig = Rig::new();
+    let refused = rig
+        .tpm
+        .custody()
+        .generate(&key_ref("x"), Algorithm::Ed25519)
+        .await;
+    assert!(
+        matches!(refused, Err(CustodyError::Algorithm { .. })),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

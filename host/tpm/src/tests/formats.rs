@@ -48,6 +48,24 @@ async fn openssl_verifies_a_signature_and_not_a_changed_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn openssl_verifies_an_rsa_signature_and_not_a_changed_message() {
+    let rig = Rig::new();
+    let folder = rig.folder.path();
+    let key = rig.key_of(Algorithm::Rsa2048, "app").await;
+    let signature = key.sign(1, b"content").await.unwrap();
+    let message = framed(&key.public, b"content");
+    std::fs::write(folder.join("key.pem"), key.public.to_pem().unwrap()).unwrap();
+    std::fs::write(folder.join("sig"), signature.as_bytes()).unwrap();
+    std::fs::write(folder.join("good"), message.message()).unwrap();
+    std::fs::write(folder.join("bad"), [message.message(), b"x"].concat()).unwrap();
+    let verify = ["dgst", "-sha256", "-verify", "key.pem", "-signature", "sig"];
+    let said = succeed("openssl", folder, &[&verify[..], &["good"]].concat());
+    assert!(said.contains("Verified OK"), "{said}");
+    let refused = run("openssl", folder, &[&verify[..], &["bad"]].concat());
+    assert!(!refused.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tpm2_tools_load_a_stored_key_and_sign_with_its_value() {
     let rig = Rig::new();
     let folder = rig.folder.path();

@@ -14,10 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use claviger_core::audit::{AuditError, AuditSink, Entry, EntryIndex, Use};
 use claviger_core::custody::{CustodyError, Generated, SigningKey};
-use claviger_core::profile::{FrameContext, Framed, SigningRule};
+use claviger_core::http::Origin;
+use claviger_core::profile::proof::github_app;
+use claviger_core::profile::{FrameContext, Framed, Profile, SigningRule};
 use claviger_core::{
-    Algorithm, BoxFuture, Clock, ComponentDigest, InstanceId, KeyRef, KeyVersion, ManifestDigest, Permit,
-    PublicKey, Secret, Signature,
+    Algorithm, BoxFuture, Clock, ComponentDigest, ContentDigest, InstanceId, KeyRef, KeyVersion,
+    ManifestDigest, Permit, PublicKey, Secret, Signature,
 };
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -55,9 +57,14 @@ impl Rig {
 
     /// A new key that is open.
     pub(crate) async fn key(&self, name: &str) -> TestKey {
+        self.key_of(Algorithm::P256, name).await
+    }
+
+    /// As [`Rig::key`], of this algorithm.
+    pub(crate) async fn key_of(&self, algorithm: Algorithm, name: &str) -> TestKey {
         let custody = self.tpm.custody();
         let name = key_ref(name);
-        let Generated { public, material } = custody.generate(&name, Algorithm::P256).await.unwrap();
+        let Generated { public, material } = custody.generate(&name, algorithm).await.unwrap();
         let stored = material.expose().to_vec();
         let open = custody.open(&name, &public, material).await.unwrap();
         TestKey {
@@ -96,20 +103,32 @@ pub(crate) fn key_ref(name: &str) -> KeyRef {
 }
 
 pub(crate) fn framed(key: &PublicKey, content: &[u8]) -> Framed {
-    let rule = SigningRule::Labeled {
-        label: "test".parse().unwrap(),
-    };
     let context = FrameContext {
         key,
         now: Timestamp::UNIX_EPOCH,
         nonce: [0; 16],
     };
+    if key.algorithm() == Algorithm::Rsa2048 {
+        let origin: Origin = "https://api.github.com".parse().unwrap();
+        let profile = Profile::GithubApp {
+            app: ContentDigest::of(content).to_string().parse().unwrap(),
+            origin: origin.clone(),
+        };
+        return github_app(&profile, &origin, &context).unwrap();
+    }
+    let rule = SigningRule::Labeled {
+        label: "test".parse().unwrap(),
+    };
     rule.frame(content, &context).unwrap()
 }
 
-/// Verifies with the `p256` crate itself, from the bytes alone.
+/// Verifies with the `p256` crate itself, from the bytes alone; RSA as core does.
 pub(crate) fn verify(key: &PublicKey, framed: &Framed, signature: &Signature) {
     use p256::ecdsa::signature::Verifier as _;
+    if key.algorithm() == Algorithm::Rsa2048 {
+        key.verify(framed.message(), signature).unwrap();
+        return;
+    }
     let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(key.as_bytes()).unwrap();
     let signature = p256::ecdsa::Signature::from_slice(signature.as_bytes()).unwrap();
     key.verify(framed.message(), &signature).unwrap();
