@@ -12,6 +12,7 @@ mod connect;
 mod exchange;
 mod forms;
 mod identity;
+mod locked;
 mod outgoing;
 mod phases;
 mod pool;

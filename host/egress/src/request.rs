@@ -8,12 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use claviger_core::egress::{Outgoing, Plan, SendError, Slot};
 use claviger_core::http::{HeaderName, Method, Origin, Target};
-use claviger_core::secret::SecretError;
 use claviger_core::{Refusal, Secret};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
+use crate::locked;
 use crate::outgoing::{OutBody, Sending};
 use crate::sigv4;
 
@@ -99,7 +99,7 @@ pub(crate) fn build(written: Written) -> Result<(Request<OutBody>, Arc<Sending>)
                     return Err(INVALID);
                 }
                 fields.remove(name.as_str());
-                let mut value = visible(Bytes::from_owner(Exposed(value)))?;
+                let mut value = visible(locked::bytes(value))?;
                 value.set_sensitive(true);
                 fields.append(field_name(name.as_str())?, value);
             }
@@ -205,15 +205,6 @@ fn visible(value: Bytes) -> Result<HeaderValue, SendError> {
     HeaderValue::from_maybe_shared(value).map_err(|_| INVALID)
 }
 
-/// A secret as the owner of bytes that are written and not copied before.
-struct Exposed(Secret);
-
-impl AsRef<[u8]> for Exposed {
-    fn as_ref(&self) -> &[u8] {
-        self.0.expose()
-    }
-}
-
 /// The path and query with one more key, in locked memory.
 fn with_query(path: &[u8], key: &str, value: &Secret) -> Result<Bytes, SendError> {
     let separator: &[u8] = match (path.contains(&b'?'), path.last()) {
@@ -222,32 +213,12 @@ fn with_query(path: &[u8], key: &str, value: &Secret) -> Result<Bytes, SendError
         (true, _) => b"&",
     };
     let encoded = || percent_encode(value.expose(), IN_QUERY).map(str::as_bytes);
-    let pieces = || {
+    let secret = locked::gather(|| {
         [path, separator, key.as_bytes(), b"="]
             .into_iter()
             .chain(encoded())
-    };
-    let len = pieces().map(<[u8]>::len).sum();
-    let secret = Secret::fill_with(len, |out| {
-        let mut rest = out;
-        for piece in pieces() {
-            let (here, after) = rest
-                .split_at_mut_checked(piece.len())
-                .ok_or(SecretError::Length(len))?;
-            here.copy_from_slice(piece);
-            rest = after;
-        }
-        Ok::<_, SecretError>(())
-    });
-    Ok(Bytes::from_owner(Exposed(secret.map_err(|_| unavailable())?)))
-}
-
-/// The host has no locked memory left.
-fn unavailable() -> SendError {
-    SendError::Refused {
-        refusal: Refusal::Unavailable,
-        grant: None,
-    }
+    })?;
+    Ok(locked::bytes(secret))
 }
 
 /// Whether the plan goes where its permit is for, checked before anything is asked or opened.
