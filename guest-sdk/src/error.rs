@@ -28,6 +28,24 @@ pub enum Refusal {
     Unavailable,
 }
 
+impl Refusal {
+    /// Of its word in WIT.
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "not-granted" => Self::NotGranted,
+            "expired" => Self::Expired,
+            "revoked" => Self::Revoked,
+            "suspended" => Self::Suspended,
+            "over-budget" => Self::OverBudget,
+            "throttled" => Self::Throttled,
+            "not-approved" => Self::NotApproved,
+            "invalid" => Self::Invalid,
+            "unavailable" => Self::Unavailable,
+            _ => return None,
+        })
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -69,6 +87,8 @@ impl From<Wit> for Refusal {
 pub enum Error {
     /// The host refused.
     Refused(Refusal),
+    /// A request came to nothing.
+    Http(crate::http::Error),
     /// Anything else, as text.
     Other(String),
 }
@@ -77,6 +97,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(refusal) => refusal.fmt(f),
+            Self::Http(error) => error.fmt(f),
             Self::Other(text) => f.write_str(text),
         }
     }
@@ -95,6 +116,12 @@ impl Error {
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+impl From<crate::http::Error> for Error {
+    fn from(error: crate::http::Error) -> Self {
+        Self::Http(error)
     }
 }
 

@@ -20,6 +20,8 @@
 //! sign = { key = "release", namespace = "file" }
 //! ```
 //!
+//! What an agent may request of servers, and how, is in [`http`].
+//!
 //! An agent prints with `println!`, reads files that its manifest gives it with [`std::fs`], and gets its variables from
 //! [`std::env`](mod@std::env). Nothing else of a computer is there.
 
@@ -27,6 +29,7 @@ extern crate self as claviger_sdk;
 
 mod error;
 mod grants;
+pub mod http;
 mod signer;
 
 pub use error::{Error, Refusal};

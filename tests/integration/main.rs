@@ -28,6 +28,7 @@ mod interop;
 mod interop_proofs;
 mod runtime_credentials;
 mod runtime_folders;
+mod runtime_http;
 mod runtime_limits;
 mod runtime_loading;
 mod runtime_world;

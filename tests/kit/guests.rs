@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 pub enum Guest {
     /// Obeys its input line by line; see tests/guests/agent.
     Agent,
+    /// Sends what its input says; see tests/guests/http.
+    Http,
     /// A plain `wasi:cli/command`.
     Command,
 }
@@ -19,9 +21,11 @@ pub enum Guest {
 #[must_use]
 pub fn guest(guest: Guest) -> &'static [u8] {
     static AGENT: OnceLock<Vec<u8>> = OnceLock::new();
+    static HTTP: OnceLock<Vec<u8>> = OnceLock::new();
     static COMMAND: OnceLock<Vec<u8>> = OnceLock::new();
     match guest {
         Guest::Agent => AGENT.get_or_init(|| read("claviger_guest_agent")),
+        Guest::Http => HTTP.get_or_init(|| read("claviger_guest_http")),
         Guest::Command => COMMAND.get_or_init(|| read("claviger-guest-command")),
     }
 }

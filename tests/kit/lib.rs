@@ -8,6 +8,7 @@
 )]
 
 pub mod bare;
+pub mod bodies;
 pub mod custody;
 pub mod driver;
 pub mod entries;
@@ -26,6 +27,9 @@ pub mod verifiers;
 pub use guests::{Guest, guest};
 pub use toy::{Record, ToyBroker};
 
+use claviger_core::http::HttpGrant;
+use claviger_core::manifest::Capability;
+
 use claviger::{Agent, Host, LoadError, Manifest, RunInput, RunReport, Secret};
 use std::path::Path;
 use std::sync::Arc;
@@ -38,13 +42,28 @@ use std::sync::Arc;
 pub fn manifest(rest: &str) -> Manifest {
     let text = format!("schema = 1\n\n[agent]\nname = \"test\"\ncomponent = \"test.wasm\"\n\n{rest}");
     match Manifest::parse(&text) {
-        Ok((manifest, _warnings)) => manifest,
+        Ok((manifest, _warnings)) => granted_http(manifest),
         Err(problems) => panic!("{problems:#?}\nin\n{text}"),
     }
 }
 
 /// A grant to sign, for manifests.
 pub const GRANT: &str = "[grants.release]\nsign = { key = \"release\", namespace = \"file\" }\n";
+
+/// The grant `api`, of everything at `https://toy.test`, for manifests. The broker of these tests looks into none of it.
+pub const HTTP_GRANT: &str = "[grants.api]\nsign = { key = \"api\", namespace = \"file\" }\n";
+
+/// Makes the grants called `api` ones of `http`.
+fn granted_http(mut manifest: Manifest) -> Manifest {
+    for (alias, grant) in &mut manifest.grants {
+        if alias.as_str() == "api" {
+            let origin = "https://toy.test".parse().expect("an origin");
+            let routes = vec!["GET /**".parse().expect("a route")];
+            grant.capability = Capability::Http(Arc::new(HttpGrant::new(origin, routes)));
+        }
+    }
+    manifest
+}
 
 /// A toy broker and a host that uses it.
 #[derive(Debug)]
@@ -82,6 +101,16 @@ impl Bench {
         self.host
             .load(&manifest(rest), Path::new("/nonexistent"), component)
             .await
+    }
+
+    /// Loads the agent that sends requests, under [`HTTP_GRANT`] and these lines, and has it obey.
+    ///
+    /// # Panics
+    /// When it cannot be loaded or started.
+    pub async fn requests(&self, rest: &str, commands: &str) -> RunReport {
+        let rest = format!("{rest}\n{HTTP_GRANT}");
+        let agent = self.load(&rest, guest(Guest::Http)).await.expect("loads");
+        agent.run(RunInput::text(commands)).await.expect("starts")
     }
 
     /// Loads the scripted agent and has it obey.

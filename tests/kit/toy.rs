@@ -2,7 +2,8 @@
 //! disk and no profiles.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use claviger_core::admission::AdmissionId;
 use claviger_core::audit::InstanceEnd;
@@ -24,14 +25,21 @@ pub enum Record {
     Asked(InstanceId, String),
     /// A request's future was dropped before its end.
     Abandoned(InstanceId),
+    /// An instance wanted to send a request.
+    Sent(InstanceId, RequestHead),
     /// An instance ended.
     Ended(InstanceId, InstanceEnd),
 }
 
+/// What a toy broker does with a request that it is asked to send.
+type Sending =
+    dyn Fn(RequestHead, Option<BodyStream>) -> BoxFuture<'static, Result<Answer, SendError>> + Send + Sync;
+
 /// Signs with one software key whatever is granted. Two aliases are special: `never` waits for ever, `refused` is refused.
-#[derive(Debug)]
+/// Sends as [`ToyBroker::sending`] says, and refuses before that was said.
 pub struct ToyBroker {
     key: SigningKey,
+    sending: Mutex<Option<Arc<Sending>>>,
     state: Mutex<State>,
 }
 
@@ -49,8 +57,29 @@ impl ToyBroker {
     pub fn new() -> Self {
         Self {
             key: SigningKey::from_bytes(&[7; 32]),
+            sending: Mutex::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// What to do with requests from now on.
+    pub fn sending<F, A>(&self, sending: F)
+    where
+        F: Fn(RequestHead, Option<BodyStream>) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Answer, SendError>> + Send + 'static,
+    {
+        let sending = move |head, body| Box::pin(sending(head, body)) as BoxFuture<'static, _>;
+        *self.sending.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(sending));
+    }
+
+    /// The heads of all requests, in order.
+    #[must_use]
+    pub fn heads(&self) -> Vec<RequestHead> {
+        let head = |record| match record {
+            Record::Sent(_, head) => Some(head),
+            Record::Started(_) | Record::Asked(..) | Record::Abandoned(_) | Record::Ended(..) => None,
+        };
+        self.records().into_iter().filter_map(head).collect()
     }
 
     /// What happened up to now.
@@ -64,7 +93,7 @@ impl ToyBroker {
     pub fn ends(&self) -> Vec<InstanceEnd> {
         let end = |record| match record {
             Record::Ended(_, end) => Some(end),
-            Record::Started(_) | Record::Asked(..) | Record::Abandoned(_) => None,
+            Record::Started(_) | Record::Asked(..) | Record::Abandoned(_) | Record::Sent(..) => None,
         };
         self.records().into_iter().filter_map(end).collect()
     }
@@ -129,6 +158,14 @@ impl ToyBroker {
     }
 }
 
+impl fmt::Debug for ToyBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToyBroker")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Default for ToyBroker {
     fn default() -> Self {
         Self::new()
@@ -190,15 +227,27 @@ impl Broker for ToyBroker {
 
     fn send(
         &self,
-        _who: InstanceId,
-        _head: RequestHead,
-        _body: Option<BodyStream>,
+        who: InstanceId,
+        head: RequestHead,
+        body: Option<BodyStream>,
     ) -> BoxFuture<'_, Result<Answer, SendError>> {
-        Box::pin(async {
-            Err(SendError::Refused {
-                refusal: Refusal::NotGranted,
-                grant: None,
-            })
+        let sending = self
+            .sending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Box::pin(async move {
+            self.state().records.push(Record::Sent(who, head.clone()));
+            let Some(sending) = sending else {
+                return Err(SendError::Refused {
+                    refusal: Refusal::NotGranted,
+                    grant: None,
+                });
+            };
+            let abandoned = Abandoned { broker: self, who };
+            let answer = sending(head, body).await;
+            std::mem::forget(abandoned);
+            answer
         })
     }
 }

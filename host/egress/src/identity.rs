@@ -43,8 +43,15 @@ impl ResolvesClientCert for Certificates {
     }
 }
 
-/// Which of our algorithms a certificate's key is for.
-fn algorithm(certificate: &CertificateDer<'static>) -> Option<Algorithm> {
+/// The algorithms of client certificates: RSA keys are for services that take nothing else, and TLS takes these.
+#[derive(Debug, Clone, Copy)]
+enum KeyKind {
+    Ed25519,
+    P256,
+}
+
+/// Which of them a certificate's key is for.
+fn algorithm(certificate: &CertificateDer<'static>) -> Option<KeyKind> {
     // The beginnings of a SubjectPublicKeyInfo: RFC 8410 §4, and RFC 5480 §2.1 with the curve P-256.
     const ED25519: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
     const P256: &[u8] = &[
@@ -54,8 +61,8 @@ fn algorithm(certificate: &CertificateDer<'static>) -> Option<Algorithm> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     let key = certificate.subject_public_key_info();
     match key.as_ref() {
-        key if key.starts_with(ED25519) => Some(Algorithm::Ed25519),
-        key if key.starts_with(P256) => Some(Algorithm::P256),
+        key if key.starts_with(ED25519) => Some(KeyKind::Ed25519),
+        key if key.starts_with(P256) => Some(KeyKind::P256),
         _ => None,
     }
 }
@@ -63,15 +70,15 @@ fn algorithm(certificate: &CertificateDer<'static>) -> Option<Algorithm> {
 /// A key that is elsewhere.
 #[derive(Debug)]
 struct Absent {
-    algorithm: Algorithm,
+    algorithm: KeyKind,
     ask: UnboundedSender<Asked>,
 }
 
 impl Absent {
     const fn scheme(&self) -> SignatureScheme {
         match self.algorithm {
-            Algorithm::Ed25519 => SignatureScheme::ED25519,
-            Algorithm::P256 => SignatureScheme::ECDSA_NISTP256_SHA256,
+            KeyKind::Ed25519 => SignatureScheme::ED25519,
+            KeyKind::P256 => SignatureScheme::ECDSA_NISTP256_SHA256,
         }
     }
 }
@@ -88,8 +95,8 @@ impl SigningKey for Absent {
 
     fn algorithm(&self) -> SignatureAlgorithm {
         match self.algorithm {
-            Algorithm::Ed25519 => SignatureAlgorithm::ED25519,
-            Algorithm::P256 => SignatureAlgorithm::ECDSA,
+            KeyKind::Ed25519 => SignatureAlgorithm::ED25519,
+            KeyKind::P256 => SignatureAlgorithm::ECDSA,
         }
     }
 }
@@ -143,6 +150,7 @@ pub(crate) async fn sign_while<T: Send + 'static>(
                         Algorithm::P256 => p256::ecdsa::Signature::from_slice(made.as_bytes())
                             .ok()
                             .map(|made| made.to_der().as_bytes().to_vec()),
+                        Algorithm::Rsa2048 => None,
                     };
                     if let Some(encoded) = encoded {
                         drop(signature.send(encoded));

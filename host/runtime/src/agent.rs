@@ -139,7 +139,7 @@ impl Agent {
             Err(_elapsed) => Err(Stop(StopLimit::Deadline).into()),
         };
         let (answer, end) = concluded(returned);
-        store.data_mut().credentials.end(end.clone());
+        store.into_data().end(end.clone()).await;
         Ok(RunReport {
             answer,
             stdout: stdout.take(),

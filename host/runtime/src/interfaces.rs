@@ -15,6 +15,13 @@ pub(crate) const GRANTS: &str = "claviger:credentials/grants";
 /// Types that both use.
 pub(crate) const TYPES: &str = "claviger:credentials/types";
 
+/// What the interfaces of `wasi:http` start with.
+const HTTP_PACKAGE: &str = "wasi:http/";
+/// Outbound requests: for whoever has a grant of `http`.
+pub(crate) const HTTP_HANDLER: &str = "wasi:http/outgoing-handler";
+/// What requests are made of. Not linked without a grant: what imports it, imports the handler too.
+pub(crate) const HTTP_TYPES: &str = "wasi:http/types";
+
 /// The version track of our packages: below 1.0 a minor version is one.
 const CREDENTIALS_TRACK: &str = "0.1";
 /// The version track of WASI.
@@ -51,11 +58,11 @@ pub(crate) const WASI: &[&str] = &[
     "wasi:sockets/udp-create-socket",
 ];
 
-/// The credentials interfaces of an admission.
+/// The interfaces of an admission's capabilities.
 pub(crate) fn granted(admission: &Admission) -> Vec<&'static str> {
     let mut linked = Vec::new();
     for capability in &admission.capabilities {
-        linked.extend(interface_of(*capability));
+        linked.extend(interfaces_of(*capability));
     }
     if !linked.is_empty() {
         linked.extend([GRANTS, TYPES]);
@@ -63,9 +70,12 @@ pub(crate) fn granted(admission: &Admission) -> Vec<&'static str> {
     linked
 }
 
-/// The interface that a capability needs; none for one that this runtime does not know, which then is not linked.
-fn interface_of(capability: CapabilityKind) -> Option<&'static str> {
-    (capability == CapabilityKind::Sign).then_some(SIGNING)
+/// The interfaces that a capability needs; none for one that this runtime does not know, which then is not linked.
+const fn interfaces_of(capability: CapabilityKind) -> &'static [&'static str] {
+    match capability {
+        CapabilityKind::Sign => &[SIGNING],
+        CapabilityKind::Http => &[HTTP_HANDLER, HTTP_TYPES],
+    }
 }
 
 /// All imports that are not linked for this admission, each with what would change that.
@@ -84,14 +94,16 @@ pub(crate) fn missing<'a>(
         })
         .collect();
     // Whoever imports an interface imports its types: the interface says it all.
-    let said = |import: &MissingImport| !import.import.starts_with(TYPES);
-    if missing
-        .iter()
-        .any(|import| import.import.starts_with(PACKAGE) && said(import))
-    {
-        return missing.into_iter().filter(said).collect();
-    }
-    missing
+    let said = |types: &str, package: &str| {
+        let of =
+            |import: &MissingImport| import.import.starts_with(package) && !import.import.starts_with(types);
+        missing.iter().any(of)
+    };
+    let [ours, http] = [said(TYPES, PACKAGE), said(HTTP_TYPES, HTTP_PACKAGE)];
+    let more = |import: &MissingImport| {
+        !(ours && import.import.starts_with(TYPES) || http && import.import.starts_with(HTTP_TYPES))
+    };
+    missing.iter().filter(|import| more(import)).cloned().collect()
 }
 
 /// An import's name is shown up to this many characters: the component chose it.
@@ -108,8 +120,8 @@ fn hint(import: &str, granted: &[&str]) -> Option<String> {
             format!("this host has WASI {WASI_TRACK}.x only; rebuild with `--target wasm32-wasip2`")
         });
     }
-    if name.starts_with("wasi:http/") {
-        return Some("this version grants no outbound HTTP".to_owned());
+    if [HTTP_HANDLER, HTTP_TYPES].contains(&name) {
+        return http_hint(name, version, granted);
     }
     if name.starts_with("wasi:sockets/") {
         return Some("raw sockets are never granted".to_owned());
@@ -126,6 +138,19 @@ fn hint(import: &str, granted: &[&str]) -> Option<String> {
         },
     )
 }
+
+fn http_hint(name: &str, version: &str, granted: &[&str]) -> Option<String> {
+    if !on_track(version, WASI_TRACK) {
+        return Some(format!(
+            "this host has wasi:http {WASI_TRACK}.x only; rebuild with a library of that version"
+        ));
+    }
+    (!granted.contains(&name)).then(|| HTTP_NOT_GRANTED.to_owned())
+}
+
+/// Of an agent without a grant of `http`; StarlingMonkey, which runs JavaScript, imports it unless it is told not to.
+const HTTP_NOT_GRANTED: &str = "the manifest grants no outbound HTTP; add `[grants.<alias>]` with \
+`http = { origin = \"…\", allow = [ … ] }`, or build without it (for JavaScript: `-d http fetch-event`)";
 
 fn credentials_hint(name: &str, version: &str, granted: &[&str]) -> Option<String> {
     let how = match name {
@@ -192,7 +217,18 @@ mod tests {
         check("wasi:sockets/tcp@0.2.0", &[], None);
         check("wasi:cli/stdout@0.3.0", &[], Some("wasm32-wasip2"));
         check("wasi:cli/stdout", &[], Some("wasm32-wasip2"));
-        check("wasi:http/outgoing-handler@0.2.0", all, Some("no outbound HTTP"));
+        let http = &[HTTP_HANDLER, HTTP_TYPES][..];
+        check(
+            "wasi:http/outgoing-handler@0.2.0",
+            all,
+            Some("http = { origin = \"…\""),
+        );
+        check("wasi:http/types@0.2.4", all, Some("allow = [ … ]"));
+        check("wasi:http/outgoing-handler@0.2.12", http, None);
+        check("wasi:http/types@0.2.0", http, None);
+        check("wasi:http/outgoing-handler@0.3.0", http, Some("0.2.x only"));
+        check("wasi:http/handler@0.3.0", http, Some("closed subset"));
+        check("wasi:http/incoming-handler@0.2.0", http, Some("closed subset"));
         check("wasi:sockets/raw@0.2.0", all, Some("never granted"));
         check("wasi:config/store@0.2.0-draft", all, Some("closed subset"));
         check("acme:db/query@1.0.0", all, Some("no manifest"));

@@ -29,6 +29,7 @@ mod error;
 mod files;
 mod folders;
 mod host;
+pub mod http;
 mod imports;
 mod interfaces;
 mod kernel;

@@ -11,6 +11,7 @@ use claviger_core::profile::MAX_SSHSIG_CONTENT;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{ResourceLimiter, Trap};
 use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::FieldMapError;
 
 use crate::engine::MAX_TABLE_ELEMENTS;
 
@@ -210,6 +211,10 @@ pub(crate) fn classify(error: &wasmtime::Error) -> Ended {
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
         return Ended::Stopped(StopLimit::Handles);
+    }
+    // More header fields than one request can have.
+    if error.downcast_ref::<FieldMapError>().is_some() {
+        return Ended::Stopped(StopLimit::HostCall);
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return match *trap {

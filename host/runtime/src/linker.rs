@@ -15,6 +15,7 @@ use wasmtime_wasi_io::streams::Error as HostError;
 
 use crate::error::{LoadError, MAX_SHOWN};
 use crate::files;
+use crate::http;
 use crate::imports;
 use crate::interfaces;
 use crate::state::State;
@@ -37,6 +38,9 @@ pub(crate) fn link(
     let mut linker = Linker::new(engine);
     add_wasi(&mut linker).map_err(mismatch)?;
     files::bound(&mut linker).map_err(mismatch)?;
+    if interfaces::granted(admission).contains(&interfaces::HTTP_HANDLER) {
+        http::add_to_linker(&mut linker).map_err(mismatch)?;
+    }
     imports::add_granted_to_linker(&mut linker, admission, State::credentials).map_err(mismatch)?;
     linker.instantiate_pre(component).map_err(mismatch)
 }
@@ -123,8 +127,12 @@ impl io::error::Host for ErrorsView<'_> {}
 
 impl io::error::HostError for ErrorsView<'_> {
     fn to_debug_string(&mut self, error: Resource<HostError>) -> wasmtime::Result<String> {
+        let error = self.0.get(&error)?;
+        if let Some(told) = http::told(error) {
+            return Ok(told);
+        }
         // The kind is one of a closed set of texts of the standard library, "permission denied" say.
-        Ok(match self.0.get(&error)?.downcast_ref::<std::io::Error>() {
+        Ok(match error.downcast_ref::<std::io::Error>() {
             Some(error) => error.kind().to_string(),
             None => "the operation failed".to_owned(),
         })

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use claviger_core::audit::InstanceEnd;
 use claviger_core::manifest::{Access, Manifest};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
@@ -13,6 +14,7 @@ use wasmtime_wasi::{
 use crate::error::RunError;
 use crate::files::OpenFiles;
 use crate::folders::OpenFolder;
+use crate::http::{HttpCtx, HttpState, HttpView};
 use crate::imports::{CredentialsCtx, CredentialsView};
 use crate::limits::{MAX_HOST_RESOURCES, MAX_RANDOM, Totals};
 use crate::output::Captured;
@@ -20,6 +22,8 @@ use crate::output::Captured;
 /// The store's data.
 pub(crate) struct State {
     wasi: WasiCtx,
+    // Before the table: see `HttpCtx`.
+    http: HttpCtx,
     pub(crate) table: ResourceTable,
     pub(crate) open_files: OpenFiles,
     pub(crate) credentials: CredentialsCtx,
@@ -40,6 +44,7 @@ impl State {
         let wasi = closed_world(manifest, folders, input, stdout, stderr)?;
         Ok(Self {
             wasi,
+            http: HttpCtx::new(&credentials),
             table,
             open_files: OpenFiles::default(),
             credentials,
@@ -50,6 +55,33 @@ impl State {
     pub(crate) fn credentials(&mut self) -> CredentialsView<'_> {
         CredentialsView {
             ctx: &mut self.credentials,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl State {
+    /// Ends the instance, after what it had under way was cut off: so its uses are settled on the log before it ends there.
+    pub(crate) async fn end(self, how: InstanceEnd) {
+        let Self {
+            http,
+            table,
+            mut credentials,
+            ..
+        } = self;
+        let gone = http.end();
+        drop(table);
+        if let Some(gone) = gone {
+            gone.wait().await;
+        }
+        credentials.end(how);
+    }
+}
+
+impl HttpState for State {
+    fn http(&mut self) -> HttpView<'_> {
+        HttpView {
+            ctx: &mut self.http,
             table: &mut self.table,
         }
     }

@@ -53,6 +53,10 @@ impl CredentialsCtx {
         self.instance
     }
 
+    pub(crate) const fn broker(&self) -> &Arc<dyn Broker> {
+        &self.broker
+    }
+
     /// Ends the instance, saying how. Without this it ends as dropped. Ending twice does nothing.
     pub fn end(&mut self, how: InstanceEnd) {
         if !std::mem::replace(&mut self.ended, true) {
