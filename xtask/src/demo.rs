@@ -3,123 +3,17 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
 use crate::step::Step;
 use crate::{guests, metadata, setup};
 
-/// What a line of the story must do for the story to go on.
-#[derive(Debug, Clone, Copy)]
-enum Then {
-    /// Exit 0.
-    Works,
-    /// Exit 0 and print this.
-    Says(&'static str),
-    /// Exit with this code: the refusal is the point.
-    Exits(i32),
-}
+mod story;
 
-/// The whole story: why, what the reader types into a shell, and what must come of it. All command lines are here.
-const STORY: &[(&str, &str, Then)] = &[
-    (
-        "The commands below find their keyring here.",
-        "echo $CLAVIGER_KEYRING",
-        Then::Says("keys"),
-    ),
-    (
-        "A release to sign.",
-        "tar -czf dist/hello-1.0.tar.gz hello.txt",
-        Then::Works,
-    ),
-    (
-        "A keyring that a TPM seals. This one is a TPM in software, for development, and every listing says so.",
-        "claviger init --custody swtpm",
-        Then::Works,
-    ),
-    (
-        "A key that lives in the TPM, signs files for OpenSSH, and nothing else, for ever.",
-        "claviger key create release --profile sshsig --namespace file",
-        Then::Works,
-    ),
-    (
-        "Its public half, for whoever verifies.",
-        "echo \"release@example.com $(claviger key public release --format openssh)\" > allowed_signers && cat allowed_signers",
-        Then::Says("release@example.com ecdsa-sha2-nistp256 "),
-    ),
-    (
-        "What the operator lets the agent do.",
-        "cat manifest.toml",
-        Then::Says("[grants.sign-release]"),
-    ),
-    (
-        "Does that make sense?",
-        "claviger check manifest.toml",
-        Then::Works,
-    ),
-    (
-        "An agent whose bytes nobody approved does not run.",
-        "claviger run manifest.toml hello-1.0.tar.gz",
-        Then::Exits(3),
-    ),
-    (
-        "The operator approves exactly these bytes.",
-        "claviger pin manifest.toml",
-        Then::Works,
-    ),
-    (
-        "What would a use of the grant be decided by? Touches no key.",
-        "claviger explain manifest.toml sign-release",
-        Then::Works,
-    ),
-    (
-        "The agent signs the release, then tries everything that it was not granted.",
-        "claviger run manifest.toml hello-1.0.tar.gz | tee report",
-        Then::Says("sign a commit: refused"),
-    ),
-    (
-        "All five attempts were refused.",
-        "grep -c ': refused, ' report",
-        Then::Says("5\n"),
-    ),
-    (
-        "Somebody adds one byte to the agent.",
-        "truncate -s +1 release_bot.wasm",
-        Then::Works,
-    ),
-    (
-        "It is no longer the agent that was approved.",
-        "claviger run manifest.toml hello-1.0.tar.gz",
-        Then::Exits(3),
-    ),
-    (
-        "What it did and what it was refused is on the log.",
-        "claviger audit tail -n 40",
-        Then::Says("sign-commits"),
-    ),
-    (
-        "Under another namespace the same signature is worth nothing.",
-        "ssh-keygen -Y verify -f allowed_signers -I release@example.com -n git -s dist/hello-1.0.tar.gz.sig < dist/hello-1.0.tar.gz",
-        Then::Exits(255),
-    ),
-    (
-        "OpenSSH, which knows nothing of Claviger, accepts the signatures.",
-        "ssh-keygen -Y verify -f allowed_signers -I release@example.com -n file -s dist/hello-1.0.tar.gz.sig < dist/hello-1.0.tar.gz",
-        Then::Says("Good \"file\" signature"),
-    ),
-    (
-        "The note that the agent wrote, too.",
-        "ssh-keygen -Y verify -f allowed_signers -I release@example.com -n file -s dist/RELEASE-NOTE.md.sig < dist/RELEASE-NOTE.md",
-        Then::Says("Good \"file\" signature"),
-    ),
-    (
-        "And the log is whole: every entry is in a Merkle tree whose head is signed.",
-        "claviger audit verify",
-        Then::Works,
-    ),
-];
+use story::{API, Line, RELEASE, Then};
 
 /// Builds the command and the guests, then plays the story.
 ///
@@ -128,22 +22,26 @@ const STORY: &[(&str, &str, Then)] = &[
 pub fn demo(root: &Path, keep: bool) -> anyhow::Result<()> {
     setup::setup()?;
     guests::build(root)?;
-    let build = ["build", "--package", "claviger-cli", "--bin", "claviger"];
+    let build = [
+        "build",
+        "--package",
+        "claviger-cli",
+        "--bin",
+        "claviger",
+        "--package",
+        "local-api",
+        "--bin",
+        "local-api",
+    ];
     Step::cargo("command", root, build).run()?;
     let programs = metadata::workspace(root)?.target.join("debug");
     let stage = Stage::new(root, &programs, keep)?;
     let start = Instant::now();
-    for (why, typed, then) in STORY {
-        println!("\n# {why}\n$ {typed}");
-        let out = stage.run(typed)?;
-        let text = [
-            String::from_utf8_lossy(&out.stdout),
-            String::from_utf8_lossy(&out.stderr),
-        ]
-        .concat();
-        print!("{text}");
-        judge(typed, *then, out.status.code(), &text)?;
-    }
+    println!("\n== The first act: an agent signs a release with a key that it cannot read.");
+    stage.play(&stage.folder, RELEASE)?;
+    println!("\n== The second act: an agent uses an API with a token that it never sees.");
+    let api = LocalApi::start(root, &stage, &programs)?;
+    stage.play(&api.folder, API)?;
     println!("\nThe story took {:.1} s.", start.elapsed().as_secs_f32());
     if keep {
         println!("Its folder is {}.", stage.folder.display());
@@ -180,12 +78,29 @@ impl Stage {
         Ok(stage)
     }
 
-    fn run(&self, typed: &str) -> anyhow::Result<Output> {
+    /// Plays an act in this folder.
+    fn play(&self, folder: &Path, act: &[Line]) -> anyhow::Result<()> {
+        for (why, typed, then) in act {
+            println!("\n# {why}\n$ {typed}");
+            let out = self.run(folder, typed)?;
+            let text = [
+                String::from_utf8_lossy(&out.stdout),
+                String::from_utf8_lossy(&out.stderr),
+            ]
+            .concat();
+            print!("{text}");
+            judge(typed, *then, out.status.code(), &text)?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, folder: &Path, typed: &str) -> anyhow::Result<Output> {
+        let keys = if folder == self.folder { "keys" } else { "../keys" };
         Command::new("sh")
             .args(["-c", typed])
             .env("PATH", &self.path)
-            .env("CLAVIGER_KEYRING", "keys")
-            .current_dir(&self.folder)
+            .env("CLAVIGER_KEYRING", keys)
+            .current_dir(folder)
             .stdin(Stdio::null())
             .output()
             .context("cannot start `sh`")
@@ -201,6 +116,52 @@ impl Drop for Stage {
         }
     }
 }
+
+/// The API of the second act, in a folder of its own; ended with this value.
+struct LocalApi {
+    process: Child,
+    folder: PathBuf,
+}
+
+impl LocalApi {
+    fn start(root: &Path, stage: &Stage, programs: &Path) -> anyhow::Result<Self> {
+        let folder = stage.folder.join("api");
+        std::fs::create_dir(&folder)?;
+        std::fs::copy(guests::component(root, "api-bot")?, folder.join("api-bot.wasm"))?;
+        let process = Command::new(programs.join("local-api"))
+            .arg(&folder)
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(folder.join("api-log"))?)
+            .spawn()
+            .context("cannot start `local-api`")?;
+        let mut api = Self { process, folder };
+        // It writes this file last.
+        let origin = api.folder.join("api-origin");
+        let start = Instant::now();
+        while !origin.exists() {
+            if let Some(ended) = api.process.try_wait()? {
+                bail!("`local-api` ended at once: {ended}");
+            }
+            if start.elapsed() > API_STARTS {
+                bail!("`local-api` did not start within {} s", API_STARTS.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(api)
+    }
+}
+
+impl Drop for LocalApi {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        if self.process.kill().is_ok() {
+            drop(self.process.wait());
+        }
+    }
+}
+
+/// How long the API may take to make its certificates and listen.
+const API_STARTS: Duration = Duration::from_secs(10);
 
 /// Whether the line did what the story says.
 fn judge(typed: &str, then: Then, code: Option<i32>, text: &str) -> anyhow::Result<()> {
@@ -243,16 +204,19 @@ mod tests {
 
     #[test]
     fn the_story_shows_refusals_and_a_verification_by_others() {
-        let shown = |part: &str| STORY.iter().any(|(_, typed, _)| typed.contains(part));
+        let story = || RELEASE.iter().chain(API);
+        let shown = |part: &str| story().any(|(_, typed, _)| typed.contains(part));
         for part in [
             "claviger init",
             "claviger pin",
             "claviger run",
+            "claviger secret add",
+            "claviger explain",
             "ssh-keygen -Y verify",
             "claviger audit verify",
         ] {
             assert!(shown(part), "{part}");
         }
-        assert!(STORY.iter().any(|(_, _, then)| matches!(then, Then::Exits(3))));
+        assert!(story().any(|(_, _, then)| matches!(then, Then::Exits(3))));
     }
 }

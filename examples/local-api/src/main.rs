@@ -21,8 +21,6 @@ use tokio_rustls::rustls;
 
 /// A report has at most this many bytes.
 const MAX_REPORT: usize = 64 * 1024;
-/// What of a report is repeated in the answer.
-const MAX_TITLE: usize = 80;
 
 type Answer = Response<Full<Bytes>>;
 
@@ -81,27 +79,20 @@ async fn answered(request: Request<Incoming>, token: &str) -> Result<Answer, Inf
 
 async fn known(request: Request<Incoming>) -> Answer {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/v1/issues") => answer(
-            StatusCode::OK,
-            &json!([
-                { "number": 1, "title": "The build is slow", "state": "open" },
-                { "number": 2, "title": "The log is loud", "state": "open" },
-                { "number": 3, "title": "The door is open", "state": "closed" },
-            ]),
-        ),
-        (&Method::POST, "/v1/reports") => posted(request).await,
-        (&Method::DELETE, path) if path.starts_with("/v1/issues/") => {
+        (&Method::GET, "/issues") => answer(StatusCode::OK, &issues(request.uri().query())),
+        (&Method::POST, "/reports") => posted(request).await,
+        (&Method::DELETE, path) if path.starts_with("/issues/") => {
             answer(StatusCode::OK, &json!({ "deleted": true }))
         }
         // What careless APIs do: repeat what they were sent.
-        (&Method::GET, "/v1/debug") => {
+        (&Method::GET, "/debug") => {
             let fields = request.headers().iter().map(|(name, value)| {
                 let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
                 (name.to_string(), Value::String(value))
             });
             answer(StatusCode::OK, &Value::Object(fields.collect()))
         }
-        (&Method::GET, "/v1/moved") => {
+        (&Method::GET, "/moved") => {
             let mut moved = answer(StatusCode::FOUND, &json!({}));
             moved
                 .headers_mut()
@@ -115,19 +106,30 @@ async fn known(request: Request<Incoming>) -> Answer {
     }
 }
 
+/// All issues, or with `state=open` the open ones.
+fn issues(query: Option<&str>) -> Value {
+    let open = query == Some("state=open");
+    let all = [
+        (1, "The build is slow", "open"),
+        (2, "The log is loud", "open"),
+        (3, "The door is open", "closed"),
+    ];
+    all.iter()
+        .filter(|(_, _, state)| !open || *state == "open")
+        .map(|(number, title, state)| json!({ "number": number, "title": title, "state": state }))
+        .collect()
+}
+
 async fn posted(request: Request<Incoming>) -> Answer {
     let body = Limited::new(request.into_body(), MAX_REPORT).collect().await;
     let report = body
         .ok()
         .and_then(|body| serde_json::from_slice::<Value>(&body.to_bytes()).ok());
-    match report.as_ref().and_then(|report| report.get("title")?.as_str()) {
-        Some(title) => {
-            let title: String = title.chars().take(MAX_TITLE).collect();
-            answer(StatusCode::CREATED, &json!({ "id": 1, "title": title }))
-        }
+    match report.as_ref().and_then(|report| report.get("open")?.as_u64()) {
+        Some(open) => answer(StatusCode::CREATED, &json!({ "id": 1, "open": open })),
         None => answer(
             StatusCode::BAD_REQUEST,
-            &json!({ "error": "a report has a title" }),
+            &json!({ "error": "a report says how many issues are `open`" }),
         ),
     }
 }
@@ -183,6 +185,8 @@ fn manifest(port: u16, authority: &str) -> String {
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
-    let path = folder.join(name);
-    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    let (new, path) = (folder.join(format!("{name}.new")), folder.join(name));
+    std::fs::write(&new, text)
+        .and_then(|()| std::fs::rename(&new, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,4 +1,5 @@
 //! The client against servers that misbehave by script: real TLS over loopback, nothing further.
+#![expect(unreachable_pub, reason = "a test binary: nothing reaches into it")]
 
 mod addresses;
 mod kit;
