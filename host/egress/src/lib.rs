@@ -1,10 +1,28 @@
-//! Outbound HTTP for agents: the one place that will resolve, connect, attach a credential and scrub the answer.
+//! Outbound HTTP for agents: the one place that resolves, connects, attaches a credential and looks through the answer.
 //!
-//! So far it holds [`Refusing`] alone: no manifest can grant HTTP yet, and a host without HTTP is one that says no to every
-//! request, not one that lacks the trait. This crate opens no sockets, resolves no names, and knows no Wasm, no keyring and
-//! no TPM.
+//! [`HttpsClient`] is core's `Egress`. It sends what a broker has permitted and logged, to the origin that the permit names and to no
+//! other, and gives back what a grant lets an agent see. It decides nothing, and knows no Wasm, no keyring, no TPM and no log.
 #![forbid(unsafe_code)]
 
-mod refusing;
+mod address;
+mod answer;
+mod body;
+mod client;
+mod connect;
+mod exchange;
+mod forms;
+mod identity;
+mod locked;
+mod outgoing;
+mod phases;
+mod pool;
+mod request;
+#[doc(hidden)]
+pub mod scrub; // Not for embedders: the fuzz target and the benchmark reach it.
+mod sigv4;
+mod tls;
+mod token;
 
-pub use refusing::Refusing;
+pub use address::{Resolver, SystemResolver};
+pub use client::HttpsClient;
+pub use phases::Phases;
