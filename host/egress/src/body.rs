@@ -110,11 +110,10 @@ impl Reading {
         Poll::Ready(Some(Err(fault)))
     }
 
-    /// Gives the connection back if all of the request was sent and all of the answer was read.
+    /// All of the answer was read: gives the connection back if all of the request was sent.
     fn over(&mut self) {
         if let Some(live) = self.live.take()
             && self.sending.is_done()
-            && self.incoming.is_end_stream()
         {
             self.pool.put(live, &self.destination);
         }

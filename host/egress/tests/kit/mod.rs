@@ -226,6 +226,19 @@ pub async fn read(answer: Result<Answer, SendError>) -> Seen {
     seen
 }
 
+/// A body that never comes.
+pub struct Never;
+
+impl futures_core::Stream for Never {
+    type Item = Result<Frame, SendError>;
+    fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        std::task::Poll::Pending
+    }
+}
+
 /// A body by list.
 pub struct Pieces(pub Vec<Result<Frame, SendError>>);
 

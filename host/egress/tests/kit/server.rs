@@ -1,6 +1,7 @@
 //! A server that does what a script says, byte by byte, over real TLS. Knows no HTTP but where a request ends.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -42,6 +43,8 @@ pub struct Saw {
     pub connections: usize,
     pub handshakes: usize,
     pub requests: Vec<Vec<u8>>,
+    /// Scripts that came to their end, or to that of their connection.
+    pub ended: usize,
 }
 
 /// A running server; dropped, it ends.
@@ -77,11 +80,15 @@ impl Server {
                 let (config, steps, seen) = (config.clone(), steps.clone(), Arc::clone(&seen));
                 playing.spawn(async move {
                     match config {
-                        None => drop(play(Wire::Tcp(tcp), &steps, &seen).await),
+                        None => {
+                            drop(play(Wire::Tcp(tcp), &steps, &seen).await);
+                            seen.lock().unwrap().ended += 1;
+                        }
                         Some(config) => {
                             if let Ok(tls) = TlsAcceptor::from(config).accept(tcp).await {
                                 seen.lock().unwrap().handshakes += 1;
                                 drop(play(Wire::Tls(Box::new(tls)), &steps, &seen).await);
+                                seen.lock().unwrap().ended += 1;
                             }
                         }
                     }
@@ -89,6 +96,18 @@ impl Server {
             }
         });
         Self { port, saw, task }
+    }
+
+    /// Waits until what it saw is so.
+    pub async fn until(&self, so: impl Fn(&Saw) -> bool) {
+        let waiting = async {
+            while !self.saw(&so) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting)
+            .await
+            .unwrap();
     }
 
     pub fn saw<T>(&self, look: impl FnOnce(&Saw) -> T) -> T {
