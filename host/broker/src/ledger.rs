@@ -213,6 +213,6 @@ fn bytes_of(allowed: &Use) -> Option<(u64, u64)> {
     let request = allowed.request.as_ref()?;
     match request.purpose {
         RequestPurpose::Agent => Some((allowed.size, request.answer)),
-        RequestPurpose::Token => None,
+        RequestPurpose::Token | RequestPurpose::Proof => None,
     }
 }

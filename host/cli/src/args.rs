@@ -1,13 +1,14 @@
 //! The command line as types, and its help. Decides nothing: what cannot be wrong about one argument alone is checked here.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use claviger_core::custody::CustodyKind;
-use claviger_core::http::Origin;
+use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::manifest::parse_duration;
 use claviger_core::name::{Label, Namespace, Principal, TokenType};
-use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName};
+use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 
 /// Runs agents and carries their keys.
@@ -82,6 +83,9 @@ pub(crate) enum Command {
     /// Make and show keys
     #[command(subcommand, arg_required_else_help = true)]
     Key(Key),
+    /// Keep what servers expect to receive: tokens, passwords, API keys
+    #[command(subcommand, arg_required_else_help = true)]
+    Secret(Secret),
     /// Check a manifest: every problem at once, every limit, every grant in words
     Check(ManifestArg),
     /// Write the digest of the component into its manifest: approve these bytes
@@ -199,6 +203,90 @@ pub(crate) enum Key {
         #[arg(long, value_enum, default_value_t = PublicFormat::Openssh)]
         format: PublicFormat,
     },
+}
+
+/// `claviger secret …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Secret {
+    /// Add a secret; its value comes from stdin, a file or a file descriptor, without one line end at its end
+    Add(SecretAdd),
+    /// List the secrets; never their values
+    List,
+    /// Show everything about a secret but its value
+    Show {
+        /// The secret
+        name: SecretName,
+    },
+    /// Put a new value in the place of the old one, which is gone afterwards
+    Replace(SecretReplace),
+    /// Destroy the value for good; that it was there stays on record
+    Rm {
+        /// The secret
+        name: SecretName,
+    },
+    /// Take a secret out of use until it is enabled again, and stop what is under way with it
+    Disable {
+        /// The secret
+        name: SecretName,
+    },
+    /// Put a disabled secret back into use
+    Enable {
+        /// The secret
+        name: SecretName,
+    },
+    /// Take a secret out of use for good, and stop what is under way with it
+    Revoke {
+        /// The secret
+        name: SecretName,
+    },
+}
+
+/// `claviger secret add`.
+#[derive(Debug, Args)]
+pub(crate) struct SecretAdd {
+    /// Its name: 1 to 64 of a-z, 0-9 and -
+    pub(crate) name: SecretName,
+    /// How it is attached: bearer, basic, header, query, oauth-client, oauth-refresh, oauth-subject, aws-sigv4 or webhook-hmac; fixed for
+    /// good
+    #[arg(long)]
+    pub(crate) kind: InjectionKind,
+    /// The one origin that it may be sent to, such as `https://api.github.com`; fixed for good
+    #[arg(long)]
+    pub(crate) origin: Origin,
+    /// When whoever issued it stops taking it, such as `2027-01-01T00:00:00Z` [default: not known]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires: Option<Timestamp>,
+    /// How often it shall be replaced, such as `90d`; `doctor` and `check` say when it is due [default: no plan]
+    #[arg(long, value_name = "DURATION", value_parser = plan)]
+    pub(crate) rotate_every: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) value: SecretValue,
+}
+
+/// `claviger secret replace`.
+#[derive(Debug, Args)]
+pub(crate) struct SecretReplace {
+    /// The secret
+    pub(crate) name: SecretName,
+    /// When whoever issued it stops taking the new value [default: not known]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires: Option<Timestamp>,
+    /// How often it shall be replaced [default: as before]
+    #[arg(long, value_name = "DURATION", value_parser = plan)]
+    pub(crate) rotate_every: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) value: SecretValue,
+}
+
+/// Where a value comes from: stdin if nothing is said. Never an argument or the environment, which other processes can read.
+#[derive(Debug, Args)]
+pub(crate) struct SecretValue {
+    /// Read the value from this file, without one line end at its end [default: stdin]
+    #[arg(long, value_name = "FILE", conflicts_with = "fd")]
+    pub(crate) file: Option<PathBuf>,
+    /// Read the value from this file descriptor, without one line end at its end
+    #[arg(long, value_name = "N")]
+    pub(crate) fd: Option<u32>,
 }
 
 /// `claviger key create`.
@@ -438,6 +526,22 @@ pub(crate) enum Audit {
     Checkpoint,
     /// Vouch for the system's clock after it had run ahead
     AcceptClock,
+}
+
+/// A rotation plan: days, or what a manifest takes for a duration; at least a second.
+fn plan(text: &str) -> Result<Duration, String> {
+    let days = text.strip_suffix('d').map(str::trim_end);
+    let parsed = match days {
+        Some(days) if !days.is_empty() && days.bytes().all(|b| b.is_ascii_digit()) => days
+            .parse::<u32>()
+            .ok()
+            .map(|days| Duration::from_secs(u64::from(days) * 86_400)),
+        Some(_) => None,
+        None => parse_duration(text).ok(),
+    };
+    parsed.filter(|every| every.as_secs() > 0).ok_or_else(|| {
+        "expected a whole number and one of the units s, min, h and d, such as `90d`".to_owned()
+    })
 }
 
 fn whole_seconds(text: &str) -> Result<u32, String> {

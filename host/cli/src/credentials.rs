@@ -68,6 +68,28 @@ impl Shelf {
         against
     }
 
+    /// What of a manifest's secrets is due for a new value.
+    pub(crate) fn due(&self, manifest: &Manifest, now: Timestamp) -> Vec<String> {
+        let mut due = Vec::new();
+        for grant in manifest.grants.values() {
+            let Capability::Http(http) = &grant.capability else {
+                continue;
+            };
+            for (name, _, _) in http.inject.iter().flat_map(|inject| inject.secrets(&http.origin)) {
+                let active = self
+                    .secrets
+                    .iter()
+                    .find(|record| record.secret.name == *name && record.state == KeyState::Active);
+                let text = active
+                    .filter(|record| !record.is_expired(now))
+                    .and_then(|record| crate::command::secret::standing(record, now))
+                    .map(|standing| format!("secret `{name}` is {standing}"));
+                due.extend(text.filter(|text| !due.contains(text)));
+            }
+        }
+        due
+    }
+
     fn secret(
         &self,
         name: &SecretName,

@@ -233,6 +233,7 @@ fn requested(line: &RequestLine) -> String {
     let purpose = match line.purpose {
         RequestPurpose::Agent => "",
         RequestPurpose::Token => "for a token ",
+        RequestPurpose::Proof => "as a proof ",
     };
     format!(" to {} {purpose}by `{}`", line.origin, line.route)
 }

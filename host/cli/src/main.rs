@@ -105,6 +105,7 @@ fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Init(args) => command::init::run(cx, &args),
         Command::New(args) => command::new::run(cx, &args),
         Command::Key(args) => command::key::run(cx, args),
+        Command::Secret(args) => command::secret::run(cx, args),
         Command::Check(args) => command::check::run(cx, &args),
         Command::Pin(args) => command::pin::run(cx, &args),
         Command::Run(args) => command::run::run(cx, &args),

@@ -85,7 +85,7 @@ fn from_file(path: &Path, out: &Output) -> Result<Secret, Failure> {
     // It may be a pipe, such as `<(pass show keyring)`: that is waited for.
     let file = File::open(path).map_err(cannot)?;
     warn_if_shared(&file, path, out).map_err(cannot)?;
-    secret(&mut read_line(file).map_err(cannot)?)
+    secret(&mut read_line(file, MAX).map_err(cannot)?)
 }
 
 /// The descriptor itself stays open: only unsafe code can close what it has as a number. A pipe is empty afterwards; of a file, whatever
@@ -97,12 +97,7 @@ fn from_descriptor(number: u32, out: &Output) -> Result<Secret, Failure> {
         ))
         .because(Some(&error))
     };
-    // Opened through /proc, a descriptor needs no unsafe code; a pipe's other end stays the same.
-    let file = open_without_waiting(Path::new(&format!("/proc/self/fd/{number}"))).map_err(cannot)?;
-    // Whoever writes into the pipe may still be at it.
-    fcntl_getfl(&file)
-        .and_then(|flags| fcntl_setfl(&file, flags - OFlags::NONBLOCK))
-        .map_err(|error| cannot(error.into()))?;
+    let file = open_descriptor(number).map_err(cannot)?;
     // Programs get a stdin, stdout and stderr of their own.
     if number > 2 && file.metadata().map_err(cannot)?.is_file() {
         out.warn(&format!(
@@ -110,7 +105,17 @@ fn from_descriptor(number: u32, out: &Output) -> Result<Secret, Failure> {
              or name the file with `--passphrase-file`"
         ));
     }
-    secret(&mut read_line(file).map_err(cannot)?)
+    secret(&mut read_line(file, MAX).map_err(cannot)?)
+}
+
+/// What a file descriptor leads to, to be read from its beginning or, of a pipe, from where it is.
+pub(crate) fn open_descriptor(number: u32) -> io::Result<File> {
+    // Opened through /proc, a descriptor needs no unsafe code; a pipe's other end stays the same.
+    let file = open_without_waiting(Path::new(&format!("/proc/self/fd/{number}")))?;
+    // Whoever writes into the pipe may still be at it.
+    let flags = fcntl_getfl(&file)?;
+    fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 fn warn_if_shared(file: &File, path: &Path, out: &Output) -> io::Result<()> {
@@ -124,9 +129,9 @@ fn warn_if_shared(file: &File, path: &Path, out: &Output) -> io::Result<()> {
     Ok(())
 }
 
-/// Everything, without one line end at its end. Buffers are wiped.
-fn read_line(mut input: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(vec![0; MAX + 2]);
+/// Everything up to `max` bytes and some more that tell of too much, without one line end at its end. Buffers are wiped.
+pub(crate) fn read_line(mut input: impl Read, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; max.saturating_add(2)]);
     let mut length = 0;
     while let Some(room) = bytes.get_mut(length..).filter(|room| !room.is_empty()) {
         match input.read(room) {
@@ -278,13 +283,13 @@ mod tests {
             (b"correct horse\n\n", b"correct horse\n"),
             (b" x ", b" x "),
         ] {
-            assert_eq!(&**read_line(file).unwrap(), passphrase);
+            assert_eq!(&**read_line(file, MAX).unwrap(), passphrase);
         }
     }
 
     #[test]
     fn an_endless_file_is_not_read_to_its_end() {
-        assert_eq!(read_line(io::repeat(b'x')).unwrap().len(), MAX + 2);
+        assert_eq!(read_line(io::repeat(b'x'), MAX).unwrap().len(), MAX + 2);
         assert!(secret(&mut [b'x'; MAX + 1]).is_err());
         assert!(secret(&mut []).is_err());
         assert!(secret(&mut [b'x'; MAX]).is_ok());

@@ -13,6 +13,7 @@ use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind};
 use claviger_broker::local::Options;
 use claviger_core::Secret;
 use claviger_core::custody::{Custody, Sealer};
+use claviger_egress::HttpsClient;
 use claviger_tpm::{Tpm, TpmError};
 use tokio::runtime::Runtime;
 
@@ -136,10 +137,12 @@ fn not_closed(signal: Signal) -> Failure {
 
 /// What a broker is opened with.
 pub(crate) fn options(cx: &Context, folder: &Path, unlocking: Unlocking) -> Options {
-    let options = Options::new(folder, unlocking.sealer).durability(match cx.durability {
-        args::Durability::Sync => Durability::Sync,
-        args::Durability::Process => Durability::Process,
-    });
+    let options = Options::new(folder, unlocking.sealer)
+        .durability(match cx.durability {
+            args::Durability::Sync => Durability::Sync,
+            args::Durability::Process => Durability::Process,
+        })
+        .egress(Arc::new(HttpsClient::new()));
     match unlocking.resident {
         Some(custody) => options.resident(custody),
         None => options,

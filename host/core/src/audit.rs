@@ -270,6 +270,8 @@ pub enum RequestPurpose {
     Agent,
     /// The host's, for a token. Not counted as a use of the grant.
     Token,
+    /// None of its own: a signature for a token request or for a connection. Not counted as a use of the grant.
+    Proof,
 }
 
 /// What went over the wire for one request.

@@ -208,13 +208,14 @@ impl LocalBroker {
                     "key `{key}` is for `{}`; `inject` needs one for `{profile}`",
                     record.profile.kind()
                 )),
-                Ok(_) => {}
+                Ok(record) => {
+                    let fits = grant
+                        .inject
+                        .as_ref()
+                        .map_or(Ok(()), |inject| super::send::fits(inject, &grant.origin, &record));
+                    problems.extend(fits.err());
+                }
             }
-        }
-        if let Some(inject) = &grant.inject
-            && let Err(text) = super::send::served(inject)
-        {
-            problems.push(text);
         }
         if problems.is_empty() {
             Ok(terms)

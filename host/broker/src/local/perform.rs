@@ -297,6 +297,7 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
             | FrameError::Nonce
             | FrameError::Handshake
             | FrameError::Subject
+            | FrameError::Certificate
             | FrameError::Algorithm(_)
             | FrameError::Encoding => Rule::Content,
         };

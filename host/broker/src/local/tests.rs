@@ -2,6 +2,7 @@
 
 mod certify;
 mod large;
+mod proofs;
 mod rollback;
 mod send;
 mod time;

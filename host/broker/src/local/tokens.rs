@@ -6,17 +6,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use claviger_core::audit::{RequestLine, RequestPurpose, SecretRef, SecretSource, Settlement, Traffic, Use};
-use claviger_core::egress::{
-    Destination, Fault, Lane, SendError, Token, TokenPlan, TokenRequest, TokenSecrets,
-};
-use claviger_core::http::{AnswerRule, ClientAuth, HttpGrant, Injection, OAuth2, OAuthGrant, Trust};
+use claviger_core::egress::{Destination, Fault, Lane, SendError, Token, TokenPlan, TokenSecrets};
+use claviger_core::http::{AnswerRule, ClientAuth, HttpGrant, Method, OAuth2, OAuthGrant, Trust};
 use claviger_core::manifest::Bytes;
+use claviger_core::profile::proof::{Possession, client_assertion, dpop, github_app};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{
-    AgentName, ContentDigest, GrantAlias, ManifestDigest, Permit, Refusal, Secret, SecretName,
+    AgentName, ContentDigest, GrantAlias, KeyRef, ManifestDigest, Permit, Refusal, Secret, SecretName,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
+
+mod wanted;
+
+use wanted::{Wanted, What};
 
 use super::admit::Admitted;
 use super::send::{Credentials, HttpTerms};
@@ -92,6 +95,7 @@ struct Kept {
     renew: Timestamp,
     // The credentials that it was given for: another version, another token.
     secrets: Vec<SecretRef>,
+    keys: Vec<KeyRef>,
 }
 
 impl Slot {
@@ -212,13 +216,15 @@ impl LocalBroker {
         let slot = self.tokens.slot(Place::of(&instance.admitted, alias));
         let mut waited = false;
         loop {
-            let secrets = self.credentials(terms).map_err(NoToken::Denied)?.secrets();
+            let credentials = self.credentials(terms).map_err(NoToken::Denied)?;
+            let (secrets, keys) = (credentials.secrets(), credentials.keys());
             let now = self.clock.now();
             let ask;
             let mut ended = {
                 let mut state = slot.state();
                 if let Some(kept) = &state.kept
                     && kept.secrets == secrets
+                    && kept.keys == keys
                     && (waited || now < kept.renew)
                 {
                     return Ok(Arc::clone(&kept.token));
@@ -263,17 +269,12 @@ impl LocalBroker {
             .admitted
             .http(alias)
             .ok_or_else(|| unavailable("the grant has no token"))?;
-        let Some(Injection::OAuth2(oauth)) = &terms.grant.inject else {
-            return Err(unavailable("this token is not served yet"));
-        };
+        let wanted = Wanted::of(&terms.grant).ok_or_else(|| unavailable("the grant has no token"))?;
         let egress = self
             .egress
             .as_ref()
             .ok_or_else(|| unavailable("this host sends no requests"))?;
-        let rotating = match &oauth.grant {
-            OAuthGrant::RefreshToken(name) => Some(name),
-            OAuthGrant::ClientCredentials | OAuthGrant::TokenExchange { .. } => None,
-        };
+        let rotating = wanted.rotating();
         let turn = rotating.map(|name| self.tokens.turn(name));
         let _turn = match &turn {
             Some(turn) => Some(turn.lock().await),
@@ -281,20 +282,25 @@ impl LocalBroker {
         };
         // In turn only: another grant may just have replaced the refresh token.
         let credentials = self.credentials(terms)?;
-        let secrets = self.token_secrets(oauth, &credentials)?;
+        let secrets = match wanted.what {
+            What::OAuth2(oauth) => self.token_secrets(oauth, &credentials)?,
+            What::App(_) => TokenSecrets::default(),
+        };
+        let assertion = self.assertion(instance, alias, &wanted, &credentials).await?;
+        let dpop = self.possession(instance, alias, &wanted, &credentials).await?;
         let mut permit = self
-            .permit_token(instance, alias, terms, oauth, &credentials)
+            .permit_token(instance, alias, terms, &wanted, &credentials)
             .await?;
         let plan = TokenPlan {
-            destination: destination(instance, alias, terms, oauth),
-            request: TokenRequest::OAuth2(oauth.clone()),
+            destination: destination(instance, alias, terms, &wanted),
+            request: wanted.request(),
             secrets,
-            assertion: None,
-            dpop: None,
+            assertion,
+            dpop,
         };
         let obtained = egress.token(&permit, plan).await;
         let result = match obtained {
-            Ok(token) => self.keep(token, rotating, credentials.secrets()).await,
+            Ok(token) => self.keep(token, rotating, &credentials).await,
             Err(error) => Err((
                 fault(&error),
                 unavailable("the authorization server gave no token"),
@@ -317,14 +323,72 @@ impl LocalBroker {
         result.map_err(|(_, denial)| denial)
     }
 
+    /// What the client proves itself with, if it does with a key.
+    async fn assertion(
+        &self,
+        instance: &Instance,
+        alias: &GrantAlias,
+        wanted: &Wanted<'_>,
+        credentials: &Credentials,
+    ) -> Result<Option<Secret>, Denial> {
+        let origin = wanted.origin;
+        match wanted.what {
+            What::App(app) => {
+                let record = credentials.key(&app.key)?;
+                self.signed_token(instance, alias, &record, origin, |profile, context| {
+                    github_app(profile, origin, context)
+                })
+                .await
+                .map(Some)
+            }
+            What::OAuth2(oauth) => match &oauth.auth {
+                ClientAuth::PrivateKeyJwt(key) => {
+                    let record = credentials.key(key)?;
+                    self.signed_token(instance, alias, &record, origin, |profile, context| {
+                        client_assertion(profile, origin, context)
+                    })
+                    .await
+                    .map(Some)
+                }
+                ClientAuth::Basic(_) | ClientAuth::Post(_) | ClientAuth::None => Ok(None),
+            },
+        }
+    }
+
+    /// The proof that binds a token to a key, if the token is to be bound (RFC 9449 §5).
+    async fn possession(
+        &self,
+        instance: &Instance,
+        alias: &GrantAlias,
+        wanted: &Wanted<'_>,
+        credentials: &Credentials,
+    ) -> Result<Option<Secret>, Denial> {
+        let (Some(key), What::OAuth2(oauth)) = (wanted.dpop, &wanted.what) else {
+            return Ok(None);
+        };
+        let record = credentials.key(key)?;
+        let request = Possession {
+            method: Method::Post,
+            target: &oauth.endpoint,
+            token: None,
+            nonce: None,
+        };
+        self.signed_token(instance, alias, &record, wanted.origin, |profile, context| {
+            dpop(profile, &request, context)
+        })
+        .await
+        .map(Some)
+    }
+
     /// Puts a rotated refresh token on disk and on the log, and only then gives the access token to be used.
     async fn keep(
         &self,
         token: Token,
         rotating: Option<&SecretName>,
-        mut secrets: Vec<SecretRef>,
+        credentials: &Credentials,
     ) -> Result<Kept, (Option<Fault>, Denial)> {
         let now = self.clock.now();
+        let mut secrets = credentials.secrets();
         if let (Some(name), Some(refresh)) = (rotating, token.refresh) {
             let current = secrets.iter_mut().find(|secret| secret.name == *name);
             let Some(current) = current else {
@@ -360,6 +424,7 @@ impl LocalBroker {
             token: Arc::new(token.access),
             renew: now.saturating_add(renew_in).unwrap_or(Timestamp::MAX),
             secrets,
+            keys: credentials.keys(),
         })
     }
 
@@ -390,11 +455,11 @@ impl LocalBroker {
         instance: &Instance,
         alias: &GrantAlias,
         terms: &HttpTerms,
-        oauth: &OAuth2,
+        wanted: &Wanted<'_>,
         credentials: &Credentials,
     ) -> Result<Permit, Denial> {
         let agent = &instance.admitted.agent;
-        let endpoint = oauth.endpoint.to_string();
+        let (origin, path) = (wanted.origin, wanted.path());
         let recording = {
             let ledger = self.ledger();
             let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
@@ -417,11 +482,15 @@ impl LocalBroker {
                 profile: terms.profile().to_owned(),
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Token,
-                    origin: oauth.endpoint.origin().clone(),
-                    route: format!("POST {}", oauth.endpoint.path()),
+                    origin: origin.clone(),
+                    route: format!("POST {path}"),
                     answer: MAX_TOKEN_ANSWER.0,
                 }),
-                content: ContentDigest::of_parts([endpoint.as_bytes(), oauth.client_id.as_bytes()]),
+                content: ContentDigest::of_parts([
+                    origin.to_string().as_bytes(),
+                    path.as_bytes(),
+                    wanted.client().as_bytes(),
+                ]),
                 size: 0,
                 number: state.uses,
                 rate_until: state.rate_until,
@@ -431,7 +500,7 @@ impl LocalBroker {
                 Arc::clone(&self.clock),
                 time,
                 allowed,
-                oauth.endpoint.origin().clone(),
+                origin.clone(),
                 None,
             )
         };
@@ -446,10 +515,10 @@ fn destination(
     instance: &Instance,
     alias: &GrantAlias,
     terms: &HttpTerms,
-    oauth: &OAuth2,
+    wanted: &Wanted<'_>,
 ) -> Arc<Destination> {
     let grant: &HttpGrant = &terms.grant;
-    let origin = oauth.endpoint.origin().clone();
+    let origin = wanted.origin.clone();
     let trust = Trust {
         pins: if origin == grant.origin {
             grant.trust.pins.clone()
@@ -470,7 +539,7 @@ fn destination(
         lane: Lane {
             component: instance.admitted.component,
             grant: format!("{}/{alias}", instance.admitted.agent),
-            credential: format!("token {}", oauth.client_id),
+            credential: format!("token {}", wanted.client()),
         },
         identity: None,
     })

@@ -113,7 +113,13 @@ impl Findings {
             }
         }
         match crate::credentials::shelf(cx) {
-            Ok(shelf) => self.against.extend(shelf.against(manifest, Timestamp::now())),
+            Ok(shelf) => {
+                let now = Timestamp::now();
+                for due in shelf.due(manifest, now) {
+                    cx.out.warn(&due);
+                }
+                self.against.extend(shelf.against(manifest, now));
+            }
             Err(failure) => self.unchecked.push(format!(
                 "whether the keyring has the secrets: {}",
                 failure.message

@@ -12,3 +12,4 @@ pub(crate) mod key;
 pub(crate) mod new;
 pub(crate) mod pin;
 pub(crate) mod run;
+pub(crate) mod secret;

@@ -300,6 +300,27 @@ impl Injection {
         }
     }
 
+    /// The token that it obtains by OAuth, if it does.
+    #[must_use]
+    pub const fn oauth2(&self) -> Option<&OAuth2> {
+        match self {
+            Self::OAuth2(oauth) => Some(oauth),
+            Self::Dpop { token, .. } => match token {
+                DpopToken::OAuth2(oauth) => Some(oauth),
+                DpopToken::Secret(_) => None,
+            },
+            Self::Bearer { .. }
+            | Self::Basic { .. }
+            | Self::Header { .. }
+            | Self::Query { .. }
+            | Self::GithubApp(_)
+            | Self::AwsSigV4(_)
+            | Self::HttpSignature { .. }
+            | Self::WebhookHmac { .. }
+            | Self::Mtls { .. } => None,
+        }
+    }
+
     /// The header fields that the host alone fills under this injection.
     #[must_use]
     pub fn slots(&self) -> Vec<HeaderName> {

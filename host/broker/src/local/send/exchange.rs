@@ -421,3 +421,27 @@ impl Drop for Guarded {
         drop(self.exchange.take_flow());
     }
 }
+
+/// Whether the credential may have reached anybody before an exchange failed.
+pub(super) const fn may_have_left(error: &SendError) -> bool {
+    match error {
+        SendError::Refused { .. } => false,
+        SendError::Failed { fault } => match fault {
+            Fault::NoAddress
+            | Fault::ForbiddenAddress
+            | Fault::NoConnection
+            | Fault::Tls
+            | Fault::Certificate => false,
+            Fault::Timeout
+            | Fault::Protocol
+            | Fault::Incomplete
+            | Fault::HeadTooLarge
+            | Fault::BodyTooLarge
+            | Fault::Encoded
+            | Fault::RequestBody
+            | Fault::RequestAborted
+            | Fault::Token
+            | Fault::Reflected => true,
+        },
+    }
+}

@@ -19,15 +19,17 @@ use crate::guard::{self, BodyLength, Room};
 
 mod body;
 mod exchange;
+mod proof;
 mod slots;
 mod terms;
 
 pub(super) use exchange::{Exchange, Exchanges, Stop};
-pub(super) use slots::served;
+pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 
 use body::{Counted, NotRead, read_whole};
-use exchange::{Flow, Guarded, Registered, Settling, reflected};
+use exchange::{Flow, Guarded, Registered, Settling, may_have_left, reflected};
+use proof::Proof;
 use slots::{Filling, fill};
 
 /// An instance has at most this many requests under way, from the call to the end of the answer: as many as browsers make to six hosts.
@@ -67,6 +69,7 @@ struct Asked<'a> {
     grant: &'a AdmittedGrant,
     length: BodyLength,
     content: ContentDigest,
+    proof: Option<&'a Proof>,
 }
 
 impl Prepared<'_> {
@@ -83,6 +86,11 @@ impl Prepared<'_> {
             Body::Whole(bytes) => bytes,
             Body::Stream(_) => &[],
         }
+    }
+
+    /// The body as a receiver gets it, if it gets one.
+    fn present(&self) -> Option<&[u8]> {
+        Some(self.whole()).filter(|body| !body.is_empty())
     }
 
     /// Of the head as it is sent and, where it was read, the body.
@@ -171,16 +179,18 @@ impl LocalBroker {
             }
             Some(_) | None => None,
         };
+        let proof = self.proof(&prepared, token.as_ref()).map_err(denied)?;
         let request = Asked {
             decided: &prepared.decided,
             terms: prepared.terms,
             grant: prepared.grant,
             length: prepared.length(),
             content: prepared.content(),
+            proof: proof.as_ref(),
         };
         let permitted = self.permit(instance, &request, place).await.map_err(denied)?;
         // From here the use is on the log: whatever happens, it is settled.
-        self.send_permitted(egress, instance, prepared, token, permitted)
+        self.send_permitted(egress, instance, prepared, (token, proof), permitted)
             .await
     }
 
@@ -236,6 +246,7 @@ impl LocalBroker {
             grant,
             length,
             content,
+            proof,
         } = *request;
         let alias = decided.alias;
         let agent = &instance.admitted.agent;
@@ -250,6 +261,9 @@ impl LocalBroker {
         let registered = self.exchanges.register(&exchange)?;
         // Again, now that the exchange is stopped by whatever changes from here on.
         self.credentials(terms)?.must_equal(&credentials)?;
+        if let Some(proof) = proof {
+            proof.must_be_by(&credentials)?;
+        }
         if self.instance(instance.id).is_none() {
             return Err(Stop::Ended.denial());
         }
@@ -286,7 +300,7 @@ impl LocalBroker {
                 time,
                 allowed.clone(),
                 terms.grant.origin.clone(),
-                None,
+                proof.map(Proof::framed),
             );
             (recording, allowed, room)
         };
@@ -310,7 +324,7 @@ impl LocalBroker {
         egress: &Arc<dyn Egress>,
         instance: &Instance,
         prepared: Prepared<'_>,
-        token: Option<Arc<Secret>>,
+        (token, proof): (Option<Arc<Secret>>, Option<Proof>),
         permitted: Permitted,
     ) -> Result<Answer, Failure> {
         let Permitted {
@@ -325,21 +339,29 @@ impl LocalBroker {
             alias: Some(alias.clone()),
             denial,
         };
-        let plan = self
-            .plan(
+        let proved = tokio::select! {
+            biased;
+            stop = exchange.stopped() => Err(stop.denial()),
+            proved = self.prove(proof.as_ref(), &settling.permit) => proved,
+        };
+        let planned = proved.and_then(|proved| {
+            let mut plan = self.plan(
                 instance,
                 prepared.decided.clone(),
                 &prepared,
                 &credentials,
                 token.as_ref(),
-            )
-            .map_err(|denial| {
-                settling.settlement = Settlement::Failed;
-                denied(denial)
-            });
-        let (plan, inject) = match plan {
+            )?;
+            plan.slots.extend(proved);
+            Ok(plan)
+        });
+        let (plan, inject) = match planned {
             Ok(plan) => (plan, prepared.terms.grant.inject.is_some()),
-            Err(failure) => return Err(failure),
+            Err(denial) => {
+                settling.settlement = Settlement::Failed;
+                drop(settling);
+                return Err(denied(denial));
+            }
         };
         let plan = Plan {
             body: outgoing(prepared.body, prepared.decided.length, room, &settling.sent),
@@ -409,24 +431,28 @@ impl LocalBroker {
             None => Vec::new(),
             Some(inject) => {
                 let value = match (token, credentials.secrets().first()) {
-                    (Some(token), _) => Arc::clone(token),
-                    (None, Some(secret)) => self.open_secret(secret)?,
+                    (Some(token), _) => Some(Arc::clone(token)),
+                    (None, Some(secret)) => Some(self.open_secret(secret)?),
+                    // A key signs the request or the connection: nothing is attached but its proof.
+                    (None, None) if !credentials.keys().is_empty() => None,
                     (None, None) => return Err(no_credential(inject)),
                 };
-                let filling = Filling {
-                    value: &value,
-                    body: prepared.whole(),
-                    now: self.clock.now(),
-                };
-                let slots = fill(inject, &filling)?;
-                opened = Some(value);
-                slots
+                let filled = value.as_ref().map(|value| {
+                    let filling = Filling {
+                        value,
+                        body: prepared.whole(),
+                        now: self.clock.now(),
+                    };
+                    fill(inject, &filling)
+                });
+                opened = value;
+                filled.transpose()?.unwrap_or_default()
             }
         };
         let mut watched = self.watched(instance)?;
         watched.extend(opened);
         Ok(Plan {
-            destination: terms.destination(&instance.admitted, decided.alias, credentials),
+            destination: terms.destination(&instance.admitted, decided.alias, credentials, &self.me),
             method: decided.method,
             target: decided.target,
             headers: decided.headers,
@@ -518,30 +544,6 @@ fn outgoing(body: Body, length: Option<u64>, room: Room, sent: &Arc<AtomicU64>) 
             body: Box::pin(Counted::new(body, Arc::clone(sent), room.sent)),
             length,
             max: room.sent,
-        },
-    }
-}
-
-/// Whether the credential may have reached anybody before an exchange failed.
-const fn may_have_left(error: &SendError) -> bool {
-    match error {
-        SendError::Refused { .. } => false,
-        SendError::Failed { fault } => match fault {
-            Fault::NoAddress
-            | Fault::ForbiddenAddress
-            | Fault::NoConnection
-            | Fault::Tls
-            | Fault::Certificate => false,
-            Fault::Timeout
-            | Fault::Protocol
-            | Fault::Incomplete
-            | Fault::HeadTooLarge
-            | Fault::BodyTooLarge
-            | Fault::Encoded
-            | Fault::RequestBody
-            | Fault::RequestAborted
-            | Fault::Token
-            | Fault::Reflected => true,
         },
     }
 }

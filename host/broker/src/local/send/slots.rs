@@ -3,7 +3,7 @@
 
 use base64ct::{Base64, Encoding as _};
 use claviger_core::egress::Slot;
-use claviger_core::http::{ClientAuth, HeaderName, Injection, OAuth2, WebhookScheme};
+use claviger_core::http::{HeaderName, Injection, WebhookScheme};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::secret::SecretError;
 use claviger_core::{Refusal, Secret};
@@ -13,32 +13,6 @@ use rand_core::{OsRng, RngCore as _};
 use sha2::Sha256;
 use std::sync::Arc;
 use zeroize::Zeroizing;
-
-/// Whether this version can make what goes into the slots, or why not.
-pub(in super::super) fn served(inject: &Injection) -> Result<(), String> {
-    let not_yet = || Err(format!("`{}` is not served yet", inject.as_str()));
-    match inject {
-        Injection::Bearer { .. }
-        | Injection::Basic { .. }
-        | Injection::Header { .. }
-        | Injection::Query { .. }
-        | Injection::AwsSigV4(_)
-        | Injection::WebhookHmac { .. } => Ok(()),
-        Injection::OAuth2(oauth) if without_a_key(oauth) => Ok(()),
-        Injection::OAuth2(_)
-        | Injection::GithubApp(_)
-        | Injection::HttpSignature { .. }
-        | Injection::Dpop { .. }
-        | Injection::Mtls { .. } => not_yet(),
-    }
-}
-
-const fn without_a_key(oauth: &OAuth2) -> bool {
-    match oauth.auth {
-        ClientAuth::PrivateKeyJwt(_) => false,
-        ClientAuth::Basic(_) | ClientAuth::Post(_) | ClientAuth::None => true,
-    }
-}
 
 /// What the slots are filled from: the one secret of the injection, or the token that was obtained for it.
 pub(super) struct Filling<'a> {
@@ -75,9 +49,10 @@ pub(super) fn fill(inject: &Injection, with: &Filling<'_>) -> Result<Vec<Slot>, 
             time: with.now.as_second(),
         }]),
         Injection::WebhookHmac { scheme, .. } => webhook(*scheme, with),
-        Injection::HttpSignature { .. } | Injection::Dpop { .. } | Injection::Mtls { .. } => {
-            Err(failed("this injection is not served yet"))
-        }
+        // RFC 9449 §7.1; the proof is beside it.
+        Injection::Dpop { .. } => Ok(vec![field("authorization", &[b"DPoP ", value])?]),
+        // The signature is all that is attached, or the connection.
+        Injection::HttpSignature { .. } | Injection::Mtls { .. } => Ok(Vec::new()),
     }
 }
 
@@ -143,7 +118,7 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> Result<[u8; 32], Denial> {
     Ok(mac.finalize().into_bytes().into())
 }
 
-fn field(name: &str, parts: &[&[u8]]) -> Result<Slot, Denial> {
+pub(super) fn field(name: &str, parts: &[&[u8]]) -> Result<Slot, Denial> {
     let name: HeaderName = name.parse().map_err(|_| failed("a slot has no name"))?;
     let value = joined(parts)?;
     Ok(Slot::Header { name, value })

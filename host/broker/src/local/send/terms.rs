@@ -1,15 +1,16 @@
 //! The terms of one grant of outbound HTTP, and the credentials that it uses now. Not a decision of a request.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use claviger_core::audit::SecretRef;
-use claviger_core::egress::{Destination, Lane};
+use claviger_core::egress::{ClientIdentity, Destination, Lane};
 use claviger_core::http::{HttpGrant, Injection, InjectionKind, Origin};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{GrantAlias, KeyName, KeyRef, Refusal, SecretName};
 
 use super::super::LocalBroker;
 use super::super::admit::Admitted;
+use super::proof::{Handshakes, revoked};
 use super::references;
 use crate::keyring::{KeyRecord, SecretRecord};
 
@@ -52,6 +53,7 @@ impl HttpTerms {
         admitted: &Admitted,
         alias: &GrantAlias,
         credentials: &Credentials,
+        broker: &Weak<LocalBroker>,
     ) -> Arc<Destination> {
         let credential = credentials.label();
         let mut last = self.destination.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,10 +74,33 @@ impl HttpTerms {
                 grant: format!("{}/{alias}", admitted.agent),
                 credential,
             },
-            identity: None,
+            identity: self.identity(alias, credentials, broker),
         });
         *last = Some(Arc::clone(&destination));
         destination
+    }
+}
+
+impl HttpTerms {
+    /// The client certificate, if the grant has one.
+    fn identity(
+        &self,
+        alias: &GrantAlias,
+        credentials: &Credentials,
+        broker: &Weak<LocalBroker>,
+    ) -> Option<Arc<dyn ClientIdentity>> {
+        let Some(Injection::Mtls { chain, .. }) = &self.grant.inject else {
+            return None;
+        };
+        let key = credentials.keys().into_iter().next()?;
+        let origin = &self.grant.origin;
+        Some(Handshakes::identity(
+            Weak::clone(broker),
+            alias,
+            origin,
+            key,
+            chain,
+        ))
     }
 }
 
@@ -90,7 +115,13 @@ impl Credentials {
         references(self.secrets.iter().map(|record| &record.secret))
     }
 
-    pub(super) fn keys(&self) -> Vec<KeyRef> {
+    /// The version of this key.
+    pub(in super::super) fn key(&self, name: &KeyName) -> Result<Arc<KeyRecord>, Denial> {
+        let record = self.keys.iter().find(|record| record.key.name == *name);
+        record.cloned().ok_or_else(|| revoked(name))
+    }
+
+    pub(in super::super) fn keys(&self) -> Vec<KeyRef> {
         self.keys.iter().map(|record| record.key.clone()).collect()
     }
 

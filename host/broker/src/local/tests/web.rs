@@ -47,6 +47,10 @@ pub(super) struct Web {
     seen: Mutex<Vec<Seen>>,
     tokens: Mutex<VecDeque<Given>>,
     asked: Mutex<Vec<String>>,
+    /// What came with a request for a token: the assertion and the DPoP proof.
+    pub(super) proofs: Mutex<Vec<(Option<String>, Option<String>)>>,
+    /// What a client certificate's key says to the end of a handshake, and to something else.
+    pub(super) handshakes: Mutex<Vec<Result<claviger_core::Signature, Refusal>>>,
     pub(super) entered: Notify,
     pub(super) go_on: Notify,
 }
@@ -105,6 +109,12 @@ impl Egress for Web {
                 Slot::AwsSigV4 { secret, .. } => ("aws".to_owned(), text(secret)),
             });
             let slots = slots.collect();
+            if let Some(identity) = &plan.destination.identity {
+                for content in [proofs::handshake(), b"something else".to_vec()] {
+                    let signed = identity.sign(permit, &content).await;
+                    self.handshakes.lock().unwrap().push(signed);
+                }
+            }
             let mut body = Vec::new();
             let mut failed = None;
             match plan.body {
@@ -153,6 +163,8 @@ impl Egress for Web {
             let with = with.iter().filter_map(|secret| secret.as_deref().map(text));
             let with = with.collect::<Vec<_>>().join(" ");
             self.asked.lock().unwrap().push(with);
+            let proofs = (plan.assertion.as_ref().map(text), plan.dpop.as_ref().map(text));
+            self.proofs.lock().unwrap().push(proofs);
             self.entered.notify_one();
             let given = self.tokens.lock().unwrap().pop_front();
             let given = given.expect("the test says what is given");

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use claviger_broker::audit::{Verified, verify};
 use claviger_broker::guard::trusted_time;
-use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind};
+use claviger_broker::keyring::{KeyState, Keyring, KeyringError, KeyringInfo, RootKind};
 use claviger_broker::local::AUDIT_FOLDER;
 use claviger_tpm::{Tpm, TpmChoice, TpmError};
 use jiff::Timestamp;
 
 use super::Finding;
+use crate::command::secret::standing;
 
 /// Files with loose modes are named up to this many.
 const MAX_NAMED: usize = 8;
@@ -22,6 +23,7 @@ pub(super) fn look(folder: &Path) -> Vec<Finding> {
     let mut findings = vec![found];
     if info.is_some() {
         findings.push(modes(folder));
+        findings.push(secrets(folder, Timestamp::now()));
     }
     findings.push(tpm(info.as_ref(), folder));
     findings.push(swtpm(info.as_ref()));
@@ -102,6 +104,36 @@ fn modes(folder: &Path) -> Finding {
 
 fn is_loose(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_symlink() && meta.mode() & 0o077 != 0)
+}
+
+/// No active secret has expired or is due for a new value.
+fn secrets(folder: &Path, now: Timestamp) -> Finding {
+    let name = "secrets";
+    let records = match Keyring::list_public_secrets(folder) {
+        Ok(records) => records,
+        Err(error) => {
+            let fix = "restore the keyring's folder from a backup";
+            return Finding::fail(name, error.to_string(), fix);
+        }
+    };
+    let active = records
+        .iter()
+        .filter(|record| record.state == KeyState::Active)
+        .count();
+    let late: Vec<_> = records
+        .iter()
+        .filter_map(|record| standing(record, now).map(|text| (&record.secret.name, text)))
+        .collect();
+    let Some((first, _)) = late.first() else {
+        return Finding::ok(name, format!("{active} active, none expired or due"));
+    };
+    let named: Vec<_> = late
+        .iter()
+        .take(MAX_NAMED)
+        .map(|(name, text)| format!("`{name}` {text}"))
+        .collect();
+    let fix = format!("claviger secret replace {first}");
+    Finding::warn(name, named.join(", "), fix)
 }
 
 fn tpm(info: Option<&KeyringInfo>, folder: &Path) -> Finding {

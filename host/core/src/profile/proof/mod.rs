@@ -20,7 +20,7 @@ mod tls;
 mod token;
 
 pub use http_signature::{SignatureFields, http_signature};
-pub use tls::{CertificateRequest, certificate_request, certificate_verify};
+pub use tls::{CertificateRequest, certificate_is_for, certificate_request, certificate_verify};
 pub use token::{DPOP_TYPE, Possession, client_assertion, dpop, github_app};
 
 /// The longest life of a signature over a request, in seconds: a request is sent at once, and clocks differ by some.

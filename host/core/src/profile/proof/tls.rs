@@ -3,6 +3,7 @@
 
 use std::str::FromStr as _;
 
+use x509_cert::Certificate;
 use x509_cert::der::asn1::BitString;
 use x509_cert::der::pem::LineEnding;
 use x509_cert::der::{Decode as _, Encode as _, EncodePem as _};
@@ -12,7 +13,7 @@ use x509_cert::spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicK
 
 use super::MAX_SUBJECT;
 use super::token::{other, profile_takes};
-use crate::key::{KeyError, Signature};
+use crate::key::{KeyError, PublicKey, Signature};
 use crate::profile::{Finish, FrameContext, FrameError, Framed, Profile};
 
 /// The context string of a client (RFC 8446 §4.4.3) with the zero byte after it.
@@ -44,6 +45,24 @@ pub fn certificate_verify(
         return Err(FrameError::Handshake);
     }
     Ok(Framed::new(content.to_vec(), Finish::Raw, context.key, content))
+}
+
+/// Checks that a certificate (DER) is for this key, and not for another one of the same owner.
+///
+/// # Errors
+/// When it is not a certificate, or for another key.
+pub fn certificate_is_for(certificate: &[u8], key: &PublicKey) -> Result<(), FrameError> {
+    let certificate = Certificate::from_der(certificate).map_err(|_| FrameError::Certificate)?;
+    let of = certificate
+        .tbs_certificate
+        .subject_public_key_info
+        .to_der()
+        .map_err(|_| FrameError::Certificate)?;
+    if of == key.to_spki()? {
+        Ok(())
+    } else {
+        Err(FrameError::Certificate)
+    }
 }
 
 /// A request for a certificate, but for the signature.
