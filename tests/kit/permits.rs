@@ -9,7 +9,8 @@ use claviger_core::http::Origin;
 use claviger_core::profile::proof::github_app;
 use claviger_core::profile::{FrameContext, Framed, Profile, SigningRule};
 use claviger_core::{
-    Algorithm, BoxFuture, Clock, ComponentDigest, ContentDigest, InstanceId, KeyRef, KeyVersion, ManifestDigest, Permit, PublicKey,
+    Algorithm, BoxFuture, Clock, ComponentDigest, ContentDigest, InstanceId, KeyRef, KeyVersion,
+    ManifestDigest, Permit, PublicKey,
 };
 use jiff::Timestamp;
 
