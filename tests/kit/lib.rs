@@ -27,9 +27,6 @@ pub mod verifiers;
 pub use guests::{Guest, guest};
 pub use toy::{Record, ToyBroker};
 
-use claviger_core::http::HttpGrant;
-use claviger_core::manifest::Capability;
-
 use claviger::{Agent, Host, LoadError, Manifest, RunInput, RunReport, Secret};
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +39,7 @@ use std::sync::Arc;
 pub fn manifest(rest: &str) -> Manifest {
     let text = format!("schema = 1\n\n[agent]\nname = \"test\"\ncomponent = \"test.wasm\"\n\n{rest}");
     match Manifest::parse(&text) {
-        Ok((manifest, _warnings)) => granted_http(manifest),
+        Ok((manifest, _warnings)) => manifest,
         Err(problems) => panic!("{problems:#?}\nin\n{text}"),
     }
 }
@@ -51,19 +48,8 @@ pub fn manifest(rest: &str) -> Manifest {
 pub const GRANT: &str = "[grants.release]\nsign = { key = \"release\", namespace = \"file\" }\n";
 
 /// The grant `api`, of everything at `https://toy.test`, for manifests. The broker of these tests looks into none of it.
-pub const HTTP_GRANT: &str = "[grants.api]\nsign = { key = \"api\", namespace = \"file\" }\n";
-
-/// Makes the grants called `api` ones of `http`.
-fn granted_http(mut manifest: Manifest) -> Manifest {
-    for (alias, grant) in &mut manifest.grants {
-        if alias.as_str() == "api" {
-            let origin = "https://toy.test".parse().expect("an origin");
-            let routes = vec!["GET /**".parse().expect("a route")];
-            grant.capability = Capability::Http(Arc::new(HttpGrant::new(origin, routes)));
-        }
-    }
-    manifest
-}
+pub const HTTP_GRANT: &str =
+    "[grants.api]\nhttp = { origin = \"https://toy.test\", allow = [\"GET /**\"] }\n";
 
 /// A toy broker and a host that uses it.
 #[derive(Debug)]

@@ -26,13 +26,6 @@ pub(super) fn handle(
         None => RequestOptions::default(),
     };
     let request = view.table.delete(request)?;
-    let announced = match announced(&request.headers) {
-        Ok(announced) if announced > 0 && request.body.is_none() => {
-            return Ok(Err(ErrorCode::HttpRequestBodySize(Some(0))));
-        }
-        Ok(announced) => announced > 0,
-        Err(code) => return Ok(Err(code)),
-    };
     let head = head(&request);
     if head.size() > MAX_HEAD {
         return Ok(Err(ErrorCode::HttpRequestHeaderSectionSize(
@@ -44,7 +37,7 @@ pub(super) fn handle(
         instance: view.ctx.instance,
         head,
         body: request.body,
-        announced,
+        announced: announced(&request.headers),
         options,
         life: view.ctx.life.clone(),
     };
@@ -52,18 +45,12 @@ pub(super) fn handle(
     Ok(Ok(view.table.push(answer)?))
 }
 
-/// What an agent announced as the length of its body; 0 if nothing.
-fn announced(headers: &HeaderMap) -> Result<u64, ErrorCode> {
-    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return Ok(0);
-    };
-    value
-        .to_str()
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-        .and_then(|text| text.parse().ok())
-        .ok_or(ErrorCode::HttpRequestBodySize(None))
+/// Whether the agent says that there are bytes in its body. What it says, and whether that can be, is the broker's.
+fn announced(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONTENT_LENGTH)
+        .iter()
+        .any(|value| value.as_bytes().iter().any(|byte| *byte != b'0'))
 }
 
 /// The agent's words, put together. Nothing is made of them: a scheme, an authority or a path that is none is the broker's to refuse.
