@@ -89,6 +89,15 @@ async fn probe(origin: &str) -> Vec<(&'static str, String)> {
             "another content type",
             tried(post(&format!("{origin}/reports"), "text/html", "<script>").await),
         ),
+        (
+            "where a redirect leads",
+            followed(&format!("{origin}/moved")).await,
+        ),
+        // Last: an API that repeats what it was sent, token included.
+        (
+            "an echo of the token",
+            tried(get(&format!("{origin}/debug")).await),
+        ),
     ]
 }
 
@@ -108,6 +117,22 @@ async fn post(url: &str, kind: &str, text: &'static str) -> Result<Response<Body
         .header("content-type", kind)
         .body(Body::from(text))?;
     Client::new().send(request).await
+}
+
+/// Goes where an answer says, as a client that follows redirects would.
+async fn followed(url: &str) -> String {
+    let answer = match get(url).await {
+        Ok(answer) => answer,
+        Err(why) => return format!("refused, {why}"),
+    };
+    match answer
+        .headers()
+        .get("location")
+        .and_then(|there| there.to_str().ok())
+    {
+        Some(there) => tried(get(there).await),
+        None => "refused, there was no redirect".to_owned(),
+    }
 }
 
 fn tried(outcome: Result<Response<Body>, Error>) -> String {
