@@ -26,8 +26,10 @@ const MAX_INFORMATIONAL: u8 = 8;
 pub(crate) struct Live {
     sender: SendRequest<OutBody>,
     // Invariant: none once it has ended; it is never polled after that.
-    connection: Option<Pin<Box<Connection<TokioIo<TlsStream<TcpStream>>, OutBody>>>>,
+    connection: Option<Pin<Box<Http>>>,
 }
+
+type Http = Connection<TokioIo<TlsStream<TcpStream>>, OutBody>;
 
 /// What became of a request.
 pub(crate) enum Sent {

@@ -166,7 +166,10 @@ impl Scrubber {
 
 /// Forms that were made before, for as long as the secrets live.
 #[derive(Debug, Default)]
-pub(crate) struct Kept(Mutex<Vec<(Vec<Weak<Secret>>, Arc<Watched>)>>);
+pub(crate) struct Kept(Mutex<Vec<Made>>);
+
+/// Of which secrets, and what was made of them.
+type Made = (Vec<Weak<Secret>>, Arc<Watched>);
 
 impl Kept {
     /// The forms of these secrets; those of secrets that ended are forgotten.

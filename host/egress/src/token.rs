@@ -47,7 +47,7 @@ pub(crate) async fn obtain(
     let bound = dpop.is_some();
     let (mut written, kind) = match &request {
         TokenRequest::OAuth2(oauth) => (
-            oauth_request(oauth, &secrets, assertion)?,
+            oauth_request(oauth, &secrets, assertion.as_ref())?,
             reply::Kind::OAuth2 { bound },
         ),
         TokenRequest::GithubApp(app) => {
@@ -55,7 +55,10 @@ pub(crate) async fn obtain(
                 "{}/app/installations/{}/access_tokens",
                 destination.origin, app.installation
             );
-            (github_request(&target, app, assertion)?, reply::Kind::Github)
+            (
+                github_request(&target, app, assertion.as_ref())?,
+                reply::Kind::Github,
+            )
         }
     };
     if let Some(proof) = dpop {
@@ -90,7 +93,7 @@ async fn whole(mut reading: Reading) -> Result<Zeroizing<Vec<u8>>, Fault> {
 fn oauth_request(
     oauth: &OAuth2,
     secrets: &TokenSecrets,
-    assertion: Option<Secret>,
+    assertion: Option<&Secret>,
 ) -> Result<Written, SendError> {
     let client = || secrets.client.as_deref().ok_or(INVALID);
     let grant = || secrets.grant.as_deref().ok_or(INVALID);
@@ -121,7 +124,7 @@ fn oauth_request(
             pairs.push(("client_secret", client()?.expose()));
         }
         ClientAuth::PrivateKeyJwt(_) => {
-            let assertion = assertion.as_ref().ok_or(INVALID)?;
+            let assertion = assertion.ok_or(INVALID)?;
             pairs.push(("client_id", oauth.client_id.as_bytes()));
             pairs.push((
                 "client_assertion_type",
@@ -155,7 +158,7 @@ fn oauth_request(
 /// Some servers refuse whoever says nothing. No version: it is nobody's to know.
 const USER_AGENT: &str = "claviger";
 
-fn github_request(target: &str, app: &GithubApp, assertion: Option<Secret>) -> Result<Written, SendError> {
+fn github_request(target: &str, app: &GithubApp, assertion: Option<&Secret>) -> Result<Written, SendError> {
     let assertion = assertion.ok_or(INVALID)?;
     let bearer = locked::gather(|| [b"Bearer ".as_slice(), assertion.expose()].into_iter())?;
     let mut wanted = serde_json::Map::new();

@@ -102,6 +102,47 @@ async fn slots_of_the_query_are_encoded_and_come_after_the_agents() {
 }
 
 #[tokio::test]
+async fn a_signature_of_aws_covers_what_is_sent_and_holds_no_secret() {
+    let scope = claviger_core::http::AwsSigV4 {
+        access_key_id: "AKIDEXAMPLE".to_owned(),
+        secret: "aws".parse().unwrap(),
+        region: "eu-central-1".to_owned(),
+        service: "s3".to_owned(),
+    };
+    let slot = || Slot::AwsSigV4 {
+        scope: scope.clone(),
+        secret: Arc::new(secret(SECRET)),
+        time: 1_440_938_160,
+    };
+    let request = written(|plan| {
+        plan.method = Method::Put;
+        plan.body = Outgoing::Whole("hello".into());
+        plan.slots = vec![slot()];
+        plan.headers
+            .push(("authorization".parse().unwrap(), b"mine".to_vec()));
+        plan.headers
+            .push(("x-amz-date".parse().unwrap(), b"mine".to_vec()));
+    })
+    .await;
+    let hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    assert!(
+        request.contains(&format!("x-amz-content-sha256: {hello}\r\n")),
+        "{request}"
+    );
+    assert!(request.contains("x-amz-date: 20150830T123600Z\r\n"));
+    assert!(request.contains("SignedHeaders=accept;content-length;host;x-amz-content-sha256;x-amz-date,"));
+    assert!(!request.contains("mine") && !request.contains("UNSIGNED"));
+    assert_eq!(crate::kit::echo::holds(request.as_bytes(), SECRET), None);
+    // A payload that is not known cannot be signed.
+    refused(|plan| {
+        plan.method = Method::Put;
+        plan.body = stream(&["hello"], Some(5), 5);
+        plan.slots = vec![slot()];
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_does_not_fit_a_slot_is_not_sent() {
     for bad in ["a\r\nx-evil: 1", "a\nb", "a\0b", "a\tb", " a", "a ", "ä"] {
         refused(|plan| plan.slots = vec![header("authorization", bad)]).await;

@@ -67,7 +67,18 @@ const STRANGERS: [(&str, &[&str]); 5] = [
         "claviger-tpm",
         &["wasmtime", "rusqlite", "hyper", "reqwest", "rustls"],
     ),
-    ("claviger-egress", &["wasmtime", "tss-esapi", "rusqlite"]),
+    (
+        "claviger-egress",
+        &[
+            "wasmtime",
+            "tss-esapi",
+            "rusqlite",
+            // Clients that follow redirects or read proxies from the environment, and stores that it may add to.
+            "reqwest",
+            "rustls-native-certs",
+            "openssl",
+        ],
+    ),
     (
         "claviger",
         &["tss-esapi", "rusqlite", "rustls", "hyper", "reqwest"],

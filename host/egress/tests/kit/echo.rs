@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 /// Base64 by hand.
-pub fn base64(bytes: &[u8], last: [char; 2]) -> String {
+pub(crate) fn base64(bytes: &[u8], last: [char; 2]) -> String {
     let alphabet: Vec<char> = ('A'..='Z')
         .chain('a'..='z')
         .chain('0'..='9')
@@ -27,7 +27,7 @@ fn each(secret: &str, encode: impl Fn(u8) -> String) -> String {
 }
 
 /// By name, every spelling.
-pub fn spellings(secret: &str) -> Vec<(&'static str, String)> {
+pub(crate) fn spellings(secret: &str) -> Vec<(&'static str, String)> {
     let json = serde_json::to_string(secret).unwrap();
     vec![
         ("raw", secret.to_owned()),
@@ -59,7 +59,7 @@ pub fn spellings(secret: &str) -> Vec<(&'static str, String)> {
 }
 
 /// Whether any twelve bytes of any spelling of the secret are in there: stricter than what the client looks for.
-pub fn holds(bytes: &[u8], secret: &str) -> Option<&'static str> {
+pub(crate) fn holds(bytes: &[u8], secret: &str) -> Option<&'static str> {
     let mut parts: HashMap<[u8; 12], &'static str> = HashMap::new();
     let mut first = [false; 256];
     for (name, spelling) in spellings(secret) {

@@ -17,7 +17,7 @@ impl log::Log for Capture {
     fn flush(&self) {}
 }
 
-pub fn capture() {
+pub(crate) fn capture() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         log::set_logger(&Capture).unwrap();
@@ -26,6 +26,6 @@ pub fn capture() {
 }
 
 /// All lines so far, of every test of this process.
-pub fn lines() -> Vec<u8> {
+pub(crate) fn lines() -> Vec<u8> {
     LINES.lock().unwrap().clone()
 }

@@ -1,9 +1,9 @@
 //! What the tests share: permits, plans, a resolver by table, and what a caller saw. Not the servers.
 
-pub mod echo;
-pub mod log;
-pub mod pki;
-pub mod server;
+pub(crate) mod echo;
+pub(crate) mod log;
+pub(crate) mod pki;
+pub(crate) mod server;
 
 use std::io;
 use std::net::IpAddr;
@@ -19,13 +19,12 @@ use claviger_core::egress::{
 use claviger_core::http::{HttpGrant, Method, Origin, PathEncoding, Target};
 use claviger_core::{BoxFuture, Clock, InstanceId, Permit, Secret};
 use claviger_egress::{HttpsClient, Phases, Resolver};
-use futures_core::Stream as _;
 use jiff::Timestamp;
 
 /// The credential of every test: no byte of it may be where it does not belong.
-pub const SECRET: &str = "tok/4f+Zq7\"Q<mXpW=t9~K!bVr2";
+pub(crate) const SECRET: &str = "tok/4f+Zq7\"Q<mXpW=t9~K!bVr2";
 
-pub fn secret(text: &str) -> Secret {
+pub(crate) fn secret(text: &str) -> Secret {
     Secret::take(&mut text.as_bytes().to_vec()).unwrap()
 }
 
@@ -51,7 +50,7 @@ impl Clock for Epoch {
     }
 }
 
-pub async fn permit(origin: &Origin) -> Permit {
+pub(crate) async fn permit(origin: &Origin) -> Permit {
     let allowed = Use {
         instance: InstanceId(1),
         agent: "bot".parse().unwrap(),
@@ -75,13 +74,13 @@ pub async fn permit(origin: &Origin) -> Permit {
 
 /// Answers from a list, one after another, the last one again and again; counts the questions.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     answers: Mutex<Vec<Vec<IpAddr>>>,
-    pub lookups: AtomicUsize,
+    pub(crate) lookups: AtomicUsize,
 }
 
 impl Table {
-    pub fn new(answers: &[&[&str]]) -> Arc<Self> {
+    pub(crate) fn new(answers: &[&[&str]]) -> Arc<Self> {
         let parse = |texts: &&[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         Arc::new(Self {
             answers: Mutex::new(answers.iter().rev().map(parse).collect()),
@@ -89,7 +88,7 @@ impl Table {
         })
     }
 
-    pub fn loopback() -> Arc<Self> {
+    pub(crate) fn loopback() -> Arc<Self> {
         Self::new(&[&["127.0.0.1"]])
     }
 }
@@ -109,12 +108,12 @@ impl Resolver for Table {
     }
 }
 
-pub fn client(resolver: Arc<dyn Resolver>) -> HttpsClient {
+pub(crate) fn client(resolver: Arc<dyn Resolver>) -> HttpsClient {
     HttpsClient::with(resolver, Phases::default())
 }
 
 /// As short as a test may wait for what never comes.
-pub fn hasty() -> Phases {
+pub(crate) fn hasty() -> Phases {
     let mut phases = Phases::default();
     phases.request = Duration::from_millis(1500);
     phases.head = Duration::from_millis(1500);
@@ -124,7 +123,7 @@ pub fn hasty() -> Phases {
 }
 
 /// The terms of `https://api.test` at this port, trusting the tests' authority.
-pub fn destination(port: u16) -> Destination {
+pub(crate) fn destination(port: u16) -> Destination {
     let origin: Origin = format!("https://api.test:{port}").parse().unwrap();
     let grant = HttpGrant::new(origin, Vec::new());
     let mut trust = grant.trust;
@@ -145,7 +144,7 @@ pub fn destination(port: u16) -> Destination {
 }
 
 /// `GET /v1/x` with the secret as a bearer.
-pub fn get(destination: Destination) -> Plan {
+pub(crate) fn get(destination: Destination) -> Plan {
     let target = Target::parse(&format!("{}/v1/x", destination.origin), PathEncoding::Refused).unwrap();
     Plan {
         destination: Arc::new(destination),
@@ -158,7 +157,7 @@ pub fn get(destination: Destination) -> Plan {
     }
 }
 
-pub fn bearer() -> Slot {
+pub(crate) fn bearer() -> Slot {
     Slot::Header {
         name: "authorization".parse().unwrap(),
         value: secret(&format!("Bearer {SECRET}")),
@@ -167,17 +166,17 @@ pub fn bearer() -> Slot {
 
 /// All that a caller got of an exchange.
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub status: Option<u16>,
-    pub headers: Vec<(String, Vec<u8>)>,
-    pub body: Vec<u8>,
-    pub trailers: Vec<(String, Vec<u8>)>,
-    pub error: Option<SendError>,
+pub(crate) struct Seen {
+    pub(crate) status: Option<u16>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: Vec<(String, Vec<u8>)>,
+    pub(crate) error: Option<SendError>,
 }
 
 impl Seen {
     /// As bytes, for whoever looks for a secret in it.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut all = format!("{:?} ", self.error).into_bytes();
         if let Some(error) = &self.error {
             all.extend(error.to_string().bytes());
@@ -191,23 +190,23 @@ impl Seen {
         all
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(other, _)| other == name)?;
         std::str::from_utf8(&found.1).ok()
     }
 }
 
-pub async fn frame(body: &mut BodyStream) -> Option<Result<Frame, SendError>> {
+pub(crate) async fn frame(body: &mut BodyStream) -> Option<Result<Frame, SendError>> {
     std::future::poll_fn(|cx| body.as_mut().poll_next(cx)).await
 }
 
 /// Sends a plan under a permit for its origin, and reads all of the answer.
-pub async fn run(client: &HttpsClient, plan: Plan) -> Seen {
+pub(crate) async fn run(client: &HttpsClient, plan: Plan) -> Seen {
     let permit = permit(&plan.destination.origin).await;
     read(client.send(&permit, plan).await).await
 }
 
-pub async fn read(answer: Result<Answer, SendError>) -> Seen {
+pub(crate) async fn read(answer: Result<Answer, SendError>) -> Seen {
     let mut seen = Seen::default();
     match answer {
         Err(error) => seen.error = Some(error),
@@ -227,7 +226,7 @@ pub async fn read(answer: Result<Answer, SendError>) -> Seen {
 }
 
 /// A body that never comes.
-pub struct Never;
+pub(crate) struct Never;
 
 impl futures_core::Stream for Never {
     type Item = Result<Frame, SendError>;
@@ -240,7 +239,7 @@ impl futures_core::Stream for Never {
 }
 
 /// A body by list.
-pub struct Pieces(pub Vec<Result<Frame, SendError>>);
+pub(crate) struct Pieces(pub(crate) Vec<Result<Frame, SendError>>);
 
 impl futures_core::Stream for Pieces {
     type Item = Result<Frame, SendError>;

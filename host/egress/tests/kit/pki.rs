@@ -10,8 +10,8 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 
-pub struct Authority {
-    pub der: Vec<u8>,
+pub(crate) struct Authority {
+    pub(crate) der: Vec<u8>,
     params: CertificateParams,
     key: KeyPair,
 }
@@ -25,14 +25,14 @@ fn authority() -> Authority {
 }
 
 /// The authority that the tests' destinations name.
-pub fn ca() -> &'static Authority {
+pub(crate) fn ca() -> &'static Authority {
     static CA: LazyLock<Authority> = LazyLock::new(authority);
     &CA
 }
 
 /// How a server's certificate is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leaf {
+pub(crate) enum Leaf {
     Right,
     Wildcard,
     WildcardOfSuffix,
@@ -45,18 +45,18 @@ pub enum Leaf {
     ClientOnly,
 }
 
-pub struct Certified {
-    pub der: Vec<u8>,
-    pub key: KeyPair,
+pub(crate) struct Certified {
+    pub(crate) der: Vec<u8>,
+    pub(crate) key: KeyPair,
 }
 
 impl Certified {
-    pub fn spki(&self) -> Vec<u8> {
+    pub(crate) fn spki(&self) -> Vec<u8> {
         self.key.subject_public_key_info()
     }
 }
 
-pub fn leaf(kind: Leaf) -> Certified {
+pub(crate) fn leaf(kind: Leaf) -> Certified {
     let names: &[&str] = match kind {
         Leaf::Wildcard => &["*.test"],
         Leaf::WildcardOfSuffix => &["*.api.test"],
@@ -93,10 +93,10 @@ pub fn leaf(kind: Leaf) -> Certified {
 
 /// What a server speaks.
 #[derive(Debug, Clone)]
-pub struct Speaks {
-    pub tls12_only: bool,
-    pub alpn: Vec<Vec<u8>>,
-    pub asks_for_certificate: bool,
+pub(crate) struct Speaks {
+    pub(crate) tls12_only: bool,
+    pub(crate) alpn: Vec<Vec<u8>>,
+    pub(crate) asks_for_certificate: bool,
 }
 
 impl Default for Speaks {
@@ -109,7 +109,7 @@ impl Default for Speaks {
     }
 }
 
-pub fn server_config(certified: &Certified, speaks: &Speaks) -> Arc<ServerConfig> {
+pub(crate) fn server_config(certified: &Certified, speaks: &Speaks) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions: &[_] = if speaks.tls12_only {
         &[&rustls::version::TLS12]

@@ -14,7 +14,7 @@ use super::pki::{Leaf, Speaks, leaf, server_config};
 
 /// One step of a script.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub(crate) enum Step {
     /// Reads one whole request.
     Read,
     /// Reads this many bytes.
@@ -39,17 +39,17 @@ pub enum Step {
 
 /// What a server saw.
 #[derive(Debug, Default)]
-pub struct Saw {
-    pub connections: usize,
-    pub handshakes: usize,
-    pub requests: Vec<Vec<u8>>,
+pub(crate) struct Saw {
+    pub(crate) connections: usize,
+    pub(crate) handshakes: usize,
+    pub(crate) requests: Vec<Vec<u8>>,
     /// Scripts that came to their end, or to that of their connection.
-    pub ended: usize,
+    pub(crate) ended: usize,
 }
 
 /// A running server; dropped, it ends.
-pub struct Server {
-    pub port: u16,
+pub(crate) struct Server {
+    pub(crate) port: u16,
     saw: Arc<Mutex<Saw>>,
     task: JoinHandle<()>,
 }
@@ -61,13 +61,13 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub async fn start(steps: Vec<Step>) -> Self {
+    pub(crate) async fn start(steps: Vec<Step>) -> Self {
         let config = server_config(&leaf(Leaf::Right), &Speaks::default());
         Self::with(Some(config), steps).await
     }
 
     /// Without a configuration, the script is played over bare TCP.
-    pub async fn with(config: Option<Arc<ServerConfig>>, steps: Vec<Step>) -> Self {
+    pub(crate) async fn with(config: Option<Arc<ServerConfig>>, steps: Vec<Step>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let saw = Arc::new(Mutex::new(Saw::default()));
@@ -99,7 +99,7 @@ impl Server {
     }
 
     /// Waits until what it saw is so.
-    pub async fn until(&self, so: impl Fn(&Saw) -> bool) {
+    pub(crate) async fn until(&self, so: impl Fn(&Saw) -> bool) {
         let waiting = async {
             while !self.saw(&so) {
                 tokio::task::yield_now().await;
@@ -110,7 +110,7 @@ impl Server {
             .unwrap();
     }
 
-    pub fn saw<T>(&self, look: impl FnOnce(&Saw) -> T) -> T {
+    pub(crate) fn saw<T>(&self, look: impl FnOnce(&Saw) -> T) -> T {
         look(&self.saw.lock().unwrap())
     }
 }

@@ -13,7 +13,7 @@ use crate::kit::{SECRET, Seen, Table, destination, echo, get, hasty, log, run};
 
 /// What a row must lead to.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Expect {
+pub(crate) enum Expect {
     /// This status and body, and no error.
     Answer(u16, &'static str),
     /// This fault, before the head or within the body.
@@ -21,15 +21,15 @@ pub enum Expect {
 }
 
 /// One misbehaviour.
-pub struct Row {
-    pub name: String,
+pub(crate) struct Row {
+    pub(crate) name: String,
     /// What the server does, beginning with each connection.
-    pub steps: Vec<Step>,
-    pub expect: Expect,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) expect: Expect,
 }
 
 /// The least that a row can be: read the request, write this, say goodbye.
-pub fn row(name: impl Into<String>, answer: impl Into<Vec<u8>>, expect: Expect) -> Row {
+pub(crate) fn row(name: impl Into<String>, answer: impl Into<Vec<u8>>, expect: Expect) -> Row {
     Row {
         name: name.into(),
         steps: vec![Step::Read, Step::Write(answer.into()), Step::Close],
