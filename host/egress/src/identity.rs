@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, mpsc};
 
-use claviger_core::egress::{ClientIdentity, Fault};
 use claviger_core::Permit;
+use claviger_core::egress::{ClientIdentity, Fault};
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
