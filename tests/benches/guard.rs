@@ -1,5 +1,5 @@
 //! The decision of one use among 200 grants, each with every constraint there is: find the grant and what the log says of it,
-//! and ask every rule. No log, no key. Paths come with outbound HTTP.
+//! and ask every rule; and the same of a request among 200 grants of 50 paths each. No log, no key, no credential.
 #![expect(
     clippy::unwrap_used,
     reason = "a benchmark stops at the first surprise, and nobody calls it"
@@ -8,9 +8,12 @@
 use std::fmt::Write as _;
 use std::hint::black_box;
 
-use claviger_broker::guard;
+use claviger_broker::guard::{self, BodyLength};
 use claviger_broker::ledger::Ledger;
 use claviger_core::audit::{Entry, Event, Use};
+use claviger_core::egress::RequestHead;
+use claviger_core::http::{self, BodyPresence, Router};
+use claviger_core::manifest::Capability;
 use claviger_core::{
     AgentName, ComponentDigest, ContentDigest, GrantAlias, InstanceId, KeyRef, KeyVersion, Manifest,
 };
@@ -83,5 +86,61 @@ fn decide(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, decide);
+const PATHS: usize = 50;
+
+/// Many grants for one origin, with paths that differ late, and one wildcard in each.
+fn http_manifest() -> Manifest {
+    let mut grants = String::new();
+    for n in 0..GRANTS {
+        write!(
+            grants,
+            "[grants.grant-{n}]\nuses = 1000\nrate = \"100/hour\"\nexpires = 2030-01-01T00:00:00Z\n\
+             http = {{ origin = \"https://api.test\", query = [\"page\", \"sort\"], allow = ["
+        )
+        .unwrap();
+        for path in 0..PATHS {
+            write!(grants, "\"GET /v1/tenants/t{n}/*/p{path}\", ").unwrap();
+        }
+        writeln!(grants, "] }}").unwrap();
+    }
+    kit::manifest(&grants)
+}
+
+fn decide_request(criterion: &mut Criterion) {
+    let manifest = http_manifest();
+    let agent: AgentName = "test".parse().unwrap();
+    let now: Timestamp = "2026-06-07T15:00:00Z".parse().unwrap();
+    let ledger = ledger(&manifest, &agent, now);
+    let mut router = Router::default();
+    let grant_of = |alias: &GrantAlias| match &manifest.grants.get(alias)?.capability {
+        Capability::Http(http) => Some(http.as_ref()),
+        Capability::Sign { .. } => None,
+    };
+    for alias in manifest.grants.keys() {
+        let grant = grant_of(alias).unwrap();
+        router.add(alias, &grant.origin, &grant.allow);
+    }
+    let heads: Vec<RequestHead> = (0..GRANTS)
+        .map(|n| RequestHead {
+            method: "GET".to_owned(),
+            url: format!("https://api.test/v1/tenants/t{n}/users/p{}?page=7", n % PATHS),
+            headers: vec![("accept".to_owned(), b"application/json".to_vec())],
+        })
+        .collect();
+    let mut turn = heads.iter().cycle();
+    criterion.bench_function("guard/decide-200x50", |b| {
+        b.iter(|| {
+            let head = black_box(turn.next().unwrap());
+            let decided = http::decide(&router, grant_of, head, BodyPresence::Absent).unwrap();
+            let constraints = &manifest.grants.get(decided.alias).unwrap().constraints;
+            let state = ledger.grant(&agent, decided.alias);
+            let time = guard::trusted_time(black_box(now), ledger.latest()).unwrap();
+            guard::decide(constraints, &state, time).unwrap();
+            let grant = decided.grant;
+            guard::room(&grant.budget, &state, BodyLength::Known(0), grant.answer.max.0).unwrap()
+        });
+    });
+}
+
+criterion_group!(benches, decide, decide_request);
 criterion_main!(benches);

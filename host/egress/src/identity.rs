@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, mpsc};
 
+use claviger_core::Permit;
 use claviger_core::egress::{ClientIdentity, Fault};
-use claviger_core::{Algorithm, Permit};
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
@@ -43,15 +43,15 @@ impl ResolvesClientCert for Certificates {
     }
 }
 
-/// The algorithms of client certificates: RSA keys are for services that take nothing else, and TLS takes these.
+/// What keys of client certificates can be.
 #[derive(Debug, Clone, Copy)]
-enum KeyKind {
+enum Algorithm {
     Ed25519,
     P256,
 }
 
-/// Which of them a certificate's key is for.
-fn algorithm(certificate: &CertificateDer<'static>) -> Option<KeyKind> {
+/// Which of these a certificate's key is for.
+fn algorithm(certificate: &CertificateDer<'static>) -> Option<Algorithm> {
     // The beginnings of a SubjectPublicKeyInfo: RFC 8410 §4, and RFC 5480 §2.1 with the curve P-256.
     const ED25519: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
     const P256: &[u8] = &[
@@ -61,8 +61,8 @@ fn algorithm(certificate: &CertificateDer<'static>) -> Option<KeyKind> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     let key = certificate.subject_public_key_info();
     match key.as_ref() {
-        key if key.starts_with(ED25519) => Some(KeyKind::Ed25519),
-        key if key.starts_with(P256) => Some(KeyKind::P256),
+        key if key.starts_with(ED25519) => Some(Algorithm::Ed25519),
+        key if key.starts_with(P256) => Some(Algorithm::P256),
         _ => None,
     }
 }
@@ -70,15 +70,15 @@ fn algorithm(certificate: &CertificateDer<'static>) -> Option<KeyKind> {
 /// A key that is elsewhere.
 #[derive(Debug)]
 struct Absent {
-    algorithm: KeyKind,
+    algorithm: Algorithm,
     ask: UnboundedSender<Asked>,
 }
 
 impl Absent {
     const fn scheme(&self) -> SignatureScheme {
         match self.algorithm {
-            KeyKind::Ed25519 => SignatureScheme::ED25519,
-            KeyKind::P256 => SignatureScheme::ECDSA_NISTP256_SHA256,
+            Algorithm::Ed25519 => SignatureScheme::ED25519,
+            Algorithm::P256 => SignatureScheme::ECDSA_NISTP256_SHA256,
         }
     }
 }
@@ -95,8 +95,8 @@ impl SigningKey for Absent {
 
     fn algorithm(&self) -> SignatureAlgorithm {
         match self.algorithm {
-            KeyKind::Ed25519 => SignatureAlgorithm::ED25519,
-            KeyKind::P256 => SignatureAlgorithm::ECDSA,
+            Algorithm::Ed25519 => SignatureAlgorithm::ED25519,
+            Algorithm::P256 => SignatureAlgorithm::ECDSA,
         }
     }
 }
@@ -145,14 +145,7 @@ pub(crate) async fn sign_while<T: Send + 'static>(
             Some(Asked { content, signature }) = asked.recv() => {
                 // A refusal drops the sender, and the handshake fails for want of a signature.
                 if let Ok(made) = identity.sign(permit, &content).await {
-                    let encoded = match made.algorithm() {
-                        Algorithm::Ed25519 => Some(made.as_bytes().to_vec()),
-                        Algorithm::P256 => p256::ecdsa::Signature::from_slice(made.as_bytes())
-                            .ok()
-                            .map(|made| made.to_der().as_bytes().to_vec()),
-                        Algorithm::Rsa2048 => None,
-                    };
-                    if let Some(encoded) = encoded {
+                    if let Ok(encoded) = made.to_der() {
                         drop(signature.send(encoded));
                     }
                 }

@@ -5,6 +5,7 @@ mod large;
 mod proofs;
 mod rollback;
 mod send;
+mod slots;
 mod time;
 mod tokens;
 mod web;

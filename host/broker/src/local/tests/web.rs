@@ -50,7 +50,7 @@ pub(super) struct Web {
     /// What came with a request for a token: the assertion and the DPoP proof.
     pub(super) proofs: Mutex<Vec<(Option<String>, Option<String>)>>,
     /// What a client certificate's key says to the end of a handshake, and to something else.
-    pub(super) handshakes: Mutex<Vec<Result<claviger_core::Signature, Refusal>>>,
+    pub(super) handshakes: Mutex<Vec<Result<Signature, Refusal>>>,
     pub(super) entered: Notify,
     pub(super) go_on: Notify,
 }
