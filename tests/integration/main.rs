@@ -25,6 +25,7 @@ mod hygiene_core;
 mod hygiene_scene;
 mod interop;
 mod interop_proofs;
+mod interop_requests;
 mod runtime_credentials;
 mod runtime_folders;
 mod runtime_limits;

@@ -115,4 +115,5 @@ def judge(case):
     return {"accepted": True, "why": "", "claims": claims}
 
 
-json.dump([judge(case) for case in json.load(sys.stdin)], sys.stdout)
+if __name__ == "__main__":
+    json.dump([judge(case) for case in json.load(sys.stdin)], sys.stdout)
