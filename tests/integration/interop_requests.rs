@@ -419,6 +419,7 @@ async fn certificate(scene: &Scene) -> String {
         .await
         .unwrap();
     let file = |name: &str| scene.server.file(name);
+    std::fs::write(file("ext"), "extendedKeyUsage=clientAuth\n").unwrap();
     std::fs::write(file("bot.csr"), request).unwrap();
     accepts(
         "openssl",
@@ -432,6 +433,8 @@ async fn certificate(scene: &Scene) -> String {
             "-CAkey",
             &file("ca.key"),
             "-CAcreateserial",
+            "-extfile",
+            &file("ext"),
             "-out",
             &file("bot.pem"),
         ],

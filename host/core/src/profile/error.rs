@@ -138,7 +138,9 @@ pub enum FrameError {
     #[error("expected the content of a TLS 1.3 client's `CertificateVerify`")]
     Handshake,
     /// Not a certificate of this key.
-    #[error("the first certificate of the chain is not one for this key; `claviger key csr` asks for one")]
+    #[error(
+        "the first certificate of the chain is not one of version 3 for this key; `claviger key csr` asks for one"
+    )]
     Certificate,
     /// Not the name of a certificate's subject.
     #[error("expected a subject such as `CN=claviger,O=Acme`, of at most {MAX_SUBJECT} bytes")]

@@ -20,7 +20,11 @@ pub mod proof;
 mod proof_tests;
 mod sshsig;
 #[cfg(test)]
+mod test_keys;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 
 pub use error::{FrameError, ProfileError};
 

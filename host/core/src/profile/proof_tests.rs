@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::proof::{
-    MAX_NONCE, MAX_SUBJECT, Possession, RequestParts, certificate_request, certificate_verify,
-    client_assertion, dpop, github_app, http_signature,
+    MAX_NONCE, Possession, RequestParts, certificate_request, certificate_verify, client_assertion, dpop,
+    github_app, http_signature,
 };
-use super::tests::{Pair, all_profiles, context, open_jws, rule, set};
+use super::test_keys::Pair;
+use super::tests::{all_profiles, context, open_jws, rule, set};
 use super::*;
 use crate::http::Method;
 use crate::secret::Secret;
@@ -56,7 +57,7 @@ fn target(url: &str) -> Target {
     Target::parse(url, PathEncoding::Allowed).unwrap()
 }
 
-fn handshake(hash: usize) -> Vec<u8> {
+pub(super) fn handshake(hash: usize) -> Vec<u8> {
     let mut content = vec![0x20; 64];
     content.extend_from_slice(b"TLS 1.3, client CertificateVerify\0");
     content.extend_from_slice(&vec![0xEE; hash]);
@@ -533,68 +534,6 @@ fn no_agent_s_token_is_of_a_type_that_proofs_have() {
             max_ttl: 60,
         };
         assert_eq!(profile.validate().is_ok(), fits, "{typ}");
-    }
-}
-
-#[test]
-fn only_the_end_of_a_client_s_handshake_is_signed() {
-    let [_, pair] = Pair::both();
-    let key = pair.public();
-    let frame = |content: &[u8]| certificate_verify(&Profile::Mtls {}, content, &context(&key));
-    for hash in [32, 48] {
-        let framed = frame(&handshake(hash)).unwrap();
-        assert_eq!(framed.message(), handshake(hash), "the control");
-    }
-    let server = [&[0x20; 64][..], b"TLS 1.3, server CertificateVerify\0", &[1; 32]].concat();
-    let short = [&[0x20; 63][..], b"TLS 1.3, client CertificateVerify\0", &[1; 32]].concat();
-    let cut = handshake(32).split_off(1);
-    for bad in [
-        &b""[..],
-        &[0x20; 64],
-        &server,
-        &short,
-        &cut,
-        &handshake(0),
-        &handshake(31),
-        &handshake(33),
-        &handshake(64),
-        &[0xEE; 32],
-    ] {
-        assert_eq!(frame(bad).err(), Some(FrameError::Handshake));
-    }
-    let signature = pair
-        .sign(frame(&handshake(32)).unwrap().message())
-        .to_der()
-        .unwrap();
-    assert!(p256::ecdsa::DerSignature::try_from(signature.as_slice()).is_ok());
-}
-
-#[test]
-fn openssl_accepts_a_request_for_a_certificate_and_not_a_changed_one() {
-    let [_, pair] = Pair::both();
-    let key = pair.public();
-    let subject = "CN=claviger,OU=Robots,O=Acme";
-    let (framed, request) = certificate_request(&Profile::Mtls {}, subject, &context(&key)).unwrap();
-    let pem = request.clone().finish(&pair.sign(framed.message())).unwrap();
-    let forged = request.finish(&pair.sign(b"something else")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    for (pem, accepted) in [(pem, true), (forged, false)] {
-        let file = folder.path().join("request.pem");
-        std::fs::write(&file, pem).unwrap();
-        let out = std::process::Command::new("openssl")
-            .args(["req", "-verify", "-noout", "-subject", "-in"])
-            .arg(&file)
-            .output()
-            .expect("openssl is missing: apt-get install openssl");
-        let text = String::from_utf8_lossy(&out.stdout).replace(' ', "");
-        let said = String::from_utf8_lossy(&out.stderr).to_lowercase();
-        assert_eq!(said.contains("verify ok"), accepted, "{said}");
-        assert!(text.contains("O=Acme,OU=Robots,CN=claviger"), "{text}");
-    }
-    let long = format!("CN={}", "a".repeat(MAX_SUBJECT));
-    for bad in ["", "claviger", "CN=a\nb", &long, "XX=a"] {
-        let refused = certificate_request(&Profile::Mtls {}, bad, &context(&key)).err();
-        assert_eq!(refused, Some(FrameError::Subject), "{bad:?}");
     }
 }
 

@@ -238,7 +238,10 @@ async fn a_client_certificate_s_key_signs_handshakes_of_its_grant_and_nothing_el
         .admit(&Fixture::manifest(&grant("other")), ComponentDigest::of(CODE))
         .await
         .unwrap_err();
-    assert!(refused.to_string().contains("not one for this key"), "{refused}");
+    assert!(
+        refused.to_string().contains("not one of version 3 for this key"),
+        "{refused}"
+    );
 }
 
 /// A certificate that an authority makes for a key.
@@ -250,6 +253,7 @@ async fn certificate(scene: &Scene, key: &str) -> String {
         .certificate_request(&name(key), "CN=client")
         .await
         .unwrap();
+    std::fs::write(file("ext"), "extendedKeyUsage=clientAuth\n").unwrap();
     std::fs::write(file("csr"), request).unwrap();
     let run = |arguments: &[&str]| {
         let out = std::process::Command::new("openssl")
@@ -283,6 +287,8 @@ async fn certificate(scene: &Scene, key: &str) -> String {
         "-CAkey",
         &file("ca.key"),
         "-CAcreateserial",
+        "-extfile",
+        &file("ext"),
         "-out",
         &file("pem"),
     ]);

@@ -47,10 +47,10 @@ pub fn certificate_verify(
     Ok(Framed::new(content.to_vec(), Finish::Raw, context.key, content))
 }
 
-/// Checks that a certificate (DER) is for this key, and not for another one of the same owner.
+/// Checks that a certificate (DER) is one of X.509 version 3 for this key, and not for another one of the same owner.
 ///
 /// # Errors
-/// When it is not a certificate, or for another key.
+/// When it is not a certificate of that version, or for another key.
 pub fn certificate_is_for(certificate: &[u8], key: &PublicKey) -> Result<(), FrameError> {
     let certificate = Certificate::from_der(certificate).map_err(|_| FrameError::Certificate)?;
     let of = certificate
@@ -58,7 +58,8 @@ pub fn certificate_is_for(certificate: &[u8], key: &PublicKey) -> Result<(), Fra
         .subject_public_key_info
         .to_der()
         .map_err(|_| FrameError::Certificate)?;
-    if of == key.to_spki()? {
+    // TLS libraries take no other version (RFC 5280 §4.1.2.1); `openssl x509` without extensions makes version 1.
+    if certificate.tbs_certificate.version == x509_cert::Version::V3 && of == key.to_spki()? {
         Ok(())
     } else {
         Err(FrameError::Certificate)
