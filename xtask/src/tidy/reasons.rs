@@ -1,15 +1,30 @@
-//! Shared dependencies: each line of the root's `[workspace.dependencies]` ends with why it is there. Not a judgement of the reason.
+//! Shared dependencies: each line of the root's `[workspace.dependencies]`, and of the fuzz targets' `[dependencies]`, ends with why it
+//! is there. Not a judgement of the reason.
 
 use super::{Finding, Source};
 
+/// Where dependencies are listed. The fuzz targets are a workspace of their own.
+const LISTS: [(&str, &str); 2] = [
+    ("Cargo.toml", "[workspace.dependencies]"),
+    ("fuzz/Cargo.toml", "[dependencies]"),
+];
+
 /// Dependencies without a comment on their line. Our own crates need none.
 pub(super) fn reasons(sources: &[Source]) -> Vec<Finding> {
-    let Some(root) = sources.iter().find(|source| source.path == "Cargo.toml") else {
-        return vec![Finding::new("Cargo.toml", 0, "is missing")];
+    if !sources.iter().any(|source| source.path == LISTS[0].0) {
+        return vec![Finding::new(LISTS[0].0, 0, "is missing")];
+    }
+    let listed = |(path, section): (&str, &'static str)| {
+        let source = sources.iter().find(|source| source.path == path);
+        source.map(|source| without_reason(source, section))
     };
-    let section = root
+    LISTS.into_iter().filter_map(listed).flatten().collect()
+}
+
+fn without_reason(source: &Source, section: &str) -> Vec<Finding> {
+    let section = source
         .lines()
-        .skip_while(|(_, line)| line.trim() != "[workspace.dependencies]")
+        .skip_while(|(_, line)| line.trim() != section)
         .skip(1)
         .take_while(|(_, line)| !line.starts_with('['));
     section
@@ -20,7 +35,7 @@ pub(super) fn reasons(sources: &[Source]) -> Vec<Finding> {
         })
         .map(|(number, _)| {
             Finding::new(
-                &root.path,
+                &source.path,
                 number,
                 "expected ` # ` and the reason for this dependency",
             )
@@ -50,6 +65,18 @@ mod tests {
             [5, 7]
         );
         assert_eq!(lines("# Ours.\nclaviger = { path = \"host/runtime\" }\n"), [0; 0]);
+    }
+
+    #[test]
+    fn the_fuzz_targets_give_reasons_too() {
+        let root = source("Cargo.toml", "[workspace.dependencies]\n");
+        let fuzz = source(
+            "fuzz/Cargo.toml",
+            "[dependencies]\nurl = \"2\"\nhex = \"0.4\" # digests\n",
+        );
+        let found = reasons(&[root, fuzz]);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].path.as_str(), found[0].line), ("fuzz/Cargo.toml", 2));
     }
 
     #[test]
