@@ -81,7 +81,15 @@ const STRANGERS: [(&str, &[&str]); 5] = [
     ),
     (
         "claviger",
-        &["tss-esapi", "rusqlite", "rustls", "hyper", "reqwest"],
+        // `hyper` comes with the types of wasmtime-wasi-http, whose client is not built: what a client needs besides is not here.
+        &[
+            "tss-esapi",
+            "rusqlite",
+            "rustls",
+            "tokio-rustls",
+            "hyper-util",
+            "reqwest",
+        ],
     ),
 ];
 
@@ -89,8 +97,9 @@ const STRANGERS: [(&str, &[&str]); 5] = [
 const LINKED: &str = "normal,no-proc-macro";
 const LINKED_AND_BUILDING: &str = "normal,build";
 
-/// The broker holds the keys: what is linked into it must stay small enough to read.
-const BROKER: (&str, usize) = ("claviger-broker", 120);
+/// The broker holds the keys: what is linked into it must stay small enough to read. Structured fields (RFC 9651) and certificate
+/// requests are the last that came.
+const BROKER: (&str, usize) = ("claviger-broker", 125);
 
 /// Every dependency between our crates that is not an arrow.
 pub(super) fn arrows(packages: &[Package]) -> Vec<Finding> {
