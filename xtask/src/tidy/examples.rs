@@ -22,7 +22,10 @@ pub(super) fn examples(sources: &[Source]) -> Vec<Finding> {
                 .find(|source| source.path == format!("examples/{name}/{file}"))
         };
         // One that is filled in when it runs is a template.
-        if find("manifest.toml").or_else(|| find("manifest.toml.in")).is_none() {
+        if find("manifest.toml")
+            .or_else(|| find("manifest.toml.in"))
+            .is_none()
+        {
             findings.push(Finding::new(
                 &format!("examples/{name}"),
                 0,
