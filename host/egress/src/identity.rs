@@ -144,10 +144,10 @@ pub(crate) async fn sign_while<T: Send + 'static>(
             done = &mut running => break done.ok().flatten(),
             Some(Asked { content, signature }) = asked.recv() => {
                 // A refusal drops the sender, and the handshake fails for want of a signature.
-                if let Ok(made) = identity.sign(permit, &content).await {
-                    if let Ok(encoded) = made.to_der() {
-                        drop(signature.send(encoded));
-                    }
+                if let Ok(made) = identity.sign(permit, &content).await
+                    && let Ok(encoded) = made.to_der()
+                {
+                    drop(signature.send(encoded));
                 }
             }
         }
