@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
+use std::time::Duration;
 
 use claviger_broker::keyring::{
     GOOD_SECRET, KeyState, Keyring, MAX_SECRET_VALUE, SecretRecord, SecretReplacement,
@@ -163,7 +164,7 @@ fn to_json(record: &SecretRecord, now: Timestamp) -> serde_json::Value {
 fn describe(record: &SecretRecord) -> String {
     let time = |at: Option<Timestamp>| at.map_or_else(|| "never".to_owned(), |at| format!("{at:.0}"));
     let plan = match (record.rotate_every, record.due()) {
-        (Some(every), Some(due)) => format!("every {}, next {due:.0}", format_duration(every)),
+        (Some(every), Some(due)) => format!("every {}, next {due:.0}", in_days(every)),
         (Some(_), None) | (None, Some(_)) | (None, None) => "no plan".to_owned(),
     };
     let rows = [
@@ -178,6 +179,16 @@ fn describe(record: &SecretRecord) -> String {
         ("value", "not shown, ever".to_owned()),
     ];
     shown(&columns(&rows.map(|(name, value)| vec![name.to_owned(), value])))
+}
+
+/// A rotation plan as it was probably written.
+fn in_days(every: Duration) -> String {
+    let seconds = every.as_secs();
+    if seconds.is_multiple_of(86_400) {
+        format!("{} d", seconds / 86_400)
+    } else {
+        format_duration(every)
+    }
 }
 
 /// The value from where it was said to be. Buffers are wiped.
