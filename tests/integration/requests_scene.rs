@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use claviger::{Agent, Answer, OutputSink, RunInput, RunReport};
 use claviger_broker::local::{AUDIT_FOLDER, SecretCreation};
@@ -217,11 +217,16 @@ impl Scene {
         log
     }
 
-    /// What [`Scene::close`] proves, without closing: for logs that are broken on purpose.
-    pub(crate) fn judge(&self, log: &Log) {
+    /// The secret is in nothing that an agent had or said, and in no file.
+    pub(crate) fn assert_clean(&self) {
         let mut hits = self.hits.lock().unwrap().clone();
         hits.extend(scanner().scan_files(self.folder.path()));
         assert!(hits.is_empty(), "{hits:?}");
+    }
+
+    /// What [`Scene::close`] proves, without closing: for logs that are broken on purpose.
+    pub(crate) fn judge(&self, log: &Log) {
+        self.assert_clean();
         let uses = log.uses();
         let mut by_port: BTreeMap<u16, Vec<&Seen>> = BTreeMap::new();
         let seen = self.witness.seen.lock().unwrap();
@@ -361,18 +366,6 @@ impl Log {
         });
         denied.collect()
     }
-}
-
-/// Waits until this holds: what it waits for happens in another task.
-pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), waiting)
-        .await
-        .unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 /// An answer with a body.
