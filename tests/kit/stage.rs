@@ -53,7 +53,18 @@ impl Stage {
     /// # Panics
     /// When the manifest does not parse: the problems are shown.
     pub async fn load(&self, name: &str, rest: &str) -> Result<Agent, LoadError> {
-        let code = guest(Guest::Agent);
+        self.load_guest(Guest::Agent, name, rest).await
+    }
+
+    /// As [`Stage::load`], with this guest.
+    ///
+    /// # Errors
+    /// The host's: it was not admitted.
+    ///
+    /// # Panics
+    /// When the manifest does not parse: the problems are shown.
+    pub async fn load_guest(&self, which: Guest, name: &str, rest: &str) -> Result<Agent, LoadError> {
+        let code = guest(which);
         let digest = ComponentDigest::of(code);
         let text = format!(
             "schema = 1\n[agent]\nname = \"{name}\"\ncomponent = \"agent.wasm\"\ndigest = \"{digest}\"\n{rest}"

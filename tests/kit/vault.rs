@@ -11,6 +11,7 @@ use claviger_broker::custody::{KdfCost, PassphraseSealer};
 use claviger_broker::keyring::{KeyRecord, RootKind, RootSpec};
 use claviger_broker::local::{KeyCreation, Options};
 use claviger_core::custody::CustodyKind;
+use claviger_core::egress::Egress;
 use claviger_core::profile::Profile;
 use claviger_core::{
     Algorithm, Broker as _, Clock, ComponentDigest, InstanceId, Manifest, Outcome, Refusal, Request, Secret,
@@ -196,6 +197,31 @@ impl Vault {
             tpm: Some(tpm),
             folder,
         }
+    }
+
+    /// A keyring under [`PASSPHRASE`] or, if there is one, under this TPM, whose agents' requests are sent through this.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn sending(folder: &Path, tpm: Option<Tpm>, egress: Arc<dyn Egress>) -> Self {
+        let keyring = folder.join("keyring");
+        let (options, root) = match &tpm {
+            Some(tpm) => {
+                let root = RootSpec {
+                    kind: RootKind::Swtpm,
+                    settings: tpm.settings(folder).expect("settings"),
+                };
+                (tpm_options(&keyring, tpm), root)
+            }
+            None => {
+                let options = Options::new(&keyring, sealer(PASSPHRASE)).durability(Durability::Process);
+                (options, passphrase_root())
+            }
+        };
+        let broker = LocalBroker::create(options.egress(egress), root)
+            .await
+            .expect("a keyring");
+        Self::opened(broker, tpm, keyring)
     }
 
     /// A keyring that is open already, in this folder.

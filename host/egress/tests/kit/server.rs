@@ -47,6 +47,9 @@ pub(crate) struct Saw {
     pub(crate) ended: usize,
 }
 
+/// Called with the server's port and each request before the script goes on.
+pub(crate) type Look = Arc<dyn Fn(u16, &[u8]) + Send + Sync>;
+
 /// A running server; dropped, it ends.
 pub(crate) struct Server {
     pub(crate) port: u16,
@@ -68,6 +71,10 @@ impl Server {
 
     /// Without a configuration, the script is played over bare TCP.
     pub(crate) async fn with(config: Option<Arc<ServerConfig>>, steps: Vec<Step>) -> Self {
+        Self::watched(config, steps, Arc::new(|_, _| ())).await
+    }
+
+    pub(crate) async fn watched(config: Option<Arc<ServerConfig>>, steps: Vec<Step>, look: Look) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let saw = Arc::new(Mutex::new(Saw::default()));
@@ -78,17 +85,22 @@ impl Server {
                 seen.lock().unwrap().connections += 1;
                 tcp.set_nodelay(true).unwrap();
                 let (config, steps, seen) = (config.clone(), steps.clone(), Arc::clone(&seen));
+                let (look, counts) = (Arc::clone(&look), Arc::clone(&seen));
+                let look = move |request: Vec<u8>| {
+                    look(port, &request);
+                    seen.lock().unwrap().requests.push(request);
+                };
                 playing.spawn(async move {
                     match config {
                         None => {
-                            drop(play(Wire::Tcp(tcp), &steps, &seen).await);
-                            seen.lock().unwrap().ended += 1;
+                            drop(play(Wire::Tcp(tcp), &steps, &look).await);
+                            counts.lock().unwrap().ended += 1;
                         }
                         Some(config) => {
                             if let Ok(tls) = TlsAcceptor::from(config).accept(tcp).await {
-                                seen.lock().unwrap().handshakes += 1;
-                                drop(play(Wire::Tls(Box::new(tls)), &steps, &seen).await);
-                                seen.lock().unwrap().ended += 1;
+                                counts.lock().unwrap().handshakes += 1;
+                                drop(play(Wire::Tls(Box::new(tls)), &steps, &look).await);
+                                counts.lock().unwrap().ended += 1;
                             }
                         }
                     }
@@ -139,14 +151,14 @@ impl Wire {
     }
 }
 
-async fn play(mut wire: Wire, steps: &[Step], saw: &Mutex<Saw>) -> std::io::Result<()> {
+async fn play(mut wire: Wire, steps: &[Step], look: &(dyn Fn(Vec<u8>) + Sync)) -> std::io::Result<()> {
     let mut rest = Vec::new();
     let mut at = 0;
     while let Some(step) = steps.get(at) {
         at += 1;
         match step {
             Step::Read => match request(&mut wire, &mut rest).await? {
-                Some(request) => saw.lock().unwrap().requests.push(request),
+                Some(request) => look(request),
                 None => return Ok(()),
             },
             Step::ReadSome(count) => {
@@ -158,7 +170,7 @@ async fn play(mut wire: Wire, steps: &[Step], saw: &Mutex<Saw>) -> std::io::Resu
                         more => have += more,
                     }
                 }
-                saw.lock().unwrap().requests.push(some);
+                look(some);
             }
             Step::Write(bytes) => wire.write(bytes).await?,
             Step::Trickle(bytes) => {

@@ -2,40 +2,16 @@
 //! to another origin.
 
 mod reflecting;
+mod row;
 mod rows;
 
 use claviger_core::egress::Fault;
 use claviger_core::manifest::Bytes;
 use claviger_egress::{HttpsClient, Phases};
 
+use self::row::{Expect, Row, row};
 use crate::kit::server::{Server, Step};
 use crate::kit::{SECRET, Seen, Table, destination, echo, get, hasty, log, run};
-
-/// What a row must lead to.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Expect {
-    /// This status and body, and no error.
-    Answer(u16, &'static str),
-    /// This fault, before the head or within the body.
-    Fault(Fault),
-}
-
-/// One misbehaviour.
-pub(crate) struct Row {
-    pub(crate) name: String,
-    /// What the server does, beginning with each connection.
-    pub(crate) steps: Vec<Step>,
-    pub(crate) expect: Expect,
-}
-
-/// The least that a row can be: read the request, write this, say goodbye.
-pub(crate) fn row(name: impl Into<String>, answer: impl Into<Vec<u8>>, expect: Expect) -> Row {
-    Row {
-        name: name.into(),
-        steps: vec![Step::Read, Step::Write(answer.into()), Step::Close],
-        expect,
-    }
-}
 
 /// Fields that no row may return.
 const NEVER: [&str; 10] = [

@@ -2,9 +2,7 @@
 
 use claviger_core::egress::Fault;
 
-use super::{Expect, Row, row};
-use crate::kit::server::Step;
-use crate::kit::{SECRET, echo};
+use super::{Expect, Row, SECRET, Step, echo, row};
 
 /// Where a server may put what it echoes; `@` stands for the secret.
 const PLACES: [(&str, &str); 15] = [

@@ -3,8 +3,7 @@
 use claviger_core::egress::Fault;
 
 use super::Expect::{Answer, Fault as Fails};
-use super::{Row, row};
-use crate::kit::server::Step;
+use super::{Row, Step, row};
 
 pub(super) fn all() -> Vec<Row> {
     let mut rows = Vec::new();

@@ -1,6 +1,7 @@
 //! An agent that sends what its input says, one command a line, and answers with one line for each. It uses `wasi:http` with no library
 //! between, so that it can say what none would: what it tries is listed in [`obey`].
 
+mod memory;
 mod raw;
 mod sdk;
 
@@ -37,6 +38,9 @@ fn obey(line: &str) -> Result<String, Error> {
         ["upload-abort", url] => said(raw::upload_abort(url)),
         ["upload-hang", url] => said(raw::upload_hang(url)),
         ["fill", url] => said(raw::fill(url)),
+        ["watch", url] => said(raw::watch(url)),
+        // Everything it has or ever had and did not write over.
+        ["memory"] => memory::print(),
         ["download", url] => said(raw::download(url)),
         ["echo-pieces", url, count] => said(raw::echo_pieces(url, number(count)?)),
         ["trailers", url] => said(raw::trailers(url)),
@@ -54,6 +58,7 @@ fn obey(line: &str) -> Result<String, Error> {
         ["hold-bodies", count] => Ok(raw::hold_bodies(number(count)?)),
         ["sdk", method, url] => shown(sdk::send(method, url, "")),
         ["sdk", method, url, body] => shown(sdk::send(method, url, body)),
+        ["sdk-post", url, content_type, body] => shown(sdk::post(url, content_type, body)),
         ["sdk-json", url] => shown(sdk::json(url)),
         ["sdk-stream", url, size] => shown(sdk::stream(url, size.parse()?)),
         ["sdk-read", url] => shown(sdk::read(url)),

@@ -300,6 +300,26 @@ pub(crate) fn download(url: &str) -> Said {
     }
 }
 
+/// As `download`, and prints a line when the first piece is there.
+#[expect(clippy::print_stdout, reason = "whoever watches acts on it")]
+pub(crate) fn watch(url: &str) -> Said {
+    let response = sent(request(Method::Get, url, Fields::new())?)?;
+    let (_body, stream) = body(&response)?;
+    let mut count = 0;
+    loop {
+        match read(&stream) {
+            Ok(Some(piece)) => {
+                if count == 0 {
+                    println!("1");
+                }
+                count += piece.len();
+            }
+            Ok(None) => return Ok(format!("{count} bytes")),
+            Err(error) => return Ok(format!("{count} bytes, then {error}")),
+        }
+    }
+}
+
 /// Sends so many pieces, each after the one before has come back.
 pub(crate) fn echo_pieces(url: &str, count: usize) -> Said {
     let (future, out) = begin(url, Fields::new())?;

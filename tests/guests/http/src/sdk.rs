@@ -19,6 +19,16 @@ pub(crate) fn send(method: &str, url: &str, body: &str) -> Said {
     Ok(format!("{status} {}", response.text(1 << 20)?))
 }
 
+/// As it is, of this content type.
+pub(crate) fn post(url: &str, content_type: &str, body: &str) -> Said {
+    let response = Request::post(url)
+        .body(body)
+        .header("content-type", content_type)
+        .send()?;
+    let status = response.status();
+    Ok(format!("{status} {}", response.text(1 << 20)?))
+}
+
 /// A field of a JSON answer to a JSON request.
 pub(crate) fn json(url: &str) -> Said {
     let asked = std::collections::BTreeMap::from([("wanted", 7)]);
