@@ -1,19 +1,16 @@
 //! The decision of one use among 200 grants, each with every constraint there is: find the grant and what the log says of it,
-//! and ask every rule; of requests, by their head, with 50 routes in each grant. No log, no key.
+//! and ask every rule. No log, no key. Paths come with outbound HTTP.
 #![expect(
     clippy::unwrap_used,
     reason = "a benchmark stops at the first surprise, and nobody calls it"
 )]
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hint::black_box;
 
 use claviger_broker::guard;
 use claviger_broker::ledger::Ledger;
 use claviger_core::audit::{Entry, Event, Use};
-use claviger_core::egress::RequestHead;
-use claviger_core::http::{BodyPresence, HttpGrant, Origin, Route, Router, decide as decide_head};
 use claviger_core::{
     AgentName, ComponentDigest, ContentDigest, GrantAlias, InstanceId, KeyRef, KeyVersion, Manifest,
 };
@@ -21,7 +18,6 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 
 const GRANTS: usize = 200;
-const ROUTES: usize = 50;
 
 fn manifest() -> Manifest {
     let mut grants = String::new();
@@ -87,40 +83,5 @@ fn decide(criterion: &mut Criterion) {
     });
 }
 
-/// The same of requests: all grants at one origin, so that the path decides among all their routes.
-fn decide_requests(criterion: &mut Criterion) {
-    let manifest = manifest();
-    let agent: AgentName = "test".parse().unwrap();
-    let now: Timestamp = "2026-06-07T15:00:00Z".parse().unwrap();
-    let ledger = ledger(&manifest, &agent, now);
-    let origin: Origin = "https://api.test".parse().unwrap();
-    let mut router = Router::default();
-    let mut grants = HashMap::new();
-    let mut heads = Vec::new();
-    for (n, alias) in manifest.grants.keys().enumerate() {
-        let routes: Vec<Route> = (0..ROUTES)
-            .map(|route| format!("GET /repos/team-{n}/*/part-{route}").parse().unwrap())
-            .collect();
-        router.add(alias, &origin, &routes);
-        grants.insert(alias.clone(), HttpGrant::new(origin.clone(), routes));
-        heads.push(RequestHead {
-            method: "GET".to_owned(),
-            url: format!("https://api.test/repos/team-{n}/site/part-{}", n % ROUTES),
-            headers: vec![("accept".to_owned(), b"application/json".to_vec())],
-        });
-    }
-    let mut turn = heads.iter().cycle();
-    criterion.bench_function("guard/request-200x50", |b| {
-        b.iter(|| {
-            let head = black_box(turn.next().unwrap());
-            let decided =
-                decide_head(&router, |alias| grants.get(alias), head, BodyPresence::Absent).unwrap();
-            let constraints = &manifest.grants.get(decided.alias).unwrap().constraints;
-            let time = guard::trusted_time(black_box(now), ledger.latest()).unwrap();
-            guard::decide(constraints, &ledger.grant(&agent, decided.alias), time).unwrap()
-        });
-    });
-}
-
-criterion_group!(benches, decide, decide_requests);
+criterion_group!(benches, decide);
 criterion_main!(benches);

@@ -103,7 +103,7 @@ const ROWS: &[Row] = &[
     Row {
         work: "policy decision on a request, 200 grants of 50 paths",
         against: "nothing",
-        ours: "guard/request-200x50",
+        ours: "guard/decide-200x50",
         theirs: "",
         goal: Goal::Within(Duration::from_micros(2)),
     },
