@@ -34,6 +34,7 @@ mod requests_stops;
 mod runtime_credentials;
 mod runtime_folders;
 mod runtime_http;
+mod runtime_http_bodies;
 mod runtime_limits;
 mod runtime_loading;
 mod runtime_world;

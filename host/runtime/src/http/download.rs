@@ -15,8 +15,9 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::life::Life;
 
-/// So many empty pieces are skipped in one go; then others get their turn. A server could send nothing else.
-const MAX_EMPTY: usize = 32;
+/// After so many pieces that were there at once, others get their turn. wasmtime-wasi-http, which waits for trailers, throws away what comes
+/// before them in one go: a server that never ends would keep the agent from its deadline. Empty pieces count, as they are skipped here.
+const MAX_AT_ONCE: usize = 32;
 
 /// The answer for wasmtime-wasi-http. `between` is how long the agent wants to wait for each piece.
 pub(super) fn response(
@@ -29,6 +30,7 @@ pub(super) fn response(
     let body = Download {
         body: Some(answer.body),
         wait: between.map(|between| (between, Box::pin(tokio::time::sleep(between)))),
+        at_once: 0,
         _life: life,
     };
     let mut response = Response::new(body.boxed_unsync());
@@ -56,6 +58,7 @@ struct Download {
     // None after the end: then the exchange is over, whatever the agent keeps.
     body: Option<BodyStream>,
     wait: Option<(Duration, Pin<Box<Sleep>>)>,
+    at_once: usize,
     _life: Arc<Life>,
 }
 
@@ -67,14 +70,23 @@ impl Body for Download {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
-        for _ in 0..MAX_EMPTY {
+        loop {
+            if self.at_once >= MAX_AT_ONCE {
+                self.at_once = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let Some(body) = self.body.as_mut() else {
                 return Poll::Ready(None);
             };
             let frame = match body.as_mut().poll_next(context) {
                 Poll::Ready(frame) => frame,
-                Poll::Pending => return self.poll_wait(context),
+                Poll::Pending => {
+                    self.at_once = 0;
+                    return self.poll_wait(context);
+                }
             };
+            self.at_once += 1;
             self.restart();
             match frame {
                 Some(Ok(Frame::Data(bytes))) if bytes.is_empty() => {}
@@ -96,8 +108,6 @@ impl Body for Download {
                 }
             }
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
     }
 }
 

@@ -44,6 +44,7 @@ fn obey(line: &str) -> Result<String, Error> {
         ["download", url] => said(raw::download(url)),
         ["echo-pieces", url, count] => said(raw::echo_pieces(url, number(count)?)),
         ["trailers", url] => said(raw::trailers(url)),
+        ["trailers-unread", url] => said(raw::trailers_unread(url)),
         ["cancel", url] => said(raw::cancel(url)),
         ["cancel-body", url] => said(raw::cancel_body(url)),
         ["timeouts", url, connect, first, between] => said(raw::timeouts(

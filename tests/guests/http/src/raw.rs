@@ -358,6 +358,18 @@ pub(crate) fn trailers(url: &str) -> Said {
     }
 }
 
+/// Asks for the trailers of a body that it does not read.
+pub(crate) fn trailers_unread(url: &str) -> Said {
+    let response = sent(request(Method::Get, url, Fields::new())?)?;
+    let future = IncomingBody::finish(response.consume().map_err(|()| "consumed")?);
+    future.subscribe().block();
+    Ok(match future.get().ok_or("not ready")?.map_err(|()| "taken")? {
+        Ok(Some(trailers)) => shown(&trailers),
+        Ok(None) => "none".to_owned(),
+        Err(code) => said(&code),
+    })
+}
+
 /// Gives up before there is an answer.
 pub(crate) fn cancel(url: &str) -> Said {
     let future = handle(request(Method::Get, url, Fields::new())?, None).map_err(|code| said(&code))?;
