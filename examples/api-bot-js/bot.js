@@ -3,11 +3,15 @@
 //
 // Its input is the API's origin. With `probe` after it, it tries what nobody granted it and says what came of that.
 
-/** The interface `claviger:agent/run`: what it returns is the answer, what it throws is an error of the host's making. */
+/** The interface `claviger:agent/run`. Its error is a string: anything else that is thrown ends the bot as a fault. */
 export const run = {
   async run(input) {
     const [origin = "https://api.example.com", ...words] = input.split(/\s+/).filter(Boolean);
-    return words.includes("probe") ? probe(origin) : report(origin);
+    try {
+      return await (words.includes("probe") ? probe(origin) : report(origin));
+    } catch (why) {
+      throw String(why);
+    }
   },
 };
 
