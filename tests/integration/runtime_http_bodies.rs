@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 /// An agent that has less memory than what passes through it.
 const SMALL: &str = "[limits]\nmemory = \"16 MiB\"\n";
 /// An agent that is not given much time.
-const SHORT: &str = "[limits]\ndeadline = \"300 ms\"\ncpu = \"300 ms\"\n";
+const SHORT: &str = "[limits]\ndeadline = \"1 s\"\ncpu = \"300 ms\"\n";
 /// Of [`SMALL`], four times.
 const LARGE: u64 = 64 << 20;
 
