@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 /// An agent that has less memory than what passes through it.
 const SMALL: &str = "[limits]\nmemory = \"16 MiB\"\n";
 /// An agent that is not given much time.
-const SHORT: &str = "[limits]\ndeadline = \"300 ms\"\ncpu = \"300 ms\"\n";
+const SHORT: &str = "[limits]\ndeadline = \"1 s\"\ncpu = \"300 ms\"\n";
 /// Of [`SMALL`], four times.
 const LARGE: u64 = 64 << 20;
 
@@ -37,8 +37,11 @@ fn assert_stopped(report: &RunReport) {
     );
 }
 
-/// What came of a body: its data and how it ended.
-async fn all(body: Option<BodyStream>) -> (Vec<u8>, Option<Result<Frame, SendError>>) {
+/// What came of a body: its data, and how it ended; with nothing if it was complete.
+type Came = (Vec<u8>, Option<Result<Frame, SendError>>);
+
+/// Reads a body.
+async fn all(body: Option<BodyStream>) -> Came {
     let mut data = Vec::new();
     let Some(mut body) = body else {
         return (data, None);
@@ -308,7 +311,7 @@ async fn the_body_of_an_answer_is_gone_before_its_agent_is() {
 }
 
 /// A broker that reads bodies on a task of their own, as a connection does, and says what came of each.
-fn connection(bench: &Bench) -> mpsc::UnboundedReceiver<(Vec<u8>, Option<Result<Frame, SendError>>)> {
+fn connection(bench: &Bench) -> mpsc::UnboundedReceiver<Came> {
     let (came, coming) = mpsc::unbounded_channel();
     bench.broker.sending(move |_, body| {
         let came = came.clone();

@@ -99,7 +99,7 @@ async fn every_reason_why_an_agent_is_not_loaded_is_on_the_log_by_itself() {
             importing,
             &[
                 "`claviger:credentials/signing@0.1.0`: the manifest grants nothing to sign",
-                "`wasi:http/outgoing-handler@0.2.0`: this version grants no outbound HTTP",
+                "`wasi:http/outgoing-handler@0.2.0`: the manifest grants no outbound HTTP",
                 "`acme:db/query@1.0.0`: no such interface",
             ],
         ),

@@ -11,14 +11,14 @@ use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 type Said = Result<String, String>;
 
 /// A request for a URL, cut into what `wasi:http` wants.
-fn request(method: Method, url: &str, fields: Fields) -> Result<OutgoingRequest, String> {
+fn request(method: &Method, url: &str, fields: Fields) -> Result<OutgoingRequest, String> {
     let (scheme, rest) = url.split_once("://").ok_or("no scheme")?;
     let (authority, path) = match rest.find('/') {
         Some(at) => rest.split_at(at),
         None => (rest, ""),
     };
     let request = OutgoingRequest::new(fields);
-    request.set_method(&method).map_err(|()| "method")?;
+    request.set_method(method).map_err(|()| "method")?;
     request
         .set_scheme(Some(&scheme_of(scheme)))
         .map_err(|()| "scheme")?;
@@ -95,7 +95,7 @@ fn shown(fields: &Fields) -> String {
 
 /// Status, header fields and text.
 pub(crate) fn get(url: &str) -> Said {
-    let response = sent(request(Method::Get, url, Fields::new())?)?;
+    let response = sent(request(&Method::Get, url, Fields::new())?)?;
     let text = text(&response)?;
     Ok(format!(
         "{} [{}] {text}",
@@ -138,7 +138,7 @@ pub(crate) fn field(url: &str, name: &str, value: &str) -> Said {
         .map_err(|error| format!("at field: {error:?}"))?;
     Ok(format!(
         "status {}",
-        sent(request(Method::Get, url, fields)?)?.status()
+        sent(request(&Method::Get, url, fields)?)?.status()
     ))
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn fields(url: &str, count: usize, size: usize) -> Said {
     }
     Ok(format!(
         "status {}",
-        sent(request(Method::Get, url, fields)?)?.status()
+        sent(request(&Method::Get, url, fields)?)?.status()
     ))
 }
 
@@ -203,7 +203,7 @@ fn failed(error: &StreamError) -> String {
 
 /// A request that is being sent, and its body.
 fn begin(url: &str, fields: Fields) -> Result<(FutureIncomingResponse, OutgoingBody), String> {
-    let request = request(Method::Post, url, fields)?;
+    let request = request(&Method::Post, url, fields)?;
     let body = request.body().map_err(|()| "no body")?;
     Ok((handle(request, None).map_err(|code| said(&code))?, body))
 }
@@ -288,13 +288,13 @@ pub(crate) fn fill(url: &str) -> Said {
 
 /// Counts a body's bytes up to its end or its error.
 pub(crate) fn download(url: &str) -> Said {
-    let response = sent(request(Method::Get, url, Fields::new())?)?;
+    let response = sent(request(&Method::Get, url, Fields::new())?)?;
     let (_body, stream) = body(&response)?;
     let mut count = 0_u64;
     loop {
         match read(&stream) {
             Ok(Some(piece)) => count += piece.len() as u64,
-            Ok(None) => return Ok(format!("{} bytes", count)),
+            Ok(None) => return Ok(format!("{count} bytes")),
             Err(error) => return Ok(format!("{count} bytes, then {error}")),
         }
     }
@@ -345,7 +345,7 @@ pub(crate) fn echo_pieces(url: &str, count: usize) -> Said {
 }
 
 pub(crate) fn trailers(url: &str) -> Said {
-    let response = sent(request(Method::Get, url, Fields::new())?)?;
+    let response = sent(request(&Method::Get, url, Fields::new())?)?;
     let (body, stream) = body(&response)?;
     while read(&stream)?.is_some() {}
     drop(stream);
@@ -360,7 +360,7 @@ pub(crate) fn trailers(url: &str) -> Said {
 
 /// Asks for the trailers of a body that it does not read.
 pub(crate) fn trailers_unread(url: &str) -> Said {
-    let response = sent(request(Method::Get, url, Fields::new())?)?;
+    let response = sent(request(&Method::Get, url, Fields::new())?)?;
     let future = IncomingBody::finish(response.consume().map_err(|()| "consumed")?);
     future.subscribe().block();
     Ok(match future.get().ok_or("not ready")?.map_err(|()| "taken")? {
@@ -372,7 +372,7 @@ pub(crate) fn trailers_unread(url: &str) -> Said {
 
 /// Gives up before there is an answer.
 pub(crate) fn cancel(url: &str) -> Said {
-    let future = handle(request(Method::Get, url, Fields::new())?, None).map_err(|code| said(&code))?;
+    let future = handle(request(&Method::Get, url, Fields::new())?, None).map_err(|code| said(&code))?;
     let ready = future.subscribe();
     // Long enough that the host has begun: it answers in the same moment that it would be done.
     let later = wasip2::clocks::monotonic_clock::subscribe_duration(20_000_000);
@@ -384,7 +384,7 @@ pub(crate) fn cancel(url: &str) -> Said {
 
 /// Gives up after the first piece.
 pub(crate) fn cancel_body(url: &str) -> Said {
-    let response = sent(request(Method::Get, url, Fields::new())?)?;
+    let response = sent(request(&Method::Get, url, Fields::new())?)?;
     let (body, stream) = body(&response)?;
     let first = read(&stream)?.map_or(0, |piece| piece.len());
     drop(stream);
@@ -400,7 +400,7 @@ pub(crate) fn timeouts(url: &str, connect: Option<u64>, first: Option<u64>, betw
     options
         .set_between_bytes_timeout(between)
         .map_err(|()| "between")?;
-    let request = request(Method::Get, url, Fields::new())?;
+    let request = request(&Method::Get, url, Fields::new())?;
     let response = wait(&handle(request, Some(options)).map_err(|code| said(&code))?)?;
     text(&response)
 }
@@ -418,7 +418,7 @@ pub(crate) fn repeat(url: &str, times: usize) -> Said {
 pub(crate) fn hold(url: &str, count: usize) -> Said {
     let mut futures = Vec::new();
     for _ in 0..count {
-        futures.push(handle(request(Method::Get, url, Fields::new())?, None).map_err(|code| said(&code))?);
+        futures.push(handle(request(&Method::Get, url, Fields::new())?, None).map_err(|code| said(&code))?);
     }
     let mut outcomes = std::collections::BTreeMap::<String, usize>::new();
     for future in futures {
