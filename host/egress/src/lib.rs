@@ -26,3 +26,5 @@ mod token;
 pub use address::{Resolver, SystemResolver};
 pub use client::HttpsClient;
 pub use phases::Phases;
+#[doc(hidden)]
+pub use request::written; // Not for embedders: tests show it to other signers.
