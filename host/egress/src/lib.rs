@@ -13,6 +13,7 @@ mod exchange;
 mod forms;
 mod identity;
 mod locked;
+mod nonce;
 mod outgoing;
 mod phases;
 mod pool;
