@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use claviger_broker::ManualClock;
 use claviger_broker::audit::Durability;
+use claviger_broker::keyring::{RootKind, RootSpec};
 use claviger_broker::local::{KeyCreation, LocalBroker, Options, SecretCreation};
 use claviger_core::custody::CustodyKind;
 use claviger_core::egress::{BodyStream, Frame, RequestHead, SendError};
@@ -16,9 +17,10 @@ use claviger_core::http::InjectionKind;
 use claviger_core::profile::{AssertionType, Profile};
 use claviger_core::{Algorithm, BoxFuture, Broker as _, InstanceId, PublicKey, Secret};
 use claviger_egress::{HttpsClient, Phases, Resolver};
+use claviger_tpm::Tpm;
 use jiff::{SignedDuration, Timestamp};
 use kit::judge::{python, root};
-use kit::vault::{PASSPHRASE, code, named, passphrase_root, pinned_manifest, sealer};
+use kit::vault::{PASSPHRASE, code, named, passphrase_root, pinned_manifest, sealer, swtpm, tpm_options};
 use kit::verifiers::accepts;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -95,24 +97,46 @@ struct Scene {
     server: Server,
     broker: Arc<LocalBroker>,
     clock: Arc<ManualClock>,
+    // Ends after the broker, its last user.
+    _tpm: Option<Tpm>,
     _folder: TempDir,
 }
 
 impl Scene {
     async fn new() -> Self {
-        let server = Server::start();
         let folder = TempDir::new().unwrap();
+        let options = Options::new(folder.path().join("keyring"), sealer(PASSPHRASE));
+        Self::over(
+            folder,
+            options.durability(Durability::Process),
+            passphrase_root(),
+            None,
+        )
+        .await
+    }
+
+    async fn on_a_tpm() -> Self {
+        let folder = TempDir::new().unwrap();
+        let tpm = swtpm(folder.path());
+        let root = RootSpec {
+            kind: RootKind::Swtpm,
+            settings: tpm.settings(folder.path()).unwrap(),
+        };
+        let options = tpm_options(&folder.path().join("keyring"), &tpm);
+        Self::over(folder, options, root, Some(tpm)).await
+    }
+
+    async fn over(folder: TempDir, options: Options, root: RootSpec, tpm: Option<Tpm>) -> Self {
+        let server = Server::start();
         let clock = Arc::new(ManualClock::at(Timestamp::now()));
         let client = HttpsClient::with(Arc::new(Loopback), Phases::default());
-        let options = Options::new(folder.path().join("keyring"), sealer(PASSPHRASE))
-            .durability(Durability::Process)
-            .clock(Arc::clone(&clock) as _)
-            .egress(Arc::new(client));
-        let broker = LocalBroker::create(options, passphrase_root()).await.unwrap();
+        let options = options.clock(Arc::clone(&clock) as _).egress(Arc::new(client));
+        let broker = LocalBroker::create(options, root).await.unwrap();
         Self {
             server,
             broker,
             clock,
+            _tpm: tpm,
             _folder: folder,
         }
     }
@@ -122,11 +146,21 @@ impl Scene {
     }
 
     async fn key(&self, name: &str, profile: Profile, algorithm: Algorithm) -> PublicKey {
+        self.key_in(CustodyKind::Software, name, profile, algorithm).await
+    }
+
+    async fn key_in(
+        &self,
+        custody: CustodyKind,
+        name: &str,
+        profile: Profile,
+        algorithm: Algorithm,
+    ) -> PublicKey {
         let creation = KeyCreation {
             name: named(name),
             profile,
             algorithm,
-            custody: CustodyKind::Software,
+            custody,
         };
         self.broker.create_key(creation).await.unwrap().public.clone()
     }
@@ -409,6 +443,47 @@ async fn signed_requests_and_client_certificates_are_taken_by_servers_that_insis
         .await
         .unwrap();
     assert_eq!(status, 403, "{:?}", scene.server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_s_key_in_the_tpm_gets_one_token_for_its_installation() {
+    let scene = Scene::on_a_tpm().await;
+    let profile = Profile::GithubApp {
+        app: named("Iv23liAcme"),
+        origin: scene.origin("api").parse().unwrap(),
+    };
+    let public = scene
+        .key_in(CustodyKind::Tpm, "app", profile, Algorithm::Rsa2048)
+        .await;
+    let configure = |issuer: &str| {
+        scene.server.configure(&json!({ "app": {
+            "issuer": issuer, "pem": public.to_pem().unwrap(), "jwk": public.to_jwk(),
+            "wanted": { "repositories": ["site"], "permissions": { "contents": "read" } },
+        }}));
+    };
+    let inject = "github-app = \"app\"\ninstallation = 42\nrepositories = [\"site\"]\npermissions = { contents = \"read\" }";
+    let grants = [
+        scene.grant("one", "GET /repos/one", "", inject),
+        scene.grant("two", "GET /repos/two", "", inject),
+    ];
+    let who = scene.start(&grants.concat()).await;
+    // Whoever knows another app refuses the token, and there is nothing to ask the API with.
+    configure("Iv23liOther");
+    scene.ask(who, "GET /repos/two", None).await.unwrap_err();
+    let given = || {
+        let log = scene.server.log();
+        log.iter().filter(|event| event["what"] == "installation").count()
+    };
+    assert_eq!(given(), 0);
+    configure("Iv23liAcme");
+    for _ in 0..2 {
+        scene.is(
+            scene.ask(who, "GET /repos/one", None).await,
+            "installation 42",
+            "one",
+        );
+    }
+    assert_eq!(given(), 1, "one token for both: {:?}", scene.server.log());
 }
 
 /// A certificate for the key `client` by the authority that the server trusts.

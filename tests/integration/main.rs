@@ -27,6 +27,7 @@ mod hygiene_scene;
 mod interop;
 mod interop_proofs;
 mod interop_requests;
+mod interop_sigv4;
 mod requests;
 mod requests_scene;
 mod requests_servers;

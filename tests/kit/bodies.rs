@@ -44,6 +44,7 @@ pub fn text(text: &str) -> BodyStream {
 #[must_use]
 pub fn answer(status: u16, body: BodyStream) -> Answer {
     Answer {
+        dpop_nonce: None,
         status,
         headers: vec![("content-type".to_owned(), b"text/plain".to_vec())],
         body,

@@ -10,6 +10,9 @@ import json
 import sys
 
 import jwt
+from botocore.auth import S3SigV4Auth, SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from http_message_signatures import HTTPMessageVerifier, HTTPSignatureKeyResolver, algorithms
 from joserfc import jwk as jose_jwk
@@ -103,7 +106,39 @@ def token(case):
     return claims
 
 
-KINDS = {"http-signature": http_signature, "dpop": dpop, "token": token}
+def aws(case):
+    """botocore signs the fields that are said to be signed, and must come to the same signature."""
+    fields = {name.lower(): value for name, value in case["headers"]}
+    assert len(fields) == len(case["headers"])
+    scheme, _, rest = fields.pop("authorization").partition(" ")
+    assert scheme == "AWS4-HMAC-SHA256"
+    said = dict(part.split("=", 1) for part in rest.split(", "))
+    stamp = fields["x-amz-date"]
+    scope = [case["key_id"], stamp[:8], case["region"], case["service"], "aws4_request"]
+    assert said["Credential"] == "/".join(scope), said
+    names = said["SignedHeaders"].split(";")
+    # What a proxy may change is the one field that is not signed.
+    assert set(fields) - set(names) == {"accept-encoding"}, set(fields) - set(names)
+    assert {"host", "x-amz-date", "x-amz-content-sha256"} <= set(names)
+    # botocore takes the digest as it is said, so that it is computed here.
+    assert fields["x-amz-content-sha256"] == hashlib.sha256(case["body"].encode()).hexdigest(), "payload"
+    request = AWSRequest(
+        method=case["method"],
+        url=f"https://{case['authority']}{case['target']}",
+        headers={name: fields[name] for name in names},
+        data=case["body"],
+    )
+    request.context["timestamp"] = stamp
+    signer = (S3SigV4Auth if case["service"] == "s3" else SigV4Auth)(
+        Credentials(case["key_id"], case["secret"]), case["service"], case["region"]
+    )
+    canonical = signer.canonical_request(request)
+    signature = signer.signature(signer.string_to_sign(request, canonical), request)
+    assert signature == said["Signature"], "signature"
+    return {"canonical": canonical}
+
+
+KINDS = {"aws-sigv4": aws, "http-signature": http_signature, "dpop": dpop, "token": token}
 
 
 def judge(case):

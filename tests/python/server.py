@@ -227,6 +227,32 @@ def signed():
     return jsonify(client=case["keyid"], name="signed")
 
 
+@app.post("/app/installations/<int:number>/access_tokens")
+def installation(number):
+    """As GitHub does it: the app's own token in, the installation's out."""
+    entry = config()["app"]
+    scheme, _, value = request.headers["Authorization"].partition(" ")
+    assert scheme == "Bearer"
+    judge.token(
+        {
+            "token": value,
+            "alg": "RS256",
+            "audience": None,
+            "issuer": entry["issuer"],
+            "typ": "JWT",
+            "require": ["iss", "exp", "iat"],
+            "pem": entry["pem"],
+            "jwk": entry["jwk"],
+        }
+    )
+    assert request.get_json() == entry["wanted"], request.get_json()
+    token = secrets.token_urlsafe(30)
+    tokens[token] = {"client": f"installation {number}", "jkt": None}
+    log(what="installation")
+    expires = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)
+    return jsonify(token=token, expires_at=expires.strftime("%Y-%m-%dT%H:%M:%SZ")), 201
+
+
 @app.get("/cert")
 def cert():
     pem = request.environ.get("SSL_CLIENT_CERT")

@@ -70,6 +70,18 @@ pub struct Answer {
     pub headers: Vec<(String, Vec<u8>)>,
     /// The body.
     pub body: BodyStream,
+    /// What the server wants in the next DPoP proof: for the broker, which hands no agent one.
+    pub dpop_nonce: Option<DpopNonce>,
+}
+
+/// A nonce for DPoP proofs that came with an answer (RFC 9449 §8, §9): visible ASCII without `"` and `\`, of at most
+/// [`crate::profile::proof::MAX_NONCE`] bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DpopNonce {
+    /// For the next request; this one was not refused for the want of it.
+    Supplied(String),
+    /// The request was refused with `use_dpop_nonce`.
+    Demanded(String),
 }
 
 impl Debug for Answer {
@@ -318,6 +330,15 @@ impl Debug for Token {
     }
 }
 
+/// What an authorization server answered.
+#[derive(Debug)]
+pub enum TokenAnswer {
+    /// The token.
+    Given(Token),
+    /// `use_dpop_nonce`: nothing, until the proof holds this nonce (RFC 9449 §8). Bounded as [`DpopNonce`] is.
+    NonceDemanded(String),
+}
+
 /// What a token is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenRequest {
@@ -372,9 +393,13 @@ pub trait Egress: Debug + Send + Sync {
     /// When the request is not sent or the answer may not be returned. A plan for an origin that the permit is not for is refused.
     fn send<'a>(&'a self, permit: &'a Permit, plan: Plan) -> BoxFuture<'a, Result<Answer, SendError>>;
 
-    /// Asks an authorization server for a token. The answer stays in the host.
+    /// Asks an authorization server for a token, once. The answer stays in the host.
     ///
     /// # Errors
     /// When there is no usable token. No text of the server is in the error.
-    fn token<'a>(&'a self, permit: &'a Permit, plan: TokenPlan) -> BoxFuture<'a, Result<Token, SendError>>;
+    fn token<'a>(
+        &'a self,
+        permit: &'a Permit,
+        plan: TokenPlan,
+    ) -> BoxFuture<'a, Result<TokenAnswer, SendError>>;
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use claviger_core::egress::{Answer, Destination, Egress, Plan, SendError, Token, TokenPlan};
+use claviger_core::egress::{Answer, Destination, Egress, Plan, SendError, TokenAnswer, TokenPlan};
 use claviger_core::{BoxFuture, Permit, Refusal};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -14,6 +14,7 @@ use crate::answer;
 use crate::body::{Reading, Returned};
 use crate::connect::connect;
 use crate::exchange::{Live, Sent};
+use crate::nonce;
 use crate::outgoing::{OutBody, Sending};
 use crate::phases::{Phases, within};
 use crate::pool::Pool;
@@ -76,6 +77,7 @@ impl HttpsClient {
         Ok(Answer {
             status: head.status().as_u16(),
             headers,
+            dpop_nonce: nonce::of_answer(&head),
             body: Box::pin(Returned::new(reading, watched)),
         })
     }
@@ -154,7 +156,11 @@ impl Egress for HttpsClient {
         Box::pin(self.answer(permit, plan))
     }
 
-    fn token<'a>(&'a self, permit: &'a Permit, plan: TokenPlan) -> BoxFuture<'a, Result<Token, SendError>> {
+    fn token<'a>(
+        &'a self,
+        permit: &'a Permit,
+        plan: TokenPlan,
+    ) -> BoxFuture<'a, Result<TokenAnswer, SendError>> {
         Box::pin(token::obtain(self, permit, plan))
     }
 }

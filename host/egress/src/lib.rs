@@ -13,6 +13,7 @@ mod exchange;
 mod forms;
 mod identity;
 mod locked;
+mod nonce;
 mod outgoing;
 mod phases;
 mod pool;
@@ -26,3 +27,5 @@ mod token;
 pub use address::{Resolver, SystemResolver};
 pub use client::HttpsClient;
 pub use phases::Phases;
+#[doc(hidden)]
+pub use request::written; // Not for embedders: tests show it to other signers.

@@ -135,6 +135,14 @@ pub(crate) fn build(written: Written) -> Result<(Request<OutBody>, Arc<Sending>)
     Ok((request, sending))
 }
 
+/// What a plan becomes, without its body: the head exactly as it is written.
+///
+/// # Errors
+/// When the plan does not fit together.
+pub fn written(plan: Plan) -> Result<Request<()>, SendError> {
+    Ok(build(plan.into())?.0.map(drop))
+}
+
 /// The host says where the body ends; hyper would leave it out of some requests.
 fn frame(fields: &mut HeaderMap, method: Method, body: &Outgoing) {
     let length = match body {

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
-use claviger_core::egress::{Fault, Outgoing, SendError, Slot, Token, TokenPlan, TokenRequest, TokenSecrets};
+use claviger_core::egress::{
+    Fault, Outgoing, SendError, Slot, TokenAnswer, TokenPlan, TokenRequest, TokenSecrets,
+};
 use claviger_core::http::{
     AnswerRule, ClientAuth, GithubApp, HeaderName, Method, OAuth2, OAuthGrant, PathEncoding, Target,
 };
@@ -31,12 +33,13 @@ const MAX_REPLY: usize = 64 * 1024;
 /// Asks for a token, once.
 ///
 /// # Errors
-/// How the exchange failed; [`Fault::Token`] for any answer but a token of the kind that was asked for.
+/// How the exchange failed; [`Fault::Token`] for any answer but a token of the kind that was asked for, or a demand for a nonce
+/// where there was a proof.
 pub(crate) async fn obtain(
     client: &HttpsClient,
     permit: &Permit,
     plan: TokenPlan,
-) -> Result<Token, SendError> {
+) -> Result<TokenAnswer, SendError> {
     let TokenPlan {
         destination,
         request,
@@ -72,9 +75,14 @@ pub(crate) async fn obtain(
         headers: Vec::new(),
     };
     answer::checked(&head, Method::Post, &rule, &nothing)?;
+    if bound && let Some(nonce) = reply::wanted_nonce(&head) {
+        let body = whole(reading).await?;
+        reply::use_dpop_nonce(&body)?;
+        return Ok(TokenAnswer::NonceDemanded(nonce));
+    }
     reply::head(&head)?;
     let body = whole(reading).await?;
-    Ok(reply::token(&head, &body, kind)?)
+    Ok(TokenAnswer::Given(reply::token(&head, &body, kind)?))
 }
 
 /// All of a body, in memory that is wiped and never moved.

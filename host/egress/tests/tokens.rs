@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use claviger_core::egress::{Egress as _, Fault, SendError, Token, TokenPlan, TokenRequest, TokenSecrets};
+use claviger_core::egress::{
+    DpopNonce, Egress as _, Fault, SendError, Token, TokenAnswer, TokenPlan, TokenRequest, TokenSecrets,
+};
 use claviger_core::http::{ClientAuth, GithubApp, OAuth2, OAuthGrant, PathEncoding, Target};
 use claviger_egress::HttpsClient;
 
 use crate::kit::server::{Server, Step};
-use crate::kit::{Table, client, destination, echo, hasty, log, permit, secret};
+use crate::kit::{Table, client, destination, echo, get, hasty, log, permit, secret};
 
 const CLIENT_SECRET: &str = "c1ient:s3cret/+& ~x";
 const REFRESH: &str = "refresh/+= 1234567890";
@@ -38,6 +40,14 @@ fn plan(port: u16, request: TokenRequest) -> TokenPlan {
 }
 
 async fn ask(client: &HttpsClient, plan: TokenPlan) -> Result<Token, SendError> {
+    match answered(client, plan).await? {
+        TokenAnswer::Given(token) => Ok(token),
+        // No test that expects a token, or its absence, expects this.
+        TokenAnswer::NonceDemanded(_) => Err(Fault::Protocol.into()),
+    }
+}
+
+async fn answered(client: &HttpsClient, plan: TokenPlan) -> Result<TokenAnswer, SendError> {
     let permit = permit(&plan.destination.origin).await;
     client.token(&permit, plan).await
 }
@@ -290,6 +300,98 @@ async fn what_comes_beside_a_token_is_kept_for_the_host() {
     let mut bound = plan(server.port, TokenRequest::OAuth2(oauth(server.port)));
     bound.dpop = Some(secret("ddd.eee.fff"));
     assert_eq!(ask(&client, bound).await.unwrap_err(), Fault::Token.into());
+}
+
+#[tokio::test]
+async fn a_demand_for_a_nonce_is_taken_from_the_standard_s_answer_alone() {
+    let demand = r#"{"error":"use_dpop_nonce","error_description":"n"}"#;
+    let long = format!("dpop-nonce: {}\r\n", "n".repeat(257));
+    for (line, nonce, body, bound, taken) in [
+        ("400 Bad Request", "dpop-nonce: n-1~\r\n", demand, true, true),
+        // Nobody asked with a proof.
+        ("400 Bad Request", "dpop-nonce: n-1~\r\n", demand, false, false),
+        ("400 Bad Request", "", demand, true, false),
+        (
+            "400 Bad Request",
+            "dpop-nonce: n-1~\r\ndpop-nonce: n-2\r\n",
+            demand,
+            true,
+            false,
+        ),
+        ("400 Bad Request", "dpop-nonce: n\"1\r\n", demand, true, false),
+        ("400 Bad Request", "dpop-nonce: n 1\r\n", demand, true, false),
+        ("400 Bad Request", "dpop-nonce:\r\n", demand, true, false),
+        ("400 Bad Request", &long, demand, true, false),
+        (
+            "400 Bad Request",
+            "dpop-nonce: n-1~\r\n",
+            r#"{"error":"invalid_grant"}"#,
+            true,
+            false,
+        ),
+        (
+            "400 Bad Request",
+            "dpop-nonce: n-1~\r\n",
+            "use_dpop_nonce",
+            true,
+            false,
+        ),
+        ("200 OK", "dpop-nonce: n-1~\r\n", demand, true, false),
+        (
+            "500 Internal Server Error",
+            "dpop-nonce: n-1~\r\n",
+            demand,
+            true,
+            false,
+        ),
+    ] {
+        let answer = format!(
+            "HTTP/1.1 {line}\r\ncontent-type: application/json\r\n{nonce}content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let server = Server::start(vec![Step::Read, Step::Write(answer.into_bytes()), Step::Again]).await;
+        let mut plan = plan(server.port, TokenRequest::OAuth2(oauth(server.port)));
+        plan.dpop = bound.then(|| secret("ddd.eee.fff"));
+        let got = match answered(&client(Table::loopback()), plan).await {
+            Ok(TokenAnswer::NonceDemanded(nonce)) => Ok(nonce),
+            Ok(TokenAnswer::Given(_)) => panic!("a token of {nonce}"),
+            Err(error) => Err(error),
+        };
+        let expected = if taken {
+            Ok("n-1~".to_owned())
+        } else {
+            Err(Fault::Token.into())
+        };
+        assert_eq!(got, expected, "{line} {nonce} {body}");
+        assert_eq!(server.saw(|saw| saw.requests.len()), 1, "asked once");
+    }
+}
+
+#[tokio::test]
+async fn a_nonce_of_an_api_is_told_to_the_host_and_to_no_agent() {
+    let demand = "www-authenticate: DPoP error=\"use_dpop_nonce\", algs=\"ES256\"\r\n";
+    for (line, fields, expected) in [
+        (
+            "401 Unauthorized",
+            demand,
+            Some(DpopNonce::Demanded("n-1".to_owned())),
+        ),
+        (
+            "401 Unauthorized",
+            "",
+            Some(DpopNonce::Supplied("n-1".to_owned())),
+        ),
+        ("200 OK", demand, Some(DpopNonce::Supplied("n-1".to_owned()))),
+        ("200 OK", "dpop-nonce: n-2\r\n", None),
+    ] {
+        let answer = format!("HTTP/1.1 {line}\r\ndpop-nonce: n-1\r\n{fields}content-length: 0\r\n\r\n");
+        let server = Server::start(vec![Step::Read, Step::Write(answer.into_bytes()), Step::Again]).await;
+        let plan = get(destination(server.port));
+        let permit = permit(&plan.destination.origin).await;
+        let answer = client(Table::loopback()).send(&permit, plan).await.unwrap();
+        assert_eq!(answer.dpop_nonce, expected, "{line} {fields}");
+        assert!(!format!("{:?}", answer.headers).contains("n-1"));
+    }
 }
 
 #[tokio::test]

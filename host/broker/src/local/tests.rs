@@ -2,6 +2,7 @@
 
 mod certify;
 mod large;
+mod nonces;
 mod proofs;
 mod rollback;
 mod send;

@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use claviger_core::audit::{RequestLine, RequestPurpose, SecretRef, SecretSource, Settlement, Traffic, Use};
-use claviger_core::egress::{Destination, Fault, Lane, SendError, Token, TokenPlan, TokenSecrets};
-use claviger_core::http::{AnswerRule, ClientAuth, HttpGrant, Method, OAuth2, OAuthGrant, Trust};
+use claviger_core::egress::{Destination, Fault, Lane, SendError, Token, TokenAnswer, TokenSecrets};
+use claviger_core::http::{AnswerRule, ClientAuth, HttpGrant, OAuth2, OAuthGrant, Trust};
 use claviger_core::manifest::Bytes;
-use claviger_core::profile::proof::{Possession, client_assertion, dpop, github_app};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{
     AgentName, ContentDigest, GrantAlias, KeyRef, ManifestDigest, Permit, Refusal, Secret, SecretName,
@@ -17,9 +16,13 @@ use claviger_core::{
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
+mod ask;
+mod nonces;
 mod wanted;
 
-use wanted::{Wanted, What};
+use nonces::Nonces;
+pub(super) use nonces::Verifier;
+use wanted::Wanted;
 
 use super::admit::Admitted;
 use super::send::{Credentials, HttpTerms};
@@ -55,6 +58,7 @@ pub(super) struct Tokens {
     slots: Mutex<HashMap<Place, Arc<Slot>>>,
     // A refresh token is good for one request: two grants that share it take turns.
     turns: Mutex<HashMap<SecretName, Arc<tokio::sync::Mutex<()>>>>,
+    nonces: Nonces,
 }
 
 /// Whose token: nobody else gets it.
@@ -181,7 +185,28 @@ impl Tokens {
         }
     }
 
+    /// What a proof for this verifier must hold, as far as it is known.
+    pub(super) fn nonce(
+        &self,
+        admitted: &Admitted,
+        alias: &GrantAlias,
+        verifier: Verifier,
+    ) -> Option<String> {
+        self.nonces.last(Place::of(admitted, alias), verifier)
+    }
+
+    pub(super) fn keep_nonce(
+        &self,
+        admitted: &Admitted,
+        alias: &GrantAlias,
+        verifier: Verifier,
+        nonce: String,
+    ) {
+        self.nonces.keep(Place::of(admitted, alias), verifier, nonce);
+    }
+
     pub(super) fn forget_all(&self) {
+        self.nonces.forget_all();
         self.slots().clear();
     }
 
@@ -282,102 +307,36 @@ impl LocalBroker {
         };
         // In turn only: another grant may just have replaced the refresh token.
         let credentials = self.credentials(terms)?;
-        let secrets = match wanted.what {
-            What::OAuth2(oauth) => self.token_secrets(oauth, &credentials)?,
-            What::App(_) => TokenSecrets::default(),
-        };
-        let assertion = self.assertion(instance, alias, &wanted, &credentials).await?;
-        let dpop = self.possession(instance, alias, &wanted, &credentials).await?;
-        let mut permit = self
-            .permit_token(instance, alias, terms, &wanted, &credentials)
-            .await?;
-        let plan = TokenPlan {
-            destination: destination(instance, alias, terms, &wanted),
-            request: wanted.request(),
-            secrets,
-            assertion,
-            dpop,
-        };
-        let obtained = egress.token(&permit, plan).await;
-        let result = match obtained {
-            Ok(token) => self.keep(token, rotating, &credentials).await,
-            Err(error) => Err((
-                fault(&error),
-                unavailable("the authorization server gave no token"),
-            )),
-        };
-        let (settlement, fault) = match &result {
-            Ok(_) => (Settlement::Released, None),
-            Err((fault, _)) => (Settlement::Failed, *fault),
-        };
-        permit.observe(
-            settlement,
-            Traffic {
-                status: None,
-                sent: 0,
-                received: 0,
-                injected: true,
-                fault,
-            },
-        );
-        result.map_err(|(_, denial)| denial)
-    }
-
-    /// What the client proves itself with, if it does with a key.
-    async fn assertion(
-        &self,
-        instance: &Instance,
-        alias: &GrantAlias,
-        wanted: &Wanted<'_>,
-        credentials: &Credentials,
-    ) -> Result<Option<Secret>, Denial> {
-        let origin = wanted.origin;
-        match wanted.what {
-            What::App(app) => {
-                let record = credentials.key(&app.key)?;
-                self.signed_token(instance, alias, &record, origin, |profile, context| {
-                    github_app(profile, origin, context)
-                })
-                .await
-                .map(Some)
-            }
-            What::OAuth2(oauth) => match &oauth.auth {
-                ClientAuth::PrivateKeyJwt(key) => {
-                    let record = credentials.key(key)?;
-                    self.signed_token(instance, alias, &record, origin, |profile, context| {
-                        client_assertion(profile, origin, context)
-                    })
-                    .await
-                    .map(Some)
-                }
-                ClientAuth::Basic(_) | ClientAuth::Post(_) | ClientAuth::None => Ok(None),
-            },
+        let asked = (instance, alias, &wanted, &credentials);
+        let (mut permit, mut answered) = self.ask_once(egress, terms, asked).await?;
+        if let Ok(TokenAnswer::NonceDemanded(nonce)) = answered {
+            settle(&mut permit, Settlement::Failed, Some(Fault::Token));
+            drop(permit);
+            self.tokens
+                .keep_nonce(&instance.admitted, alias, Verifier::Endpoint, nonce);
+            // Once: a server that is not content with its own nonce will not be with the next.
+            (permit, answered) = self.ask_once(egress, terms, asked).await?;
         }
-    }
-
-    /// The proof that binds a token to a key, if the token is to be bound (RFC 9449 §5).
-    async fn possession(
-        &self,
-        instance: &Instance,
-        alias: &GrantAlias,
-        wanted: &Wanted<'_>,
-        credentials: &Credentials,
-    ) -> Result<Option<Secret>, Denial> {
-        let (Some(key), What::OAuth2(oauth)) = (wanted.dpop, &wanted.what) else {
-            return Ok(None);
+        let nonce = match &mut answered {
+            Ok(TokenAnswer::Given(token)) => token.dpop_nonce.take(),
+            Ok(TokenAnswer::NonceDemanded(nonce)) => Some(std::mem::take(nonce)),
+            Err(_) => None,
         };
-        let record = credentials.key(key)?;
-        let request = Possession {
-            method: Method::Post,
-            target: &oauth.endpoint,
-            token: None,
-            nonce: None,
+        if let (Some(nonce), Some(_)) = (nonce, wanted.dpop) {
+            self.tokens
+                .keep_nonce(&instance.admitted, alias, Verifier::Endpoint, nonce);
+        }
+        let no_token = || unavailable("the authorization server gave no token");
+        let result = match answered {
+            Ok(TokenAnswer::Given(token)) => self.keep(token, rotating, &credentials).await,
+            Ok(TokenAnswer::NonceDemanded(_)) => Err((Some(Fault::Token), no_token())),
+            Err(error) => Err((fault(&error), no_token())),
         };
-        self.signed_token(instance, alias, &record, wanted.origin, |profile, context| {
-            dpop(profile, &request, context)
-        })
-        .await
-        .map(Some)
+        match &result {
+            Ok(_) => settle(&mut permit, Settlement::Released, None),
+            Err((fault, _)) => settle(&mut permit, Settlement::Failed, *fault),
+        }
+        result.map_err(|(_, denial)| denial)
     }
 
     /// Puts a rotated refresh token on disk and on the log, and only then gives the access token to be used.
@@ -543,6 +502,19 @@ fn destination(
         },
         identity: None,
     })
+}
+
+fn settle(permit: &mut Permit, settlement: Settlement, fault: Option<Fault>) {
+    permit.observe(
+        settlement,
+        Traffic {
+            status: None,
+            sent: 0,
+            received: 0,
+            injected: true,
+            fault,
+        },
+    );
 }
 
 fn fault(error: &SendError) -> Option<Fault> {

@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use zeroize::Zeroize as _;
 
+use crate::nonce;
+
 /// An access token has at most this many bytes: it goes into a header field, and servers accept no more.
 const MAX_TOKEN: usize = 16 * 1024;
-/// A nonce has at most this many bytes: it goes into a proof.
-const MAX_NONCE: usize = 512;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy)]
@@ -56,20 +56,47 @@ struct GithubReply<'a> {
     expires_at: Text<'a>,
 }
 
+/// An error of an authorization server (RFC 6749 §5.2), of which one word is looked at.
+#[derive(Deserialize)]
+struct ErrorReply<'a> {
+    #[serde(borrow)]
+    error: Cow<'a, str>,
+}
+
 /// Checks that the head is one of an answer with a token.
 pub(super) fn head(head: &Response<()>) -> Result<(), Fault> {
-    let json = head.headers().get(header::CONTENT_TYPE).is_some_and(|value| {
+    match head.status() {
+        StatusCode::OK | StatusCode::CREATED if is_json(head) => Ok(()),
+        _ => Err(Fault::Token),
+    }
+}
+
+/// The nonce, if the head may be one of an answer that demands one (RFC 9449 §8).
+pub(super) fn wanted_nonce(head: &Response<()>) -> Option<String> {
+    if head.status() != StatusCode::BAD_REQUEST || !is_json(head) {
+        return None;
+    }
+    nonce::supplied(head.headers())
+}
+
+/// Checks that the body demands a nonce, and says no other error.
+pub(super) fn use_dpop_nonce(body: &[u8]) -> Result<(), Fault> {
+    let reply: ErrorReply<'_> = serde_json::from_slice(body).map_err(|_| Fault::Token)?;
+    if reply.error == "use_dpop_nonce" {
+        return Ok(());
+    }
+    Err(Fault::Token)
+}
+
+fn is_json(head: &Response<()>) -> bool {
+    head.headers().get(header::CONTENT_TYPE).is_some_and(|value| {
         let kind = value
             .as_bytes()
             .split(|byte| *byte == b';')
             .next()
             .unwrap_or_default();
         kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
-    });
-    match head.status() {
-        StatusCode::OK | StatusCode::CREATED if json => Ok(()),
-        _ => Err(Fault::Token),
-    }
+    })
 }
 
 /// The token in an answer.
@@ -86,7 +113,7 @@ pub(super) fn token(head: &Response<()>, body: &[u8], kind: Kind) -> Result<Toke
                 access: usable(&reply.access_token)?,
                 expires_in: reply.expires_in.as_ref().map(seconds).transpose()?,
                 refresh: reply.refresh_token.as_ref().map(secret).transpose()?,
-                dpop_nonce: nonce(head.headers()),
+                dpop_nonce: nonce::supplied(head.headers()),
             })
         }
         Kind::Github => {
@@ -140,11 +167,4 @@ fn left(headers: &HeaderMap, until: &str) -> Result<u64, Fault> {
     let until: Timestamp = until.parse().map_err(|_| Fault::Token)?;
     let left = until.as_second() - now.ok_or(Fault::Token)?.timestamp().as_second();
     u64::try_from(left).map_err(|_| Fault::Token)
-}
-
-/// The nonce for the next proof (RFC 9449 §8.2).
-fn nonce(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get("dpop-nonce")?.to_str().ok()?;
-    let fits = value.len() <= MAX_NONCE && value.bytes().all(|byte| byte.is_ascii_graphic());
-    fits.then(|| value.to_owned())
 }

@@ -179,7 +179,7 @@ impl LocalBroker {
             }
             Some(_) | None => None,
         };
-        let proof = self.proof(&prepared, token.as_ref()).map_err(denied)?;
+        let proof = self.proof(instance, &prepared, token.as_ref()).map_err(denied)?;
         let request = Asked {
             decided: &prepared.decided,
             terms: prepared.terms,
@@ -392,9 +392,7 @@ impl LocalBroker {
             Ok(Ok(answer)) => answer,
         };
         settling.status = Some(answer.status);
-        if let (401, Some(token)) = (answer.status, &token) {
-            self.tokens.forget(&instance.admitted, alias, token);
-        }
+        self.learn(instance, &prepared.terms.grant, alias, &answer, token.as_ref());
         let flow = Flow {
             body: answer.body,
             settling,
@@ -413,6 +411,8 @@ impl LocalBroker {
             status: answer.status,
             headers: answer.headers,
             body: Box::pin(guarded),
+            // The host's own, like the proofs.
+            dpop_nonce: None,
         })
     }
 

@@ -16,6 +16,7 @@ use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{BoxFuture, GrantAlias, KeyName, KeyRef, Permit, Refusal, Secret, Signature};
 use rand_core::{OsRng, RngCore as _};
 
+use super::super::tokens::Verifier;
 use super::super::{Instance, LocalBroker};
 use super::slots::field;
 use super::{Credentials, Prepared};
@@ -125,6 +126,7 @@ impl LocalBroker {
     /// Frames what a key signs of a request, if one does.
     pub(super) fn proof(
         &self,
+        instance: &Instance,
         prepared: &Prepared<'_>,
         token: Option<&Arc<Secret>>,
     ) -> Result<Option<Proof>, Denial> {
@@ -157,11 +159,14 @@ impl LocalBroker {
                     (None, Some(secret)) => self.open_secret(secret)?,
                     (None, None) => return Err(super::no_credential(inject)),
                 };
+                let nonce = self
+                    .tokens
+                    .nonce(&instance.admitted, decided.alias, Verifier::Api);
                 let request = Possession {
                     method: decided.method,
                     target: &decided.target,
                     token: Some(&token),
-                    nonce: None,
+                    nonce: nonce.as_deref(),
                 };
                 let framed = self.framed(&record, |context| dpop(&record.profile, &request, context))?;
                 Ok(Some(Proof {

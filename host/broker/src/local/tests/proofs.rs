@@ -11,14 +11,14 @@ use sha2::{Digest as _, Sha256};
 use super::web::{API, Given, Scene, Seen, chunks, creation, head, refused};
 use super::*;
 
-const ENDPOINT: &str = "https://as.test/token";
+pub(super) const ENDPOINT: &str = "https://as.test/token";
 
 /// The content of a client's `CertificateVerify`.
 pub(super) fn handshake() -> Vec<u8> {
     [&[0x20; 64][..], b"TLS 1.3, client CertificateVerify\0", &[7; 32]].concat()
 }
 
-async fn key(scene: &Scene, key: &str, profile: Profile, algorithm: Algorithm) -> PublicKey {
+pub(super) async fn key(scene: &Scene, key: &str, profile: Profile, algorithm: Algorithm) -> PublicKey {
     let creation = KeyCreation {
         name: name(key),
         profile,
@@ -28,7 +28,7 @@ async fn key(scene: &Scene, key: &str, profile: Profile, algorithm: Algorithm) -
     scene.broker().create_key(creation).await.unwrap().public.clone()
 }
 
-fn grant(inject: &str) -> String {
+pub(super) fn grant(inject: &str) -> String {
     format!(
         "[grants.api]\nhttp = {{ origin = \"{API}\", allow = [\"GET /repos/*\", \"POST /repos/*\"] }}\ninject = {{ {inject} }}\n"
     )
@@ -44,7 +44,7 @@ async fn post(scene: &Scene, who: InstanceId, body: &str) -> Result<Seen, SendEr
     Ok(scene.web.seen().pop().unwrap())
 }
 
-fn slot<'a>(seen: &'a Seen, name: &str) -> &'a str {
+pub(super) fn slot<'a>(seen: &'a Seen, name: &str) -> &'a str {
     let mut found = seen.slots.iter().filter(|(slot, _)| slot == name);
     let (_, value) = found
         .next()
@@ -54,7 +54,7 @@ fn slot<'a>(seen: &'a Seen, name: &str) -> &'a str {
 }
 
 /// Every authorised use on the log.
-async fn uses(scene: &Scene) -> Vec<Use> {
+pub(super) async fn uses(scene: &Scene) -> Vec<Use> {
     let events = scene.fixture.events().await.into_iter();
     let uses = events.filter_map(|event| match event {
         Event::Allowed(allowed) => Some(allowed),
@@ -63,12 +63,12 @@ async fn uses(scene: &Scene) -> Vec<Use> {
     uses.collect()
 }
 
-fn purpose(allowed: &Use) -> RequestPurpose {
+pub(super) fn purpose(allowed: &Use) -> RequestPurpose {
     allowed.request.as_ref().unwrap().purpose
 }
 
 /// Header, payload and whether the key signed it.
-fn opened(token: &str, key: &PublicKey) -> (Value, Value) {
+pub(super) fn opened(token: &str, key: &PublicKey) -> (Value, Value) {
     let (message, signature) = token.rsplit_once('.').unwrap();
     let bytes = Base64UrlUnpadded::decode_vec(signature).unwrap();
     let signature = Signature::new(key.algorithm(), bytes.try_into().unwrap());

@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 use claviger_core::audit::Traffic;
 use claviger_core::egress::{
-    Answer, BodyStream, Egress, Fault, Frame, Outgoing, Plan, RequestHead, SendError, Slot, Token, TokenPlan,
+    Answer, BodyStream, DpopNonce, Egress, Fault, Frame, Outgoing, Plan, RequestHead, SendError, Slot, Token,
+    TokenAnswer, TokenPlan,
 };
 use claviger_core::http::{InjectionKind, Origin};
 use tokio::sync::mpsc;
@@ -23,6 +24,8 @@ pub(super) const GRANT: &str = "[grants.api]\n\
 /// What the outside does with the next request.
 pub(super) enum Script {
     Answer(u16, Vec<&'static str>),
+    /// No body, but a DPoP nonce.
+    Nonce(u16, DpopNonce),
     Fail(Fault),
     /// Chunks come as the test sends them.
     Streams(mpsc::UnboundedReceiver<Result<&'static str, Fault>>),
@@ -47,6 +50,10 @@ pub(super) struct Web {
     seen: Mutex<Vec<Seen>>,
     tokens: Mutex<VecDeque<Given>>,
     asked: Mutex<Vec<String>>,
+    /// Nonces that the authorization server demands before it gives anything.
+    pub(super) demands: Mutex<VecDeque<&'static str>>,
+    /// What it says beside its tokens.
+    pub(super) beside: Mutex<Option<&'static str>>,
     /// What came with a request for a token: the assertion and the DPoP proof.
     pub(super) proofs: Mutex<Vec<(Option<String>, Option<String>)>>,
     /// What a client certificate's key says to the end of a handshake, and to something else.
@@ -148,6 +155,12 @@ impl Egress for Web {
                     let chunks = chunks.into_iter().map(data).collect();
                     return Ok(answer(status, Box::pin(Chunks(chunks))));
                 }
+                Script::Nonce(status, nonce) => {
+                    return Ok(Answer {
+                        dpop_nonce: Some(nonce),
+                        ..answer(status, Box::pin(Chunks(VecDeque::new())))
+                    });
+                }
                 Script::Fail(fault) => return Err(fault.into()),
                 Script::Streams(receiver) => Box::pin(Channel(receiver)),
                 Script::Hangs => std::future::pending().await,
@@ -156,7 +169,11 @@ impl Egress for Web {
         })
     }
 
-    fn token<'a>(&'a self, permit: &'a Permit, plan: TokenPlan) -> BoxFuture<'a, Result<Token, SendError>> {
+    fn token<'a>(
+        &'a self,
+        permit: &'a Permit,
+        plan: TokenPlan,
+    ) -> BoxFuture<'a, Result<TokenAnswer, SendError>> {
         Box::pin(async move {
             assert!(permit.covers_origin(&plan.destination.origin));
             let with = [&plan.secrets.client, &plan.secrets.grant];
@@ -166,18 +183,21 @@ impl Egress for Web {
             let proofs = (plan.assertion.as_ref().map(text), plan.dpop.as_ref().map(text));
             self.proofs.lock().unwrap().push(proofs);
             self.entered.notify_one();
+            if let Some(nonce) = self.demands.lock().unwrap().pop_front() {
+                return Ok(TokenAnswer::NonceDemanded(nonce.to_owned()));
+            }
             let given = self.tokens.lock().unwrap().pop_front();
             let given = given.expect("the test says what is given");
             if given.slow {
                 self.go_on.notified().await;
             }
             let (access, expires_in, refresh) = given.token?;
-            Ok(Token {
+            Ok(TokenAnswer::Given(Token {
                 access: Secret::take(&mut access.as_bytes().to_vec()).unwrap(),
                 expires_in,
                 refresh: refresh.map(|text| Secret::take(&mut text.as_bytes().to_vec()).unwrap()),
-                dpop_nonce: None,
-            })
+                dpop_nonce: self.beside.lock().unwrap().map(str::to_owned),
+            }))
         })
     }
 }
@@ -187,6 +207,7 @@ fn answer(status: u16, body: BodyStream) -> Answer {
         status,
         headers: Vec::new(),
         body,
+        dpop_nonce: None,
     }
 }
 
