@@ -303,7 +303,7 @@ pub(crate) fn download(url: &str) -> Said {
 /// As `download`, and prints a line when the first piece is there.
 #[expect(clippy::print_stdout, reason = "whoever watches acts on it")]
 pub(crate) fn watch(url: &str) -> Said {
-    let response = sent(request(Method::Get, url, Fields::new())?)?;
+    let response = sent(request(&Method::Get, url, Fields::new())?)?;
     let (_body, stream) = body(&response)?;
     let mut count = 0;
     loop {
