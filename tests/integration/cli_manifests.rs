@@ -170,9 +170,9 @@ fn each_mistake_has_its_code_line_and_column() {
         ),
         (
             "[grants.a]\nhttp = { origin = \"https://x\" }\n".to_owned(),
-            "manifest::unsupported",
+            "manifest::missing-field",
             7,
-            1,
+            8,
         ),
     ];
     let scene = Scene::bare();

@@ -28,15 +28,12 @@ use self::server::{Look, Server, Step};
 
 // Those of the client's own tests: a server by script, its certificates, and the spellings in which it echoes.
 #[path = "../../host/egress/tests/kit/echo.rs"]
-#[expect(unreachable_pub, reason = "written for another test binary")]
 #[allow(dead_code, reason = "the other test binary uses all of it")]
 pub(crate) mod echo;
 #[path = "../../host/egress/tests/kit/pki.rs"]
-#[expect(unreachable_pub, reason = "written for another test binary")]
 #[allow(dead_code, reason = "the other test binary uses all of it")]
 pub(crate) mod pki;
 #[path = "../../host/egress/tests/kit/server.rs"]
-#[expect(unreachable_pub, reason = "written for another test binary")]
 #[allow(dead_code, reason = "the other test binary uses all of it")]
 pub(crate) mod server;
 

@@ -16,7 +16,6 @@ use super::requests_scene::{Root, SECRET, Scene, always, answer, echo, grant, or
 #[path = "../../host/egress/tests/misbehaving/reflecting.rs"]
 mod reflecting;
 #[path = "../../host/egress/tests/misbehaving/row.rs"]
-#[expect(unreachable_pub, reason = "written for another test binary")]
 mod row;
 #[path = "../../host/egress/tests/misbehaving/rows.rs"]
 mod rows;

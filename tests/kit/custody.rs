@@ -352,7 +352,11 @@ async fn refuses_an_algorithm_it_does_not_have(
     let who_has = strangers
         .iter()
         .find(|stranger| stranger.algorithms().contains(&algorithm));
-    let stranger = who_has.expect("a stranger has what this one does not");
+    // RSA is in TPMs alone: where none is compared with, nobody has a key of it.
+    let Some(stranger) = who_has else {
+        assert_eq!(algorithm, Algorithm::Rsa2048);
+        return;
+    };
     let theirs = Made::new(&**stranger, key_ref("first"), algorithm).await;
     // Under their public key, with material of theirs and of its own.
     let own = Made::new(custody, key_ref("first"), custody.algorithms()[0]).await;

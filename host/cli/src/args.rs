@@ -456,10 +456,12 @@ pub(crate) enum Asked {
 /// A request has a space, and an alias has none.
 fn asked(text: &str) -> Result<Asked, String> {
     match text.split_once(' ') {
-        Some((method, url)) => Ok(Asked::Request {
+        // Anything else about it is for the rules to say.
+        Some((method, url)) if url.contains("://") => Ok(Asked::Request {
             method: method.to_owned(),
             url: url.to_owned(),
         }),
+        Some(_) => Err("expected a grant's alias, or a request: a method, one space and a URL".to_owned()),
         None => text
             .parse()
             .map(Asked::Grant)

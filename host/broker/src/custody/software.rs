@@ -36,7 +36,15 @@ impl Custody for SoftwareCustody {
         _key: &'a KeyRef,
         algorithm: Algorithm,
     ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
-        Box::pin(std::future::ready(generate(algorithm)))
+        let made = if self.algorithms().contains(&algorithm) {
+            generate(algorithm)
+        } else {
+            Err(CustodyError::Algorithm {
+                custody: CustodyKind::Software,
+                algorithm,
+            })
+        };
+        Box::pin(std::future::ready(made))
     }
 
     fn open<'a>(

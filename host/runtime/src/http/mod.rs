@@ -30,7 +30,7 @@ use crate::imports::CredentialsCtx;
 use life::Life;
 
 #[cfg(doc)]
-use claviger_core::RequestHead;
+use claviger_core::egress::RequestHead;
 
 /// Bytes of one set of header fields, as they are in memory: more than any request head that is sent, and what an answer's may have.
 const MAX_FIELDS: usize = 32 * 1024;
