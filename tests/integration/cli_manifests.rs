@@ -36,7 +36,8 @@ fn every_problem_is_drawn_at_once_with_its_code_its_place_and_what_helps() {
 
         manifest::unknown-field
 
-          × [agent] has no field `nmae`; expected one of `name`, `component`, `digest`, `args`
+          × [agent] has no field `nmae`; expected one of `name`, `component`, `digest`, `args`,
+          │ `acknowledged`
            ╭─[bad.toml:3:1]
          2 │ [agent]
          3 │ nmae = "bot"
