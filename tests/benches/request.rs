@@ -2,14 +2,13 @@
 //! a crowd; and the search of answers for secrets. Both sides of a ratio are measured one after the other in the same run.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
+    clippy::indexing_slicing,
     reason = "a benchmark stops at the first surprise, and nobody calls it"
 )]
 
 mod support;
 
 #[path = "../../host/egress/tests/kit/pki.rs"]
-#[expect(unreachable_pub, reason = "written for another test binary")]
 #[allow(
     clippy::unwrap_used,
     dead_code,
@@ -286,7 +285,7 @@ fn scrub(criterion: &mut Criterion) {
             .collect();
         let mut scrubber = Scrubber::new(&secrets).unwrap();
         group.bench_function(name, |b| {
-            b.iter(|| scrubber.scan(black_box(chunk.clone())).unwrap())
+            b.iter(|| scrubber.scan(black_box(chunk.clone())).unwrap());
         });
     }
     group.bench_function("copy", |b| b.iter(|| black_box(&chunk).to_vec()));
