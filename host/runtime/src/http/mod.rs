@@ -2,7 +2,7 @@
 //! and decides nothing: there are bounds here, and the way from the agent's words to [`RequestHead`] and back.
 //!
 //! Nothing of wasmtime-wasi-http that sends is linked, nor compiled in. Of its types, what an agent could size without a bound is
-//! bounded in [`link`]. Why version 0.2 and not 0.3: docs/adr/0008-requests-through-wasi-http.md.
+//! bounded in `link`. Why version 0.2 and not 0.3: docs/adr/0008-requests-through-wasi-http.md.
 
 mod download;
 mod error;
