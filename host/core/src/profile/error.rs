@@ -85,7 +85,7 @@ pub enum FrameError {
         /// What came, in bytes.
         sent: usize,
     },
-    /// The token would be over [`MAX_SIGNATURE`]: its payload grows when it is written again.
+    /// The token would be over [`super::MAX_SIGNATURE`]: its payload grows when it is written again.
     #[error("a token has at most {allowed} bytes, this one would have {needed}: its numbers are written out")]
     Grown {
         /// The bound in bytes.
