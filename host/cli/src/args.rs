@@ -4,12 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::manifest::parse_duration;
 use claviger_core::name::{Label, Namespace, Principal, TokenType};
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
+
+mod custody;
+
+pub(crate) use custody::Custody;
 
 /// Runs agents and carries their keys.
 ///
@@ -313,7 +316,7 @@ pub(crate) struct KeyCreate {
     /// jws: the longest life of a token [default: 10 min]
     #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
     pub(crate) max_ttl: Option<u32>,
-    /// labeled: what the signatures are for
+    /// labeled and mac: what the signatures or MACs are for
     #[arg(long)]
     pub(crate) label: Option<Label>,
     /// http-signature: the `tag` of every signature [default: none]
@@ -359,27 +362,10 @@ pub(crate) enum ProfileKind {
     GithubApp,
     /// Requests: client certificates (TLS 1.3); `claviger key csr` asks for the certificate
     Mtls,
-}
-
-/// Where a key lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Custody {
-    /// In the TPM, which signs; the key never leaves it
-    Tpm,
-    /// Sealed by the TPM, opened in locked memory while in use
-    TpmSealed,
-    /// Encrypted in the keyring, opened in locked memory while in use
-    Software,
-}
-
-impl From<Custody> for CustodyKind {
-    fn from(custody: Custody) -> Self {
-        match custody {
-            Custody::Tpm => Self::Tpm,
-            Custody::TpmSealed => Self::TpmSealed,
-            Custody::Software => Self::Software,
-        }
-    }
+    /// Boxes that only this keyring opens again; signs nothing
+    Seal,
+    /// MACs under a label; signs nothing
+    Mac,
 }
 
 /// Formats of public keys.

@@ -21,6 +21,10 @@ pub enum CapabilityKind {
     Sign,
     /// `wasi:http/outgoing-handler`.
     Http,
+    /// `claviger:credentials/sealing`.
+    Seal,
+    /// `claviger:credentials/mac`.
+    Mac,
 }
 
 impl CapabilityKind {
@@ -30,6 +34,8 @@ impl CapabilityKind {
         match self {
             Self::Sign => "sign",
             Self::Http => "http",
+            Self::Seal => "seal",
+            Self::Mac => "mac",
         }
     }
 }

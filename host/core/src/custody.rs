@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::future::BoxFuture;
-use crate::key::{Algorithm, KeyRef, PublicKey, Signature};
+use crate::key::{Algorithm, KeyRef, PublicKey, Signature, SymmetricAlgorithm};
 use crate::permit::Permit;
 use crate::profile::Framed;
 use crate::secret::Secret;
@@ -184,6 +184,14 @@ pub enum CustodyError {
         custody: CustodyKind,
         /// What was asked.
         algorithm: Algorithm,
+    },
+    /// There are no such keys without a public half here.
+    #[error("{custody} custody has no {algorithm} keys")]
+    Symmetric {
+        /// Which custody.
+        custody: CustodyKind,
+        /// What was asked.
+        algorithm: SymmetricAlgorithm,
     },
     /// Sealed or wrapped by another machine or passphrase, or changed since.
     #[error("{0}")]

@@ -24,19 +24,24 @@ use crate::ledger::Ledger;
 mod admit;
 mod denials;
 mod grants;
+mod guesses;
 mod keys;
+mod making;
 mod perform;
 mod record;
 mod secrets;
 mod send;
+mod symmetric;
 mod tokens;
 
+pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 
 use admit::Admitted;
 use denials::Denials;
+use guesses::Guesses;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
 use secrets::OpenSecrets;
@@ -147,6 +152,7 @@ pub struct LocalBroker {
     egress: Option<Arc<dyn Egress>>,
     exchanges: Arc<Exchanges>,
     tokens: Tokens,
+    guesses: Guesses,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
 }
@@ -259,6 +265,7 @@ impl LocalBroker {
             egress,
             exchanges: Arc::default(),
             tokens: Tokens::default(),
+            guesses: Guesses::default(),
             me: Weak::clone(me),
         });
         broker.reconcile()?;

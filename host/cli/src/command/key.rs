@@ -45,7 +45,18 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
         custody,
         ..
     } = args;
+    if let (Some(own), Some(_)) = (profile.symmetric(), algorithm) {
+        let kind = profile.kind();
+        return Err(Failure::usage(format!(
+            "`--algorithm` does not go with `--profile {kind}`: such keys are {own}"
+        )));
+    }
     let record = with_broker(cx, async |broker| {
+        if let Some(algorithm) = profile.symmetric() {
+            let custody = custody.map_or_else(|| broker.default_custody(algorithm), CustodyKind::from);
+            let making = broker.create_symmetric_key(name, profile, custody);
+            return Ok(progress::during(&cx.out, "making the key", making).await?);
+        }
         let algorithm =
             algorithm.unwrap_or_else(|| default_algorithm(broker, &profile, custody.map(CustodyKind::from)));
         let custody = custody.map_or_else(|| broker.default_custody(algorithm), CustodyKind::from);
@@ -86,14 +97,14 @@ fn default_algorithm(broker: &LocalBroker, profile: &Profile, custody: Option<Cu
 
 /// Each option that belongs to some profiles: which, and whether it was given.
 fn options(args: &KeyCreate) -> [(&'static str, &'static [ProfileKind], bool); 11] {
-    use ProfileKind::{ClientAssertion, GithubApp, HttpSignature, Jws, Labeled, Sshsig};
+    use ProfileKind::{ClientAssertion, GithubApp, HttpSignature, Jws, Labeled, Mac, Sshsig};
     [
         ("--namespace", &[Sshsig], !args.namespace.is_empty()),
         ("--issuer", &[Jws], args.issuer.is_some()),
         ("--audience", &[Jws, ClientAssertion], !args.audience.is_empty()),
         ("--typ", &[Jws, ClientAssertion], args.typ.is_some()),
         ("--max-ttl", &[Jws], args.max_ttl.is_some()),
-        ("--label", &[Labeled], args.label.is_some()),
+        ("--label", &[Labeled, Mac], args.label.is_some()),
         ("--tag", &[HttpSignature], args.tag.is_some()),
         ("--max-lifetime", &[HttpSignature], args.max_lifetime.is_some()),
         ("--client-id", &[ClientAssertion], args.client_id.is_some()),
@@ -113,6 +124,8 @@ const fn kind_name(kind: ProfileKind) -> &'static str {
         ProfileKind::ClientAssertion => "client-assertion",
         ProfileKind::GithubApp => "github-app",
         ProfileKind::Mtls => "mtls",
+        ProfileKind::Seal => "seal",
+        ProfileKind::Mac => "mac",
     }
 }
 
@@ -208,6 +221,13 @@ fn profile(args: &KeyCreate) -> Result<Profile, Failure> {
             },
         },
         ProfileKind::Mtls => Profile::Mtls {},
+        ProfileKind::Seal => Profile::Seal {},
+        ProfileKind::Mac => Profile::Mac {
+            label: args
+                .label
+                .clone()
+                .ok_or_else(|| missing("`--label`, such as `--label acme/tickets`"))?,
+        },
     };
     profile
         .validate()

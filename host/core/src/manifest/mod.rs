@@ -1,7 +1,7 @@
 //! The operator's manifest as types that cannot be wrong, and the way from TOML to them. Does not read files: whoever has the
 //! text gives it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::admission::CapabilityKind;
 use crate::digest::{ComponentDigest, ManifestDigest};
 use crate::http::HttpGrant;
-use crate::name::{AgentName, GrantAlias, KeyName, VariableName};
+use crate::name::{AgentName, GrantAlias, KeyName, Label, VariableName};
 use crate::profile::Narrowing;
 
 pub mod fields;
@@ -20,10 +20,12 @@ mod parse;
 mod pin;
 mod problem;
 mod quantity;
+mod rights;
 
 pub use hours::{Hours, NotHours};
 pub use problem::{Problem, Severity, code};
 pub use quantity::{Bytes, NotAQuantity, Rate, format_duration, parse_duration};
+pub use rights::{MacRight, SealRight, UnknownRight};
 
 /// A manifest has at most this many bytes; one with 200 grants has about 30 000.
 pub const MAX_MANIFEST: usize = 256 * 1024;
@@ -191,6 +193,24 @@ pub enum Capability {
     },
     /// `http = { origin = "…", allow = [ … ] }`, with `inject` beside it.
     Http(Arc<HttpGrant>),
+    /// `seal = { key = "…", allow = [ … ] }`.
+    Seal {
+        /// The key.
+        key: KeyName,
+        /// Which operations; at least one.
+        allow: BTreeSet<SealRight>,
+        /// `bytes = "10 MiB"`: how much may be sealed and unsealed in all, counted on the audit log by agent name and alias.
+        bytes: Option<Bytes>,
+    },
+    /// `mac = { key = "…", allow = [ … ] }`.
+    Mac {
+        /// The key.
+        key: KeyName,
+        /// The label of the key's profile, repeated so that the manifest can be read alone.
+        label: Option<Label>,
+        /// Which operations; at least one.
+        allow: BTreeSet<MacRight>,
+    },
 }
 
 impl Capability {
@@ -200,6 +220,8 @@ impl Capability {
         match self {
             Self::Sign { .. } => CapabilityKind::Sign,
             Self::Http(_) => CapabilityKind::Http,
+            Self::Seal { .. } => CapabilityKind::Seal,
+            Self::Mac { .. } => CapabilityKind::Mac,
         }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
-use super::http;
 use super::section::{Section, kind, quoted};
+use super::{http, symmetric};
 use crate::http::overlapping;
 use crate::manifest::fields::{self, Field};
 use crate::manifest::problem::{Report, code};
@@ -25,6 +25,14 @@ const PROFILES: [(Field, &str); 5] = [
     (fields::SUBJECT, "jws"),
     (fields::TTL, "jws"),
     (fields::LABEL, "labeled"),
+];
+
+/// What a grant can be for; it has exactly one.
+const CAPABILITIES: [Field; 4] = [
+    fields::SIGN_TABLE,
+    fields::HTTP_TABLE,
+    fields::SEAL_TABLE,
+    fields::MAC_TABLE,
 ];
 
 /// The grants that can be had; the report holds an error for every other.
@@ -102,7 +110,7 @@ fn refuse_overlaps(
         .iter()
         .filter_map(|(alias, spans)| match &grants.get(alias)?.capability {
             Capability::Http(http) => Some((alias, http, spans)),
-            Capability::Sign { .. } => None,
+            Capability::Sign { .. } | Capability::Seal { .. } | Capability::Mac { .. } => None,
         })
         .collect();
     for (index, (one, left, left_spans)) in requests.iter().enumerate() {
@@ -147,14 +155,13 @@ fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut
     let place = format!("[grants.{alias}]");
     let grant = Section::open(table, span, place, fields::GRANT, fields::UNSERVED, report);
     let unserved = grant.refuse_unserved(report);
-    let (sign, http) = (grant.has(fields::SIGN_TABLE), grant.has(fields::HTTP_TABLE));
     let inject = grant.get(fields::INJECT_TABLE).is_some();
-    if !sign && !http && !inject && !unserved {
+    if !CAPABILITIES.iter().any(|field| grant.has(*field)) && !inject && !unserved {
         report.error(
             code::MISSING_FIELD,
             grant.span.clone(),
             format!(
-                "{} has neither `sign` nor `http`; expected one of them",
+                "{} has none of `sign`, `http`, `seal` and `mac`; expected one of them",
                 grant.place
             ),
             "what does it allow?",
@@ -165,21 +172,32 @@ fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut
             )),
         );
     }
-    if grant.get(fields::SIGN_TABLE).is_some() && grant.get(fields::HTTP_TABLE).is_some() {
-        let why = "it is there beside `sign`; expected one capability in one grant";
-        let help = "make two grants: each has limits of its own";
-        grant.conflict(fields::HTTP_TABLE, &why, "a second capability", help, report);
+    let mut given = CAPABILITIES
+        .into_iter()
+        .filter(|field| grant.get(*field).is_some());
+    if let Some(first) = given.next() {
+        for second in given {
+            let why = format!(
+                "it is there beside `{}`; expected one capability in one grant",
+                first.name
+            );
+            let help = "make two grants: each has limits of its own";
+            grant.conflict(second, &why, "a second capability", help, report);
+        }
     }
-    if inject && !http && !unserved {
+    if inject && !grant.has(fields::HTTP_TABLE) && !unserved {
         let why = "it is there without `http`; expected the request that the credential is for beside it";
         grant.conflict(fields::INJECT_TABLE, &why, "nothing to attach it to", "", report);
     }
     let sign = read_sign(&grant, alias, report);
     let http = http::read(&grant, alias, report);
+    let seal = symmetric::read_seal(&grant, alias, report);
+    let mac = symmetric::read_mac(&grant, alias, report);
     let constraints = read_constraints(&grant, report);
     warn(&grant, report);
-    let (capability, routes) = match (sign, http) {
-        (Some(sign), _) => (sign, Vec::new()),
+    // Of two there is an error already.
+    let (capability, routes) = match (sign.or(seal).or(mac), http) {
+        (Some(capability), _) => (capability, Vec::new()),
         (None, Some(read)) => (Capability::Http(Arc::new(read.http)), read.routes),
         (None, None) => return None,
     };
