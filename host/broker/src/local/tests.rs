@@ -7,6 +7,7 @@ mod proofs;
 mod rollback;
 mod send;
 mod slots;
+mod symmetric;
 mod time;
 mod tokens;
 mod web;

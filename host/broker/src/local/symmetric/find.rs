@@ -220,3 +220,61 @@ pub(super) fn unfit(error: &InputError) -> Denial {
 pub(super) fn failed(error: &CustodyError) -> Denial {
     Denial::new(Refusal::Unavailable, Rule::Custody, &error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use claviger_core::custody::Assurance;
+    use claviger_core::key::SymmetricAlgorithm;
+    use claviger_core::profile::Profile;
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::keyring::{KeySource, RotationPlan};
+
+    #[test]
+    fn a_version_opens_while_it_is_active_or_retiring_and_not_deleted() {
+        let now = Timestamp::UNIX_EPOCH;
+        let later = now + SignedDuration::from_secs(1);
+        let record = |state, until, deleted| KeyRecord {
+            key: KeyRef {
+                name: "k".parse().unwrap(),
+                version: KeyVersion::FIRST,
+            },
+            state,
+            profile: Profile::Seal {},
+            algorithm: SymmetricAlgorithm::XChaCha20Poly1305.into(),
+            custody: claviger_core::custody::CustodyKind::Software,
+            assurance: Assurance::Passphrase,
+            identity: KeyIdentity::Symmetric(KeyId::from_bytes([7; 16])),
+            created: now,
+            updated: now,
+            source: KeySource::Generated,
+            plan: RotationPlan::default(),
+            until,
+            deleted,
+            reason: None,
+            locked: false,
+            hardware: None,
+        };
+        for (state, until, deleted, expected) in [
+            (KeyState::Active, None, None, true),
+            (KeyState::Active, Some(now), None, true),
+            (KeyState::Active, None, Some(now), false),
+            (KeyState::Retiring, None, None, true),
+            (KeyState::Retiring, Some(later), None, true),
+            (KeyState::Retiring, Some(now), None, false),
+            (KeyState::Retiring, Some(later), Some(now), false),
+            (KeyState::Pending, None, None, false),
+            (KeyState::Retired, None, None, false),
+            (KeyState::Disabled, None, None, false),
+            (KeyState::Revoked, None, None, false),
+            (KeyState::Destroyed, None, None, false),
+        ] {
+            assert_eq!(
+                opens(&record(state, until, deleted), now),
+                expected,
+                "{state} {until:?} {deleted:?}"
+            );
+        }
+    }
+}
