@@ -27,9 +27,11 @@ pub(crate) fn to_json(index: EntryIndex, entry: &Entry) -> serde_json::Value {
 pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
     let (word, text) = words(&entry.event);
     let style = match &entry.event {
-        Event::Denied { .. } | Event::NotAdmitted { .. } | Event::Suspended { .. } | Event::Alert { .. } => {
-            Style::Warn
-        }
+        Event::Denied { .. }
+        | Event::NotAdmitted { .. }
+        | Event::RotationFailed { .. }
+        | Event::Suspended { .. }
+        | Event::Alert { .. } => Style::Warn,
         Event::Settled {
             settlement: Settlement::Failed | Settlement::Mismatch | Settlement::Indeterminate,
             ..
@@ -79,9 +81,20 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("host, version {version}, keyring generation {keyring}{after}"),
             )
         }
-        Event::KeyStateChanged { key, state } => {
-            ("key-state", format!("{key} is {} from now on", shown(state)))
-        }
+        Event::KeyStateChanged {
+            key, state, reason, ..
+        } => (
+            "key-state",
+            format!(
+                "{key} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
+        ),
+        Event::RotationFailed { key, detail } => (
+            "not-rotated",
+            format!("{key} was due and is not rotated: {}", shown(detail)),
+        ),
         Event::CertificateRequested { key, subject } => (
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
@@ -204,9 +217,18 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("{secret} {kind} for {origin} ({assurance}) by {by}"),
             )
         }
-        Event::SecretStateChanged { secret, state } => (
+        Event::SecretStateChanged {
+            secret,
+            state,
+            reason,
+            ..
+        } => (
             "secret-state",
-            format!("{secret} is {} from now on", shown(state)),
+            format!(
+                "{secret} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
         ),
         Event::Suspended { agent, grant, cause } => {
             let by = cause.map_or_else(
@@ -218,6 +240,11 @@ fn words(event: &Event) -> (&'static str, String) {
         Event::ClockAccepted => ("clock", "an operator vouched for the clock".to_owned()),
         Event::Resumed { agent, grant } => ("resumed", format!("{agent} {grant} by an operator")),
     }
+}
+
+/// Why something was done, if anybody said.
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {}", shown(reason)))
 }
 
 /// Which key or secret a use is of, with a space behind it.

@@ -26,9 +26,12 @@ mod denials;
 mod grants;
 mod guesses;
 mod keys;
+mod lives;
 mod making;
 mod perform;
 mod record;
+mod rotation;
+mod schedule;
 mod secrets;
 mod send;
 mod symmetric;
@@ -36,6 +39,8 @@ mod tokens;
 
 pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
+pub use rotation::{Compromise, Rotation};
+pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 
@@ -153,6 +158,8 @@ pub struct LocalBroker {
     exchanges: Arc<Exchanges>,
     tokens: Tokens,
     guesses: Guesses,
+    // When the schedule looks again after a failure.
+    retry: Mutex<Option<jiff::Timestamp>>,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
 }
@@ -266,6 +273,7 @@ impl LocalBroker {
             exchanges: Arc::default(),
             tokens: Tokens::default(),
             guesses: Guesses::default(),
+            retry: Mutex::default(),
             me: Weak::clone(me),
         });
         broker.reconcile()?;
@@ -275,6 +283,11 @@ impl LocalBroker {
             recovered: broker.recovered.clone(),
         };
         broker.append(started).await?;
+        broker.pass_time().await.map_err(|error| match error {
+            NewKeyError::Keyring(error) => OpenError::Keyring(error),
+            NewKeyError::Audit(error) => OpenError::Audit(error),
+            other => OpenError::Disagree(other.to_string()),
+        })?;
         Ok(broker)
     }
 

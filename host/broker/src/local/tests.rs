@@ -5,6 +5,7 @@ mod large;
 mod nonces;
 mod proofs;
 mod rollback;
+mod rotation;
 mod send;
 mod slots;
 mod symmetric;
@@ -21,7 +22,7 @@ use claviger_core::permit::Permit;
 use claviger_core::profile::{Framed, Profile};
 use claviger_core::refusal::Rule;
 use claviger_core::{Entry, GrantAlias, KeyName, Secret};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 

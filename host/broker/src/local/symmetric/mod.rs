@@ -363,6 +363,7 @@ impl LocalBroker {
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
             };
+            ledger.used(&allowed, time);
             ledger.count_sealed(&allowed);
             let (sink, clock) = (Arc::clone(&self.permits), Arc::clone(&self.clock));
             match wanted.serial {
