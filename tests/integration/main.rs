@@ -17,6 +17,7 @@ mod cli_output;
 mod cli_requests;
 mod cli_scene;
 mod cli_signals;
+mod cli_symmetric;
 mod constraints;
 mod constraints_symmetric;
 mod crash;

@@ -176,6 +176,30 @@ on-violation = "suspend"
     }
 
     #[test]
+    fn the_rights_of_a_grant_are_in_its_sentence() {
+        let head = MANIFEST.split("[grants").next().unwrap();
+        let grants = "[grants.a]\nseal = { key = \"state\", allow = [\"unseal\", \"seal\"], bytes = \"10 MiB\" }\n\
+                      [grants.b]\nseal = { key = \"state\", allow = [\"unseal\"] }\n\
+                      [grants.c]\nmac = { key = \"hook\", allow = [\"verify\"] }\n\
+                      [grants.d]\nmac = { key = \"hook\", label = \"acme/hook\", allow = [\"generate\", \"verify\"] }\n";
+        let (manifest, _) = Manifest::parse(&format!("{head}{grants}")).unwrap();
+        let said: Vec<_> = manifest
+            .grants
+            .values()
+            .map(|grant| capability(&grant.capability))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "may seal and unseal with key `state`, 10 MiB in all",
+                "may unseal with key `state`, any number of bytes",
+                "may verify MACs with key `hook`",
+                "may generate and verify MACs with key `hook` under label `acme/hook`",
+            ]
+        );
+    }
+
+    #[test]
     fn defaults_are_told_from_what_was_set() {
         let (manifest, _) = Manifest::parse(MANIFEST).unwrap();
         let limits = limits(&manifest);

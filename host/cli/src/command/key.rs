@@ -438,6 +438,8 @@ mod tests {
             "--profile github-app --app 1234",
             "--profile github-app --app 1234 --api https://github.acme.example",
             "--profile mtls",
+            "--profile seal",
+            "--profile mac --label acme/tickets",
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }
@@ -469,6 +471,9 @@ mod tests {
             "--profile client-assertion --client-id a --audience https://as.example/token --typ at+jwt",
             "--profile github-app",
             "--profile mtls --tag x",
+            "--profile mac",
+            "--profile seal --label x",
+            "--profile seal --namespace git",
         ] {
             let failure = parse(bad).unwrap_err();
             assert_eq!(failure.exit, Exit::Usage, "{bad}");

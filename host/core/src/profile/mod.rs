@@ -22,6 +22,8 @@ mod sealing;
 mod serial;
 mod sshsig;
 #[cfg(test)]
+mod symmetric_tests;
+#[cfg(test)]
 mod test_keys;
 #[cfg(test)]
 mod tests;

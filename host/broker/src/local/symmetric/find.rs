@@ -37,7 +37,7 @@ impl LocalBroker {
     }
 
     /// Whether any version of a key still opens boxes or verifies tags. If not, nothing that an agent brings matters.
-    pub(super) fn some_opens(&self, key: &KeyName) -> Result<(), Denial> {
+    pub(in super::super) fn some_opens(&self, key: &KeyName) -> Result<(), Denial> {
         if self.keyring.key(key).is_some() {
             return Ok(());
         }
