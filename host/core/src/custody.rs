@@ -11,6 +11,10 @@ use crate::permit::Permit;
 use crate::profile::Framed;
 use crate::secret::Secret;
 
+mod symmetric;
+
+pub use symmetric::{MacCustody, MacKey, SealingCustody, SealingKey};
+
 /// Where key material lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -115,6 +119,16 @@ pub trait Custody: Debug + Send + Sync {
         public: &'a PublicKey,
         material: Secret,
     ) -> BoxFuture<'a, Result<Arc<dyn SigningKey>, CustodyError>>;
+
+    /// Its keys that seal; none unless it says otherwise.
+    fn sealing(&self) -> Option<&dyn SealingCustody> {
+        None
+    }
+
+    /// Its keys for MACs; none unless it says otherwise.
+    fn macs(&self) -> Option<&dyn MacCustody> {
+        None
+    }
 }
 
 /// A key that is open.
