@@ -389,6 +389,14 @@ impl OpenKeys {
             .remove(key);
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
     pub(super) fn close_all(&self) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

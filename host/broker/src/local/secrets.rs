@@ -290,6 +290,14 @@ impl OpenSecrets {
         self.retain(|secret, _| secret.name != *name);
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
     pub(super) fn close_all(&self) {
         self.retain(|_, _| false);
     }
