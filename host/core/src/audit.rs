@@ -212,6 +212,20 @@ pub enum Event {
         /// The grant.
         grant: GrantAlias,
     },
+    /// An operator suspended an agent: every grant that it has or will have.
+    AgentSuspended {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator resumed an agent. Grants of it that were suspended by themselves stay so.
+    AgentResumed {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator stopped all use of every credential.
+    Panic,
+    /// An operator lifted the stop. What was suspended by itself stays so.
+    PanicLifted,
 }
 
 /// An authorised use: which agent, under which revision of which manifest, with which version of which key, on what.

@@ -20,8 +20,10 @@ use crate::clock::SystemClock;
 use crate::custody::{SealedCustody, SoftwareCustody};
 use crate::keyring::{Keyring, KeyringError, Purpose, RootSpec};
 use crate::ledger::Ledger;
+use crate::operator::Control;
 
 mod admit;
+mod control;
 mod denials;
 mod grants;
 mod keys;
@@ -29,6 +31,7 @@ mod perform;
 mod record;
 mod secrets;
 mod send;
+mod stops;
 mod tokens;
 
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
@@ -130,6 +133,8 @@ pub enum OpenError {
 
 /// Decides, logs and uses the credentials of one keyring. One at a time has a keyring open.
 pub struct LocalBroker {
+    // Declared before the keyring: the socket is removed while its folder is still this process's.
+    control: Mutex<Option<Control>>,
     keyring: Arc<Keyring>,
     record: Arc<Record>,
     // The same record, for permits.
@@ -243,6 +248,7 @@ impl LocalBroker {
         let record = Record::new(log, ledger, Arc::clone(&clock));
         let open_secrets = Arc::new(OpenSecrets::default());
         let broker = Arc::new_cyclic(|me| Self {
+            control: Mutex::new(None),
             keyring,
             permits: Arc::new(PermitSink(Arc::clone(&record))),
             record,
@@ -276,6 +282,8 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written; nothing was released that is not on it.
     pub async fn close(&self) -> Result<(), AuditError> {
+        // First: a command that is being done is done on an open log.
+        self.stop_control().await;
         self.exchanges.close();
         let running: Vec<_> = read(&self.instances).keys().copied().collect();
         for instance in running {
@@ -431,7 +439,7 @@ impl Broker for LocalBroker {
         let Some(instance) = write(&self.instances).remove(&who) else {
             return;
         };
-        self.exchanges.stop(Stop::Ended, |one| one.instance == who);
+        self.exchanges.stop(Stop::Ended, |one| one.instance == Some(who));
         self.flush_denials(&instance);
         self.note(Event::Ended {
             instance: who,

@@ -417,6 +417,8 @@ async fn a_secret_that_comes_back_is_told_and_the_grant_suspended_before_the_age
 #[derive(Debug, Clone, Copy)]
 enum Stopping {
     Suspend,
+    SuspendAgent,
+    Panic,
     Revoke,
     Disable,
     Destroy,
@@ -426,8 +428,8 @@ enum Stopping {
 
 #[tokio::test]
 async fn what_is_taken_away_stops_what_is_under_way_at_once() {
-    use Stopping::{Close, Destroy, Disable, End, Revoke, Suspend};
-    for stopping in [Suspend, Revoke, Disable, Destroy, End, Close] {
+    use Stopping::{Close, Destroy, Disable, End, Panic, Revoke, Suspend, SuspendAgent};
+    for stopping in [Suspend, SuspendAgent, Panic, Revoke, Disable, Destroy, End, Close] {
         for before_the_answer in [true, false] {
             let scene = Scene::new().await;
             let who = scene.fixture.start(GRANT).await;
@@ -436,6 +438,8 @@ async fn what_is_taken_away_stops_what_is_under_way_at_once() {
                 let github = name("github");
                 match stopping {
                     Suspend => broker.suspend(&name("bot"), &name("api")).await.unwrap(),
+                    SuspendAgent => broker.suspend_agent(&name("bot")).await.unwrap(),
+                    Panic => broker.panic().await.unwrap(),
                     Revoke => drop(broker.set_secret_state(&github, KeyState::Revoked).await.unwrap()),
                     Disable => drop(
                         broker
@@ -471,7 +475,7 @@ async fn what_is_taken_away_stops_what_is_under_way_at_once() {
                 cut.unwrap().unwrap_err()
             };
             let expected = match stopping {
-                Suspend => Refusal::Suspended,
+                Suspend | SuspendAgent | Panic => Refusal::Suspended,
                 Revoke | Disable | Destroy => Refusal::Revoked,
                 End => Refusal::NotGranted,
                 Close => Refusal::Unavailable,
