@@ -128,10 +128,10 @@ pub enum Fault {
     /// A phase took too long.
     #[error("the server took too long")]
     Timeout,
-    /// The TLS handshake failed.
+    /// The TLS handshake failed, so that nothing of the request was sent; what goes wrong with TLS later is `Protocol` or `Incomplete`.
     #[error("no TLS connection could be agreed on")]
     Tls,
-    /// The certificate is not acceptable.
+    /// The certificate is not acceptable; nothing of the request was sent.
     #[error("the server's certificate is not acceptable")]
     Certificate,
     /// What came is not HTTP as it must be.
