@@ -5,6 +5,7 @@ mod large;
 mod nonces;
 mod proofs;
 mod rollback;
+mod rotations;
 mod send;
 mod slots;
 mod time;

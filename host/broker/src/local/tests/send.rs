@@ -355,7 +355,7 @@ async fn the_outside_failing_is_a_fault_of_its_own_kind_and_is_settled() {
         (Fault::Incomplete, true),
     ] {
         let scene = Scene::new().await;
-        let bounded = GRANT.replace("] }", "], budget = { sent = \"20 B\" } }");
+        let bounded = GRANT.replace("] }", "], max-request = \"20 B\", budget = { sent = \"20 B\" } }");
         let who = scene.fixture.start(&bounded).await;
         scene.web.will(Script::Fail(fault));
         let post = scene

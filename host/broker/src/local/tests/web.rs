@@ -58,9 +58,13 @@ pub(super) struct Web {
     pub(super) proofs: Mutex<Vec<(Option<String>, Option<String>)>>,
     /// What a client certificate's key says to the end of a handshake, and to something else.
     pub(super) handshakes: Mutex<Vec<Result<Signature, Refusal>>>,
+    /// What happens while the authorization server thinks.
+    pub(super) meanwhile: Mutex<Option<Meanwhile>>,
     pub(super) entered: Notify,
     pub(super) go_on: Notify,
 }
+
+type Meanwhile = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
 /// What an authorization server gives.
 #[derive(Clone)]
@@ -183,6 +187,10 @@ impl Egress for Web {
             let proofs = (plan.assertion.as_ref().map(text), plan.dpop.as_ref().map(text));
             self.proofs.lock().unwrap().push(proofs);
             self.entered.notify_one();
+            let meanwhile = self.meanwhile.lock().unwrap().take();
+            if let Some(meanwhile) = meanwhile {
+                meanwhile().await;
+            }
             if let Some(nonce) = self.demands.lock().unwrap().pop_front() {
                 return Ok(TokenAnswer::NonceDemanded(nonce.to_owned()));
             }
