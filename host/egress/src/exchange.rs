@@ -142,7 +142,9 @@ pub(crate) fn fault(error: &hyper::Error) -> Fault {
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            let tls = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            let tls = io
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>());
             return match (tls, io.kind()) {
                 // After the handshake, so neither `Tls` nor `Certificate`: whoever sends an alert now may have read the request.
                 (Some(rustls::Error::AlertReceived(_)), _) => Fault::Incomplete,

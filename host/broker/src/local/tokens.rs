@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use claviger_core::audit::{SecretRef, SecretSource, Settlement};
+use claviger_core::audit::{SecretRef, Settlement};
 use claviger_core::egress::{Fault, Token, TokenAnswer, TokenSecrets};
 use claviger_core::http::{ClientAuth, OAuth2, OAuthGrant};
 use claviger_core::refusal::{Denial, Rule};
@@ -15,19 +15,22 @@ use tokio::sync::watch;
 
 mod ask;
 mod askings;
+mod lineages;
 mod nonces;
+mod rotation;
 mod wanted;
 
 use ask::{Asked, fault, settle};
 use askings::Askings;
+use lineages::Lineages;
 use nonces::Nonces;
 pub(super) use nonces::Verifier;
+use rotation::Rotation;
 use wanted::Wanted;
 
 use super::admit::Admitted;
 use super::send::{Credentials, HttpTerms, may_have_left};
 use super::{Instance, LocalBroker};
-use crate::keyring::SecretReplacement;
 
 /// A token is renewed this long before it expires, so that none expires on its way; one of a short life at half of it.
 const SKEW: SignedDuration = SignedDuration::from_secs(30);
@@ -69,6 +72,7 @@ pub(super) struct Tokens {
     slots: Mutex<HashMap<Place, Arc<Slot>>>,
     // A refresh token is good for one request: two grants that share it take turns.
     turns: Mutex<HashMap<SecretName, Arc<tokio::sync::Mutex<()>>>>,
+    lineages: Lineages,
     nonces: Nonces,
     askings: Askings,
 }
@@ -111,7 +115,8 @@ struct State {
 struct Kept {
     token: Arc<Secret>,
     renew: Timestamp,
-    // The credentials that it was given for: another version, another token.
+    expires: Timestamp,
+    // The credentials that it was given for, as an operator set them: another version, another token.
     secrets: Vec<SecretRef>,
     keys: Vec<KeyRef>,
 }
@@ -263,23 +268,24 @@ impl LocalBroker {
         let mut waited = false;
         loop {
             let credentials = self.credentials(terms).map_err(NoToken::Denied)?;
-            let (secrets, keys) = (credentials.secrets(), credentials.keys());
+            let secrets = self.tokens.lineages.origins(credentials.secrets());
+            let keys = credentials.keys();
             let now = self.clock.now();
             let ask;
             let mut ended = {
                 let mut state = slot.state();
+                let pausing = state.not_before.is_some_and(|at| now < at);
                 if let Some(kept) = &state.kept
                     && kept.secrets == secrets
                     && kept.keys == keys
-                    && (waited || now < kept.renew)
+                    // If it cannot be renewed, it is used to its end, and not beyond.
+                    && (now < kept.renew || ((waited || pausing) && now < kept.expires))
                 {
                     return Ok(Arc::clone(&kept.token));
                 }
-                if waited || state.not_before.is_some_and(|at| now < at) {
+                if waited || pausing {
                     let failure = state.failure.clone();
-                    return Err(failure
-                        .unwrap_or_else(|| unavailable("the token is for a credential that was replaced"))
-                        .into());
+                    return Err(failure.unwrap_or_else(none_fits).into());
                 }
                 let ended = slot.ended.subscribe();
                 ask = !std::mem::replace(&mut state.asking, true);
@@ -349,12 +355,17 @@ impl LocalBroker {
         let nonce = match &mut answered {
             Ok(TokenAnswer::Given(token)) => token.dpop_nonce.take(),
             Ok(TokenAnswer::NonceDemanded(nonce)) => Some(std::mem::take(nonce)),
-            Err(_) => None,
+            Ok(TokenAnswer::Rotated(_)) | Err(_) => None,
         };
         if let (Some(nonce), Some(_)) = (nonce, wanted.dpop) {
             self.tokens
                 .keep_nonce(&instance.admitted, alias, Verifier::Endpoint, nonce);
         }
+        let rotation = Rotation {
+            agent: &instance.admitted.agent,
+            alias,
+            secret: rotating,
+        };
         let left = match &answered {
             Ok(_) => true,
             Err(error) => may_have_left(error),
@@ -362,7 +373,15 @@ impl LocalBroker {
         let no_token =
             |why: &dyn Display| unavailable(&format!("the authorization server gave no token: {why}"));
         let result = match answered {
-            Ok(TokenAnswer::Given(token)) => self.keep(token, rotating, &credentials).await,
+            Ok(TokenAnswer::Given(token)) => self.keep(token, rotation, &credentials).await,
+            Ok(TokenAnswer::Rotated(refresh)) => {
+                let kept = self.keep_refresh(refresh, rotation, &credentials).await;
+                Err((
+                    Some(Fault::Token),
+                    kept.err()
+                        .unwrap_or_else(|| no_token(&"its answer has no usable one")),
+                ))
+            }
             Ok(TokenAnswer::NonceDemanded(_)) => Err((
                 Some(Fault::Token),
                 no_token(&"it demands another nonce each time"),
@@ -376,36 +395,17 @@ impl LocalBroker {
         result.map_err(|(_, denial)| denial)
     }
 
-    /// Puts a rotated refresh token on disk and on the log, and only then gives the access token to be used.
+    /// What an authorization server gave, ready to be used; a rotated refresh token first of all.
     async fn keep(
         &self,
         token: Token,
-        rotating: Option<&SecretName>,
+        rotation: Rotation<'_>,
         credentials: &Credentials,
     ) -> Result<Kept, (Option<Fault>, Denial)> {
         let now = self.clock.now();
-        let mut secrets = credentials.secrets();
-        if let (Some(name), Some(refresh)) = (rotating, token.refresh) {
-            let current = secrets.iter_mut().find(|secret| secret.name == *name);
-            let Some(current) = current else {
-                return Err((None, unavailable("the refresh token is gone")));
-            };
-            let known = self.open_secret(current).map_err(|denial| (None, denial))?;
-            // A server that does not rotate says the same one again.
-            if !known.equals(refresh.expose()) {
-                let replacement = SecretReplacement {
-                    name: name.clone(),
-                    of: Some(current.clone()),
-                    expires: None,
-                    rotate_every: None,
-                    value: refresh,
-                };
-                let record = self
-                    .replace_secret_by(replacement, SecretSource::Server)
-                    .await
-                    .map_err(|error| (None, unavailable(&error.to_string())))?;
-                *current = record.secret.clone();
-            }
+        if let Some(refresh) = token.refresh {
+            let kept = self.keep_refresh(refresh, rotation, credentials).await;
+            kept.map_err(|denial| (None, denial))?;
         }
         // As RFC 6750 §2.1 has it; anything else would not survive in a header field.
         if !token.access.expose().iter().all(u8::is_ascii_graphic) {
@@ -413,13 +413,16 @@ impl LocalBroker {
             return Err((Some(Fault::Token), denial));
         }
         let life = token.expires_in.map_or(UNSAID_LIFE, |seconds| {
-            SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX)).min(LONGEST_LIFE)
+            SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX))
         });
-        let renew_in = (life - SKEW).max(life / 2);
+        let until_renewal = life.min(LONGEST_LIFE);
+        let until_renewal = (until_renewal - SKEW).max(until_renewal / 2);
+        let after = |time| now.saturating_add(time).unwrap_or(Timestamp::MAX);
         Ok(Kept {
             token: Arc::new(token.access),
-            renew: now.saturating_add(renew_in).unwrap_or(Timestamp::MAX),
-            secrets,
+            renew: after(until_renewal),
+            expires: after(life),
+            secrets: self.tokens.lineages.origins(credentials.secrets()),
             keys: credentials.keys(),
         })
     }
@@ -448,6 +451,10 @@ impl LocalBroker {
 
 fn unavailable(text: &str) -> Denial {
     Denial::new(Refusal::Unavailable, Rule::Token, text)
+}
+
+fn none_fits() -> Denial {
+    unavailable("the token that came has expired, or is for a credential that was replaced")
 }
 
 fn not_finished() -> Denial {

@@ -69,6 +69,7 @@ type Meanwhile = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 /// What an authorization server gives.
 #[derive(Clone)]
 pub(super) struct Given {
+    /// The access token, which may be none for a rotation alone; how long it lives; and the refresh token.
     pub(super) token: Result<(&'static str, Option<u64>, Option<&'static str>), Fault>,
     /// Only after the test says so.
     pub(super) slow: bool,
@@ -200,6 +201,11 @@ impl Egress for Web {
                 self.go_on.notified().await;
             }
             let (access, expires_in, refresh) = given.token?;
+            if let ("", Some(refresh)) = (access, refresh) {
+                return Ok(TokenAnswer::Rotated(
+                    Secret::take(&mut refresh.as_bytes().to_vec()).unwrap(),
+                ));
+            }
             Ok(TokenAnswer::Given(Token {
                 access: Secret::take(&mut access.as_bytes().to_vec()).unwrap(),
                 expires_in,
