@@ -277,7 +277,9 @@ impl LocalBroker {
         Ok(broker)
     }
 
-    /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused.
+    /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused. A request
+    /// for a token that was sent is waited for, for some 25 s at most: the server may have replaced the refresh token, and the new one
+    /// must be kept. Dropping the future before that loses it.
     ///
     /// # Errors
     /// When the log cannot be written; nothing was released that is not on it.
@@ -289,6 +291,7 @@ impl LocalBroker {
         for instance in running {
             self.end(instance, InstanceEnd::Dropped);
         }
+        self.tokens.finish().await;
         self.open_keys.close_all();
         self.open_secrets.close_all();
         self.tokens.forget_all();

@@ -7,6 +7,7 @@ mod large;
 mod nonces;
 mod proofs;
 mod rollback;
+mod rotations;
 mod send;
 mod slots;
 mod stops;

@@ -346,22 +346,32 @@ async fn a_byte_budget_counts_what_went_and_a_crash_leaves_it_reserved() {
 
 #[tokio::test]
 async fn the_outside_failing_is_a_fault_of_its_own_kind_and_is_settled() {
-    for (fault, injected) in [
+    for (fault, left) in [
         (Fault::NoConnection, false),
+        (Fault::Tls, false),
         (Fault::Certificate, false),
         (Fault::Timeout, true),
         (Fault::Protocol, true),
+        (Fault::Incomplete, true),
     ] {
         let scene = Scene::new().await;
-        let who = scene.fixture.start(GRANT).await;
+        let bounded = GRANT.replace("] }", "], max-request = \"20 B\", budget = { sent = \"20 B\" } }");
+        let who = scene.fixture.start(&bounded).await;
         scene.web.will(Script::Fail(fault));
-        assert_eq!(scene.get(who).await.unwrap_err(), SendError::from(fault));
+        let post = scene
+            .broker()
+            .send(who, head("POST /repos/a", &[]), chunks(&["12345"]));
+        assert_eq!(post.await.unwrap_err(), SendError::from(fault));
         let (settlement, traffic) = scene.traffic().await.pop().unwrap();
         let traffic = traffic.unwrap();
         assert_eq!(
             (settlement, traffic.fault, traffic.injected),
-            (Settlement::Failed, Some(fault), injected)
+            (Settlement::Failed, Some(fault), left)
         );
+        // What may have been read is paid for.
+        let sent = if left { 5 } else { 0 };
+        let state = scene.broker().snapshot().grant(&name("bot"), &name("api"));
+        assert_eq!((traffic.sent, state.sent), (sent, sent), "{fault}");
     }
 }
 

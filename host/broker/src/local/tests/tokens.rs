@@ -7,9 +7,9 @@ use claviger_core::http::InjectionKind;
 use super::web::{CANARY, Given, Scene, Script, creation, head, refused};
 use super::*;
 
-const LOGIN: &str = "https://login.test";
-const FIRST: &str = "canary-access-token-1";
-const SECOND: &str = "canary-access-token-2";
+pub(super) const LOGIN: &str = "https://login.test";
+pub(super) const FIRST: &str = "canary-access-token-1";
+pub(super) const SECOND: &str = "canary-access-token-2";
 
 pub(super) fn client_credentials() -> String {
     GRANT.replace(
@@ -53,7 +53,7 @@ pub(super) async fn scene() -> Scene {
 }
 
 impl Scene {
-    fn bearers(&self) -> Vec<String> {
+    pub(super) fn bearers(&self) -> Vec<String> {
         let seen = self.web.seen();
         seen.into_iter()
             .map(|seen| seen.slots[0].1.trim_start_matches("Bearer ").to_owned())
