@@ -187,6 +187,13 @@ impl fmt::Display for KeySource {
     }
 }
 
+impl FromStr for KeySource {
+    type Err = UnknownName;
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        key_source_named(text)
+    }
+}
+
 /// The name of a source, read back from the keyring.
 pub(super) fn key_source_named(text: &str) -> Result<KeySource, UnknownName> {
     named(
