@@ -7,7 +7,9 @@ mod software;
 
 pub use passphrase::{KdfCost, MIN_PASSPHRASE, PassphraseSealer};
 pub use sealed::SealedCustody;
+pub(crate) use sealed::purpose;
 pub use software::SoftwareCustody;
+pub(crate) use software::open;
 
 #[cfg(test)]
 pub(crate) mod permits;
