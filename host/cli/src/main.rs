@@ -112,6 +112,8 @@ fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Explain(args) => command::explain::run(cx, &args),
         Command::Grant(args) => command::grant::run(cx, args),
         Command::Audit(args) => command::audit::run(cx, &args),
+        Command::Backup(args) => command::backup::run(cx, args),
+        Command::Keyring(args) => command::keyring::run(cx, args),
         Command::Doctor => command::doctor::run(cx),
         Command::Completions { shell } => command::docs::completions(cx, shell),
         Command::Man { dir } => command::docs::man(cx, &dir),
