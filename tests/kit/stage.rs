@@ -149,6 +149,9 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::KeyCreated { .. }
         | Event::KeyStateChanged { .. }
         | Event::CertificateRequested { .. }
+        | Event::BackupRequested { .. }
+        | Event::RestoreRequested { .. }
+        | Event::ResealRequested { .. }
         | Event::SecretAdded { .. }
         | Event::SecretStateChanged { .. }
         | Event::Settled { .. }

@@ -116,6 +116,9 @@ impl Ledger {
             Event::HostStopped
             | Event::KeyStateChanged { .. }
             | Event::CertificateRequested { .. }
+            | Event::BackupRequested { .. }
+            | Event::RestoreRequested { .. }
+            | Event::ResealRequested { .. }
             | Event::Admitted { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }

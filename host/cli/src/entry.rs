@@ -41,6 +41,9 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
             end: InstanceEnd::Trapped { .. } | InstanceEnd::Stopped { .. },
             ..
         } => Style::Warn,
+        Event::BackupRequested { .. } | Event::RestoreRequested { .. } | Event::ResealRequested { .. } => {
+            Style::Warn
+        }
         Event::Allowed(_) | Event::CertificateRequested { .. } => Style::Good,
         Event::HostStarted { .. }
         | Event::HostStopped
@@ -90,6 +93,37 @@ fn words(event: &Event) -> (&'static str, String) {
         Event::CertificateRequested { key, subject } => (
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
+        ),
+        Event::BackupRequested {
+            by,
+            recipients,
+            keys,
+            secrets,
+            left_out,
+        } => (
+            "backup",
+            format!(
+                "{by} has {keys} keys and {secrets} secrets written for {}; {left_out} keys live in a TPM",
+                recipients.join(", ")
+            ),
+        ),
+        Event::RestoreRequested {
+            by,
+            made,
+            of,
+            keys,
+            secrets,
+            weaken,
+        } => {
+            let weaken = if *weaken { ", weaker if need be" } else { "" };
+            (
+                "restore",
+                format!("{by} restores {keys} keys and {secrets} secrets of {of} as of {made:.0}{weaken}"),
+            )
+        }
+        Event::ResealRequested { by, from, to, keys } => (
+            "reseal",
+            format!("{by} has the root key, until now under {from}, sealed under {to}, and {keys} keys with it"),
         ),
         Event::HostStopped => ("stopped", "host, in order".to_owned()),
         Event::KeyCreated {

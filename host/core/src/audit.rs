@@ -93,6 +93,46 @@ pub enum Event {
         /// Whom the certificate shall be for, escaped.
         subject: String,
     },
+    /// An operator has a backup made. Durable before anything of it is written; `Settled` says what came of it.
+    BackupRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// Whose identities open it: public X25519 keys as age writes them.
+        recipients: Vec<String>,
+        /// How many versions of keys are in it with their material.
+        keys: u64,
+        /// How many versions of secrets are in it with their values.
+        secrets: u64,
+        /// How many versions of keys are in it without: they live in a TPM.
+        left_out: u64,
+    },
+    /// An operator restores a backup. Durable before anything of it is; each version that is restored has an entry of its own, and `Settled`
+    /// says whether all were.
+    RestoreRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// When it was made.
+        made: Timestamp,
+        /// The audit log of the keyring that it is of, as a verifier key, escaped.
+        of: String,
+        /// How many versions of keys are to be restored.
+        keys: u64,
+        /// How many versions of secrets are to be restored.
+        secrets: u64,
+        /// Whether something may become weaker than it was.
+        weaken: bool,
+    },
+    /// An operator has the root key sealed anew. Durable before it is; `Settled` says what came of it.
+    ResealRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// What protects it until now: `passphrase`, `tpm` or `swtpm`.
+        from: String,
+        /// What shall protect it.
+        to: String,
+        /// How many versions of keys are sealed anew with it.
+        keys: u64,
+    },
     /// An agent was admitted under a manifest.
     Admitted {
         /// The agent.

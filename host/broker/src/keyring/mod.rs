@@ -20,6 +20,8 @@ mod error;
 mod folder;
 mod list;
 mod record;
+mod reseal;
+mod restore;
 mod secret_row;
 mod secrets;
 mod store;
@@ -30,6 +32,8 @@ pub use columns::{DEFAULT_OVERLAP, MAX_HARDWARE, MAX_REASON, Reason, RotationPla
 pub(crate) use envelope::Purpose;
 pub use error::KeyringError;
 pub use record::{KeyRecord, KeySource, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
+pub(crate) use reseal::Resealed;
+pub(crate) use restore::{check_restored, has_use};
 pub use secret_row::{NewSecret, SecretRecord};
 pub use secrets::{GOOD_SECRET, MAX_SECRET_VALUE, MIN_SECRET, SecretReplacement};
 

@@ -329,7 +329,7 @@ impl LocalBroker {
     }
 }
 
-fn created(record: &KeyRecord) -> Event {
+pub(super) fn created(record: &KeyRecord) -> Event {
     Event::KeyCreated {
         key: record.key.clone(),
         profile: record.profile.kind().to_owned(),

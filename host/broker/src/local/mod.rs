@@ -22,19 +22,26 @@ use crate::keyring::{Keyring, KeyringError, Purpose, RootSpec};
 use crate::ledger::Ledger;
 use crate::operator::Control;
 
+mod act;
 mod admit;
+mod backup;
 mod control;
 mod denials;
 mod grants;
 mod keys;
 mod perform;
 mod record;
+mod reseal;
+mod restore;
 mod secrets;
 mod send;
 mod stops;
 mod tokens;
 
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
+pub use backup::{BackUpError, BackupMade};
+pub use reseal::{NewRoot, ResealError, Resealing};
+pub use restore::{RestoreError, Restored, Restoring};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 
@@ -140,6 +147,8 @@ pub struct LocalBroker {
     // The same record, for permits.
     permits: Arc<dyn AuditSink>,
     custodies: BTreeMap<&'static str, Arc<dyn Custody>>,
+    // What opened the root key: it seals and opens what is kept under the same.
+    sealer: Arc<dyn Sealer>,
     assurance: Assurance,
     durability: Durability,
     clock: Arc<dyn Clock>,
@@ -240,7 +249,7 @@ impl LocalBroker {
         // Sealed by a passphrase would be software under a harder name.
         let sealed: Option<Arc<dyn Custody>> = match info.assurance {
             Assurance::Passphrase => None,
-            Assurance::Swtpm | Assurance::Hardware => Some(Arc::new(SealedCustody::new(sealer))),
+            Assurance::Swtpm | Assurance::Hardware => Some(Arc::new(SealedCustody::new(Arc::clone(&sealer)))),
         };
         for custody in [Some(software), sealed, resident].into_iter().flatten() {
             custodies.insert(custody.kind().as_str(), custody);
@@ -253,6 +262,7 @@ impl LocalBroker {
             permits: Arc::new(PermitSink(Arc::clone(&record))),
             record,
             custodies,
+            sealer,
             assurance: info.assurance,
             durability,
             clock,

@@ -261,7 +261,7 @@ impl LocalBroker {
     }
 }
 
-fn added(record: &SecretRecord) -> Event {
+pub(super) fn added(record: &SecretRecord) -> Event {
     Event::SecretAdded {
         secret: record.secret.clone(),
         kind: record.kind,
@@ -271,7 +271,7 @@ fn added(record: &SecretRecord) -> Event {
     }
 }
 
-fn changed(record: &SecretRecord) -> Event {
+pub(super) fn changed(record: &SecretRecord) -> Event {
     Event::SecretStateChanged {
         secret: record.secret.clone(),
         state: record.state.to_string(),
