@@ -94,6 +94,7 @@ impl Ledger {
             Event::HostStopped
             | Event::KeyStateChanged { .. }
             | Event::CertificateRequested { .. }
+            | Event::ProofRequested { .. }
             | Event::Admitted { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }

@@ -38,7 +38,7 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
             end: InstanceEnd::Trapped { .. } | InstanceEnd::Stopped { .. },
             ..
         } => Style::Warn,
-        Event::Allowed(_) | Event::CertificateRequested { .. } => Style::Good,
+        Event::Allowed(_) | Event::CertificateRequested { .. } | Event::ProofRequested { .. } => Style::Good,
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyStateChanged { .. }
@@ -85,6 +85,10 @@ fn words(event: &Event) -> (&'static str, String) {
         Event::CertificateRequested { key, subject } => (
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
+        ),
+        Event::ProofRequested { key, by } => (
+            "prove",
+            format!("key {key}: a proof by {by} that it lives in the TPM is asked for"),
         ),
         Event::HostStopped => ("stopped", "host, in order".to_owned()),
         Event::KeyCreated {

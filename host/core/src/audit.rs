@@ -93,6 +93,13 @@ pub enum Event {
         /// Whom the certificate shall be for, escaped.
         subject: String,
     },
+    /// An operator asks for proof that a key lives in the TPM. Durable before the TPM certifies; `Settled` says what came of it.
+    ProofRequested {
+        /// Of which key.
+        key: KeyRef,
+        /// By which key.
+        by: KeyRef,
+    },
     /// An agent was admitted under a manifest.
     Admitted {
         /// The agent.
