@@ -12,6 +12,10 @@ use crate::permit::Permit;
 use crate::profile::Framed;
 use crate::secret::Secret;
 
+mod symmetric;
+
+pub use symmetric::{MacCustody, MacKey, SealingCustody, SealingKey};
+
 /// Where key material lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -157,6 +161,16 @@ pub trait Custody: Debug + Send + Sync {
 
     /// What gives evidence by this device, if it can.
     fn attester(&self) -> Option<&dyn Attester> {
+        None
+    }
+
+    /// Its keys that seal; none unless it says otherwise.
+    fn sealing(&self) -> Option<&dyn SealingCustody> {
+        None
+    }
+
+    /// Its keys for MACs; none unless it says otherwise.
+    fn macs(&self) -> Option<&dyn MacCustody> {
         None
     }
 }

@@ -4,6 +4,7 @@
 mod passphrase;
 mod sealed;
 mod software;
+mod symmetric;
 
 pub use passphrase::{KdfCost, MIN_PASSPHRASE, PassphraseSealer};
 pub use sealed::SealedCustody;

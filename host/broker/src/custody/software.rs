@@ -4,7 +4,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use claviger_core::custody::{Custody, CustodyError, CustodyKind, Generated, SigningKey};
+use claviger_core::custody::{
+    Custody, CustodyError, CustodyKind, Generated, MacCustody, SealingCustody, SigningKey,
+};
 use claviger_core::key::KeyError;
 use claviger_core::profile::Framed;
 use claviger_core::stack::wipe_below;
@@ -59,6 +61,14 @@ impl Custody for SoftwareCustody {
             public,
             &material,
         )))
+    }
+
+    fn sealing(&self) -> Option<&dyn SealingCustody> {
+        Some(self)
+    }
+
+    fn macs(&self) -> Option<&dyn MacCustody> {
+        Some(self)
     }
 }
 

@@ -381,6 +381,8 @@ fn purpose(profile: &Profile) -> String {
         ),
         Profile::GithubApp { app, origin } => format!("github-app {app} at {origin}"),
         Profile::Mtls {} => "mtls".to_owned(),
+        Profile::Seal {} => "seal".to_owned(),
+        Profile::Mac { label } => format!("mac {label}"),
     }
 }
 

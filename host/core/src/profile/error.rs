@@ -1,7 +1,7 @@
 //! Why a profile, its narrowing or a frame is not acceptable. Texts for operators: no agent sees them, and none quotes content.
 
-use super::MAX_TOKEN_LIFE;
 use super::proof::{MAX_LIFETIME, MAX_SUBJECT};
+use super::{MAX_CONTEXT, MAX_TOKEN_LIFE};
 use crate::http::Origin;
 use crate::key::{Algorithm, KeyAlgorithm, KeyError};
 use crate::name::{Principal, TokenType};
@@ -45,6 +45,17 @@ pub enum ProfileError {
     /// The key signs requests, which the host frames.
     #[error("a key with profile `{0}` is for requests: a grant names it in `inject`, not in `sign`")]
     ForRequests(&'static str),
+    /// The key seals or makes MACs.
+    #[error("a key with profile `{0}` signs nothing: a grant names it in `{0}`, not in `sign`")]
+    SignsNothing(&'static str),
+    /// The key is for something else than the grant.
+    #[error("a `{grant}` grant needs a key with profile `{grant}`; this one has `{found}`")]
+    Purpose {
+        /// The grant's capability.
+        grant: &'static str,
+        /// The key's profile.
+        found: &'static str,
+    },
     /// The algorithm is not one of the profile's.
     #[error("a key with profile `{profile}` is {}, not {asked}", one_of(allowed))]
     Algorithm {
@@ -148,6 +159,22 @@ pub enum FrameError {
     /// The key or message cannot be encoded, which the types exclude.
     #[error("the message cannot be encoded")]
     Encoding,
+}
+
+/// Why there is nothing to seal or to make a MAC of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// The text is over its bound.
+    #[error("expected at most {allowed} bytes, the agent sent {sent}")]
+    TooLarge {
+        /// The bound in bytes.
+        allowed: usize,
+        /// What came, in bytes.
+        sent: usize,
+    },
+    /// The context is missing or over its bound.
+    #[error("a context has 1 to {MAX_CONTEXT} bytes, the agent sent {0}")]
+    Context(usize),
 }
 
 impl From<KeyError> for FrameError {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,9 +14,12 @@ use crate::name::{Label, Namespace, Principal, TokenType};
 mod error;
 mod jws;
 mod labeled;
+mod mac;
 pub mod proof;
 #[cfg(test)]
 mod proof_tests;
+mod sealing;
+mod serial;
 mod sshsig;
 #[cfg(test)]
 mod test_keys;
@@ -26,7 +28,12 @@ mod tests;
 #[cfg(test)]
 mod tls_tests;
 
-pub use error::{FrameError, ProfileError};
+pub use error::{FrameError, InputError, ProfileError};
+pub use mac::{MAX_MAC_CONTENT, MAX_MAC_MESSAGE, MacInput, MacRule, MacValue, TAG, Tag};
+pub use sealing::{
+    BOX_OVERHEAD, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule, UnsealInput,
+};
+pub use serial::Serial;
 
 /// The most content one signature covers under `sshsig`: a release archive of usual size, held once in host memory.
 pub const MAX_SSHSIG_CONTENT: usize = 16 * 1024 * 1024;
@@ -92,6 +99,13 @@ pub enum Profile {
     },
     /// TLS 1.3 client authentication (RFC 8446 §4.4.3), and the request for the certificate (RFC 2986). For requests.
     Mtls {},
+    /// Boxes that only the host opens again. Signs nothing.
+    Seal {},
+    /// MACs under a fixed label. Signs nothing.
+    Mac {
+        /// What the MACs are for.
+        label: Label,
+    },
 }
 
 /// The `typ` of a client assertion.
@@ -137,10 +151,12 @@ impl Profile {
             Self::ClientAssertion { .. } => "client-assertion",
             Self::GithubApp { .. } => "github-app",
             Self::Mtls {} => "mtls",
+            Self::Seal {} => "seal",
+            Self::Mac { .. } => "mac",
         }
     }
 
-    /// The algorithms that its keys may have; the first is the one to take where nothing speaks for another. Never empty.
+    /// The algorithms that its keys may sign with; the first is the one to take where nothing speaks for another. Empty if they sign nothing.
     #[must_use]
     pub const fn algorithms(&self) -> &'static [Algorithm] {
         match self {
@@ -150,6 +166,7 @@ impl Profile {
             Self::Dpop {} | Self::ClientAssertion { .. } => OAUTH,
             Self::GithubApp { .. } => &[Algorithm::Rsa2048],
             Self::Mtls {} => &[Algorithm::P256],
+            Self::Seal {} | Self::Mac { .. } => &[],
         }
     }
 
@@ -196,7 +213,9 @@ impl Profile {
             | Self::HttpSignature { .. }
             | Self::Dpop {}
             | Self::GithubApp { .. }
-            | Self::Mtls {} => Ok(()),
+            | Self::Mtls {}
+            | Self::Seal {}
+            | Self::Mac { .. } => Ok(()),
         }
     }
 
@@ -274,6 +293,7 @@ impl Profile {
             | Self::ClientAssertion { .. }
             | Self::GithubApp { .. }
             | Self::Mtls {} => Err(ProfileError::ForRequests(self.kind())),
+            Self::Seal {} | Self::Mac { .. } => Err(ProfileError::SignsNothing(self.kind())),
         }
     }
 }
@@ -396,12 +416,8 @@ pub struct Framed {
     key: PublicKey,
     content: ContentDigest,
     size: usize,
-    // Invariant: no two messages of a process have the same.
-    serial: u64,
+    serial: Serial,
 }
-
-/// Counts the framed messages of this process, so that a permit can be bound to one of them.
-static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 enum Finish {
     Sshsig { namespace: Namespace },
@@ -430,7 +446,7 @@ impl Framed {
             key: key.clone(),
             content: ContentDigest::of(content),
             size: content.len(),
-            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            serial: Serial::next(),
         }
     }
 
@@ -450,11 +466,6 @@ impl Framed {
     #[must_use]
     pub const fn content(&self) -> ContentDigest {
         self.content
-    }
-
-    /// Which message of this process it is.
-    pub(crate) const fn serial(&self) -> u64 {
-        self.serial
     }
 
     /// The length of the agent's content in bytes.

@@ -109,9 +109,11 @@ pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRe
             | Injection::WebhookHmac { .. } => return Err(misplaced(record)),
         },
         Profile::Dpop {} => Ok(()),
-        Profile::Sshsig { .. } | Profile::Jws { .. } | Profile::Labeled { .. } => {
-            return Err(misplaced(record));
-        }
+        Profile::Sshsig { .. }
+        | Profile::Jws { .. }
+        | Profile::Labeled { .. }
+        | Profile::Seal {}
+        | Profile::Mac { .. } => return Err(misplaced(record)),
     };
     framed.map_err(|error| format!("key `{}`: {error}", record.key.name))
 }
