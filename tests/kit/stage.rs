@@ -152,6 +152,7 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::BackupRequested { .. }
         | Event::RestoreRequested { .. }
         | Event::ResealRequested { .. }
+        | Event::ProofRequested { .. }
         | Event::SecretAdded { .. }
         | Event::SecretStateChanged { .. }
         | Event::Settled { .. }

@@ -119,6 +119,7 @@ impl Ledger {
             | Event::BackupRequested { .. }
             | Event::RestoreRequested { .. }
             | Event::ResealRequested { .. }
+            | Event::ProofRequested { .. }
             | Event::Admitted { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }

@@ -44,7 +44,7 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         Event::BackupRequested { .. } | Event::RestoreRequested { .. } | Event::ResealRequested { .. } => {
             Style::Warn
         }
-        Event::Allowed(_) | Event::CertificateRequested { .. } => Style::Good,
+        Event::Allowed(_) | Event::CertificateRequested { .. } | Event::ProofRequested { .. } => Style::Good,
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyStateChanged { .. }
@@ -123,7 +123,13 @@ fn words(event: &Event) -> (&'static str, String) {
         }
         Event::ResealRequested { by, from, to, keys } => (
             "reseal",
-            format!("{by} has the root key, until now under {from}, sealed under {to}, and {keys} keys with it"),
+            format!(
+                "{by} has the root key, until now under {from}, sealed under {to}, and {keys} keys with it"
+            ),
+        ),
+        Event::ProofRequested { key, by } => (
+            "prove",
+            format!("key {key}: a proof by {by} that it lives in the TPM is asked for"),
         ),
         Event::HostStopped => ("stopped", "host, in order".to_owned()),
         Event::KeyCreated {

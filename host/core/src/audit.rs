@@ -133,6 +133,13 @@ pub enum Event {
         /// How many versions of keys are sealed anew with it.
         keys: u64,
     },
+    /// An operator asks for proof that a key lives in the TPM. Durable before the TPM certifies; `Settled` says what came of it.
+    ProofRequested {
+        /// Of which key.
+        key: KeyRef,
+        /// By which key.
+        by: KeyRef,
+    },
     /// An agent was admitted under a manifest.
     Admitted {
         /// The agent.

@@ -10,9 +10,7 @@ use jiff::Timestamp;
 use super::envelope::{Meta, Row};
 use super::secret_row::SecretRow;
 use super::store::Change;
-use super::{
-    KeyRecord, Keyring, KeyringError, MAX_SETTINGS, ROOT_PURPOSE, RootSpec, SecretRecord, offered,
-};
+use super::{KeyRecord, Keyring, KeyringError, MAX_SETTINGS, ROOT_PURPOSE, RootSpec, SecretRecord, offered};
 
 /// A version of a key whose material was sealed anew with the root key.
 pub(crate) struct Resealed {

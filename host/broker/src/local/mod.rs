@@ -38,8 +38,8 @@ mod send;
 mod stops;
 mod tokens;
 
-pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use backup::{BackUpError, BackupMade};
+pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
 pub use secrets::{NewSecretError, SecretCreation};

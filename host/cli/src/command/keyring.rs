@@ -70,9 +70,10 @@ fn wanted(cx: &Context, args: &Reseal, now: RootKind) -> Result<Wanted, Failure>
     });
     let same = match (custody, now) {
         (Root::Tpm, RootKind::Tpm) | (Root::Swtpm, RootKind::Swtpm) => args.tcti.is_none(),
-        (Root::Passphrase | Root::Tpm | Root::Swtpm, RootKind::Passphrase | RootKind::Tpm | RootKind::Swtpm) => {
-            false
-        }
+        (
+            Root::Passphrase | Root::Tpm | Root::Swtpm,
+            RootKind::Passphrase | RootKind::Tpm | RootKind::Swtpm,
+        ) => false,
     };
     if gives_passphrase && custody != Root::Passphrase {
         return Err(Failure::usage(
@@ -129,7 +130,8 @@ fn tell(cx: &Context, done: &Resealing) -> Result<Exit, Failure> {
         )
     });
     if !weakened.is_empty() {
-        cx.out.warn(&format!("no TPM seals {} any more", weakened.join(", ")));
+        cx.out
+            .warn(&format!("no TPM seals {} any more", weakened.join(", ")));
     }
     if !cx.out.is_json() {
         cx.out.note(

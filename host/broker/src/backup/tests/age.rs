@@ -43,7 +43,10 @@ fn what_was_sealed_opens_whatever_its_length() {
         assert!(opened(&file, &others).unwrap() == text, "{length}");
         if length > 100 {
             let piece = &text[10..40];
-            assert!(!file.windows(piece.len()).any(|window| window == piece), "{length}");
+            assert!(
+                !file.windows(piece.len()).any(|window| window == piece),
+                "{length}"
+            );
         }
     }
 }
@@ -94,7 +97,10 @@ fn what_is_no_identity_file_is_refused_by_its_line_and_never_repeated() {
         ("# only\n# comments\n", 3),
         (&good.to_lowercase(), 1),
         (&format!("#\n{}", &good[..73]), 2),
-        (&format!("{good}\nage1kf7l5etkg4e6fmj3tqvcnx4s4muq25mdmqlm6zenk9x6nyynmgls8wz9am"), 2),
+        (
+            &format!("{good}\nage1kf7l5etkg4e6fmj3tqvcnx4s4muq25mdmqlm6zenk9x6nyynmgls8wz9am"),
+            2,
+        ),
         (&many, 17),
         ("age-encryption.org/v1\n", 1),
         ("AGE-PLUGIN-YUBIKEY-1QQQQQQ\n", 1),
@@ -188,7 +194,13 @@ fn a_file_for_others_says_so() {
     let (others, _) = identity();
     let refused = opened(&sealed(&[recipient, recipient], b"text"), &others).unwrap_err();
     assert!(
-        matches!(refused, BackupError::WrongIdentity { identities: 1, recipients: 2 }),
+        matches!(
+            refused,
+            BackupError::WrongIdentity {
+                identities: 1,
+                recipients: 2
+            }
+        ),
         "{refused:?}"
     );
 }
