@@ -47,6 +47,20 @@ impl Record {
         self.log.append(entry)
     }
 
+    /// As [`Record::append`], for an event that depends on what is on record: both happen under one lock.
+    pub(super) fn append_decided<E>(
+        &self,
+        decide: impl FnOnce(&Ledger) -> Result<Event, E>,
+    ) -> Result<BoxFuture<'static, Result<EntryIndex, AuditError>>, E> {
+        let mut ledger = self.ledger();
+        let entry = Entry {
+            time: time_after(&ledger, self.clock.now()),
+            event: decide(&ledger)?,
+        };
+        ledger.fold(&entry);
+        Ok(self.log.append(entry))
+    }
+
     pub(super) fn note(&self, event: Event) {
         let mut ledger = self.ledger();
         self.note_under(&mut ledger, self.clock.now(), event);
