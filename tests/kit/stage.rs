@@ -140,8 +140,13 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::Denied { agent, .. }
         | Event::Suspended { agent, .. }
         | Event::Alert { agent, .. }
-        | Event::Resumed { agent, .. } => agent.as_str() == name,
+        | Event::Resumed { agent, .. }
+        | Event::GrantProposed { agent, .. }
+        | Event::ProposalDismissed { agent, .. } => agent.as_str() == name,
         Event::Allowed(allowed) => allowed.agent.as_str() == name,
+        Event::ApprovalRequested(request) | Event::ApprovalEnded { request, .. } => {
+            request.agent.as_str() == name
+        }
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyCreated { .. }

@@ -67,6 +67,9 @@ pub enum NotAWish {
     /// How many routes.
     #[error("it has {0} routes; expected 1 to {MAX_WISHED_ROUTES}")]
     Routes(usize),
+    /// A text.
+    #[error("a text has more than {MAX_WISH_TEXT} bytes")]
+    TooLong,
 }
 
 impl Wish {
@@ -85,6 +88,13 @@ impl Wish {
             WishText::Http { origin, allow } => {
                 if allow.is_empty() || allow.len() > MAX_WISHED_ROUTES {
                     return Err(NotAWish::Routes(allow.len()));
+                }
+                if allow
+                    .iter()
+                    .chain([origin])
+                    .any(|text| text.len() > MAX_WISH_TEXT)
+                {
+                    return Err(NotAWish::TooLong);
                 }
                 let origin = origin
                     .parse::<Origin>()
@@ -181,6 +191,10 @@ mod tests {
             http("https://api.test", &["GET /\u{202e}"]),
             http("https://api.test", &["GET /a\nb"]),
             http("https://api.test", &["CONNECT /"]),
+            http(
+                "https://api.test",
+                &[&format!("GET /{}", "a".repeat(MAX_WISH_TEXT))],
+            ),
         ] {
             assert!(Wish::parse(&bad).is_err(), "{bad:?}");
         }
