@@ -140,6 +140,8 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::Denied { agent, .. }
         | Event::Suspended { agent, .. }
         | Event::Alert { agent, .. }
+        | Event::AgentSuspended { agent }
+        | Event::AgentResumed { agent }
         | Event::Resumed { agent, .. }
         | Event::GrantProposed { agent, .. }
         | Event::ProposalDismissed { agent, .. } => agent.as_str() == name,
@@ -155,7 +157,9 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::SecretAdded { .. }
         | Event::SecretStateChanged { .. }
         | Event::Settled { .. }
-        | Event::ClockAccepted => false,
+        | Event::ClockAccepted
+        | Event::Panic
+        | Event::PanicLifted => false,
     };
     log.iter().map(|entry| &entry.event).filter(of_agent).collect()
 }

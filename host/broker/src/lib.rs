@@ -8,6 +8,7 @@ pub mod guard;
 pub mod keyring;
 pub mod ledger;
 pub mod local;
+pub mod operator;
 
 pub use clock::{ManualClock, SystemClock};
 pub use local::LocalBroker;

@@ -11,6 +11,10 @@ use claviger_core::name::{Label, Namespace, Principal, TokenType};
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 
+mod stops;
+
+pub(crate) use stops::{Agent, Grant, GrantName, Panic};
+
 /// Runs agents and carries their keys.
 ///
 /// An agent is a WebAssembly component that nobody has to trust. Claviger gives it the operations that a manifest grants, logs each
@@ -97,6 +101,11 @@ pub(crate) enum Command {
     /// List, suspend and resume grants
     #[command(subcommand, arg_required_else_help = true)]
     Grant(Grant),
+    /// List, suspend and resume agents as a whole
+    #[command(subcommand, arg_required_else_help = true)]
+    Agent(Agent),
+    /// Stop all use of every credential at once, until it is lifted
+    Panic(Panic),
     /// Read, verify and sign the audit log
     #[command(subcommand, arg_required_else_help = true)]
     Audit(Audit),
@@ -476,26 +485,6 @@ fn header_field(text: &str) -> Result<(String, String), String> {
         .split_once(':')
         .ok_or("expected a name, a colon and a value")?;
     Ok((name.to_owned(), value.trim_start_matches(' ').to_owned()))
-}
-
-/// `claviger grant …`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Grant {
-    /// List the grants that the audit log knows: uses, suspensions
-    List,
-    /// Suspend a grant, from the next request on
-    Suspend(GrantName),
-    /// Resume a suspended grant
-    Resume(GrantName),
-}
-
-/// A grant of an agent.
-#[derive(Debug, Args)]
-pub(crate) struct GrantName {
-    /// The agent's name in its manifest
-    pub(crate) agent: AgentName,
-    /// The grant's alias in the manifest
-    pub(crate) grant: GrantAlias,
 }
 
 /// `claviger audit …`.

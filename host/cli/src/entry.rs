@@ -28,9 +28,12 @@ pub(crate) fn to_json(index: EntryIndex, entry: &Entry) -> serde_json::Value {
 pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
     let (word, text) = words(&entry.event);
     let style = match &entry.event {
-        Event::Denied { .. } | Event::NotAdmitted { .. } | Event::Suspended { .. } | Event::Alert { .. } => {
-            Style::Warn
-        }
+        Event::Denied { .. }
+        | Event::NotAdmitted { .. }
+        | Event::Suspended { .. }
+        | Event::AgentSuspended { .. }
+        | Event::Panic
+        | Event::Alert { .. } => Style::Warn,
         Event::Settled {
             settlement: Settlement::Failed | Settlement::Indeterminate,
             ..
@@ -55,6 +58,8 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::Settled { .. }
         | Event::ClockAccepted
         | Event::ProposalDismissed { .. }
+        | Event::AgentResumed { .. }
+        | Event::PanicLifted
         | Event::Resumed { .. } => Style::Dim,
     };
     // One line whatever the entry holds.
@@ -256,6 +261,13 @@ fn words(event: &Event) -> (&'static str, String) {
         Event::ProposalDismissed { agent, grant } => {
             ("proposal", format!("{agent} {grant} put aside by an operator"))
         }
+        Event::AgentSuspended { agent } => ("suspended", format!("{agent}, all of it, by an operator")),
+        Event::AgentResumed { agent } => ("resumed", format!("{agent}, by an operator")),
+        Event::Panic => (
+            "panic",
+            "an operator stopped all use of every credential".to_owned(),
+        ),
+        Event::PanicLifted => ("lifted", "an operator lets credentials be used again".to_owned()),
     }
 }
 

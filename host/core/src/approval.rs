@@ -113,7 +113,7 @@ impl<'de> Deserialize<'de> for ApprovalId {
 }
 
 /// One use that waits for its approval, as it is put to whoever answers. In memory only, and only while it waits: it holds content.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     /// Its name.
     pub id: ApprovalId,
@@ -154,7 +154,7 @@ impl Debug for Question {
 }
 
 /// What would be done.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Subject {
     /// Content is signed.

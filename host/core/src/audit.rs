@@ -246,6 +246,20 @@ pub enum Event {
         /// The alias that the grant would have had.
         grant: GrantAlias,
     },
+    /// An operator suspended an agent: every grant that it has or will have.
+    AgentSuspended {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator resumed an agent. Grants of it that were suspended by themselves stay so.
+    AgentResumed {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator stopped all use of every credential.
+    Panic,
+    /// An operator lifted the stop. What was suspended by itself stays so.
+    PanicLifted,
 }
 
 /// A use that waits for its approval; nothing of its content but a digest.

@@ -37,6 +37,14 @@ use list::{List, Listed};
 use secrets::SecretRecords;
 use store::{Change, Store};
 
+/// The folder, absolute and without links, if it is this user's alone.
+///
+/// # Errors
+/// When it is not there, is none, or others can reach it.
+pub(crate) fn private_folder(folder: &Path) -> Result<PathBuf, KeyringError> {
+    Folder::check(folder).map(|folder| folder.path().to_path_buf())
+}
+
 /// The version of the file's format that this code writes. It also reads the one before, which had no secrets.
 pub const FORMAT: u32 = 3;
 /// A keyring has at most this many versions of keys and secrets: its list is written anew with every change.

@@ -20,9 +20,11 @@ use crate::clock::SystemClock;
 use crate::custody::{SealedCustody, SoftwareCustody};
 use crate::keyring::{Keyring, KeyringError, Purpose, RootSpec};
 use crate::ledger::Ledger;
+use crate::operator::Control;
 
 mod admit;
 mod approvals;
+mod control;
 mod denials;
 mod grants;
 mod keys;
@@ -31,6 +33,7 @@ mod proposals;
 mod record;
 mod secrets;
 mod send;
+mod stops;
 mod tokens;
 
 pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER_AGENT, PendingApproval};
@@ -144,6 +147,8 @@ pub enum OpenError {
 
 /// Decides, logs and uses the credentials of one keyring. One at a time has a keyring open.
 pub struct LocalBroker {
+    // Declared before the keyring: the socket is removed while its folder is still this process's.
+    control: Mutex<Option<Control>>,
     keyring: Arc<Keyring>,
     record: Arc<Record>,
     // The same record, for permits.
@@ -259,6 +264,7 @@ impl LocalBroker {
         let record = Record::new(log, ledger, Arc::clone(&clock));
         let open_secrets = Arc::new(OpenSecrets::default());
         let broker = Arc::new_cyclic(|me| Self {
+            control: Mutex::new(None),
             keyring,
             permits: Arc::new(PermitSink(Arc::clone(&record))),
             record,
@@ -293,6 +299,8 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written; nothing was released that is not on it.
     pub async fn close(&self) -> Result<(), AuditError> {
+        // First: a command that is being done is done on an open log.
+        self.stop_control().await;
         self.exchanges.close();
         self.approvals.close();
         let running: Vec<_> = read(&self.instances).keys().copied().collect();
@@ -449,7 +457,7 @@ impl Broker for LocalBroker {
         let Some(instance) = write(&self.instances).remove(&who) else {
             return;
         };
-        self.exchanges.stop(Stop::Ended, |one| one.instance == who);
+        self.exchanges.stop(Stop::Ended, |one| one.instance == Some(who));
         self.flush_denials(&instance);
         self.note(Event::Ended {
             instance: who,

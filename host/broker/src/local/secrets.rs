@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use super::keys::IDLE;
 use super::send::Stop;
+use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
 use crate::keyring::{KeyState, KeyringError, NewSecret, SecretRecord, SecretReplacement};
 use crate::ledger::Ledger;
@@ -197,9 +198,16 @@ impl LocalBroker {
 
     /// The value of a version, kept open while it is used.
     pub(super) fn open_secret(&self, secret: &SecretRef) -> Result<Arc<Secret>, Denial> {
-        self.open_secrets
+        let opened = self
+            .open_secrets
             .open(secret, || self.keyring.secret_material(secret))
-            .map_err(|error| Denial::new(Refusal::Unavailable, Rule::SecretState, &error.to_string()))
+            .map_err(|error| Denial::new(Refusal::Unavailable, Rule::SecretState, &error.to_string()))?;
+        // As with keys: looked at after it was opened.
+        if self.in_panic() {
+            self.open_secrets.close(&secret.name);
+            return Err(Denial::new(Refusal::Suspended, Rule::Suspension, STOPPED));
+        }
+        Ok(opened)
     }
 
     /// Compares the secrets of keyring and log, as keys are compared.

@@ -353,7 +353,11 @@ impl LocalBroker {
             let Some(current) = current else {
                 return Err((None, unavailable("the refresh token is gone")));
             };
-            let known = self.open_secret(current).map_err(|denial| (None, denial))?;
+            // Not kept open, and whatever was stopped meanwhile: what the server replaced must not be lost.
+            let known = self
+                .keyring
+                .secret_material(current)
+                .map_err(|error| (None, unavailable(&error.to_string())))?;
             // A server that does not rotate says the same one again.
             if !known.equals(refresh.expose()) {
                 let replacement = SecretReplacement {
@@ -423,13 +427,7 @@ impl LocalBroker {
             let ledger = self.ledger();
             let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
             let state = ledger.grant(agent, alias);
-            if state.suspended {
-                return Err(Denial::new(
-                    Refusal::Suspended,
-                    Rule::Suspension,
-                    "the grant is suspended; `claviger grant resume` resumes it",
-                ));
-            }
+            guard::in_force(&state)?;
             let allowed = Use {
                 instance: instance.id,
                 agent: agent.clone(),

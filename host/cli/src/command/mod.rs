@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod compile;
@@ -10,6 +11,7 @@ pub(crate) mod grant;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod new;
+pub(crate) mod panic;
 pub(crate) mod pin;
 pub(crate) mod run;
 pub(crate) mod secret;

@@ -22,6 +22,10 @@ use super::super::record::Record;
 pub(in super::super) enum Stop {
     /// Its grant was suspended.
     Suspended,
+    /// Its agent was suspended.
+    AgentSuspended,
+    /// All use of every credential was stopped.
+    Panic,
     /// A credential of it was taken out of use.
     Revoked,
     /// Its instance ended.
@@ -31,12 +35,22 @@ pub(in super::super) enum Stop {
 }
 
 impl Stop {
-    pub(super) fn denial(self) -> Denial {
+    pub(in super::super) fn denial(self) -> Denial {
         let (refusal, rule, detail) = match self {
             Self::Suspended => (
                 Refusal::Suspended,
                 Rule::Suspension,
                 "the grant was suspended while the request was under way; the rest was not released",
+            ),
+            Self::AgentSuspended => (
+                Refusal::Suspended,
+                Rule::Suspension,
+                "the agent was suspended while the request was under way; the rest was not released",
+            ),
+            Self::Panic => (
+                Refusal::Suspended,
+                Rule::Suspension,
+                "all use of credentials was stopped while the request was under way; the rest was not released",
             ),
             Self::Revoked => (
                 Refusal::Revoked,
@@ -55,7 +69,7 @@ impl Stop {
 
     const fn settlement(self) -> Settlement {
         match self {
-            Self::Suspended | Self::Revoked => Settlement::Failed,
+            Self::Suspended | Self::AgentSuspended | Self::Panic | Self::Revoked => Settlement::Failed,
             Self::Ended | Self::Closed => Settlement::Abandoned,
         }
     }
@@ -63,7 +77,8 @@ impl Stop {
 
 /// A request that is under way.
 pub(in super::super) struct Exchange {
-    pub(in super::super) instance: InstanceId,
+    /// None if it goes on when whoever asked for it goes away.
+    pub(in super::super) instance: Option<InstanceId>,
     pub(in super::super) agent: AgentName,
     pub(in super::super) alias: GrantAlias,
     pub(in super::super) secrets: Vec<SecretRef>,
@@ -86,8 +101,8 @@ pub(super) struct Flow {
 }
 
 impl Exchange {
-    pub(super) fn new(
-        instance: InstanceId,
+    pub(in super::super) fn new(
+        instance: Option<InstanceId>,
         agent: AgentName,
         alias: GrantAlias,
         secrets: Vec<SecretRef>,
@@ -105,7 +120,7 @@ impl Exchange {
     }
 
     /// Ends when the exchange is stopped.
-    pub(super) async fn stopped(&self) -> Stop {
+    pub(in super::super) async fn stopped(&self) -> Stop {
         loop {
             if let Some(stop) = self.state().stop {
                 return stop;
@@ -166,7 +181,10 @@ struct UnderWay {
 
 impl Exchanges {
     /// Registers an exchange. From here on it is stopped by whatever happens to its grant, credentials and instance.
-    pub(super) fn register(self: &Arc<Self>, exchange: &Arc<Exchange>) -> Result<Registered, Denial> {
+    pub(in super::super) fn register(
+        self: &Arc<Self>,
+        exchange: &Arc<Exchange>,
+    ) -> Result<Registered, Denial> {
         let mut under_way = self.lock();
         if under_way.closed {
             return Err(Stop::Closed.denial());
@@ -194,6 +212,11 @@ impl Exchanges {
         }
     }
 
+    /// How many there are.
+    pub(in super::super) fn count(&self) -> u64 {
+        u64::try_from(self.lock().all.len()).unwrap_or(u64::MAX)
+    }
+
     /// Stops everything, and takes nothing new.
     pub(in super::super) fn close(&self) {
         self.lock().closed = true;
@@ -206,7 +229,7 @@ impl Exchanges {
 }
 
 /// An exchange's place among those under way, until it is dropped.
-pub(super) struct Registered {
+pub(in super::super) struct Registered {
     exchanges: Arc<Exchanges>,
     id: u64,
 }

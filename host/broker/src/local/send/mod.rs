@@ -262,7 +262,7 @@ impl LocalBroker {
         let agent = &instance.admitted.agent;
         let credentials = self.credentials(terms)?;
         let exchange = Exchange::new(
-            instance.id,
+            Some(instance.id),
             agent.clone(),
             alias.clone(),
             credentials.secrets(),

@@ -8,7 +8,7 @@ use claviger_core::profile::proof::{Possession, client_assertion, dpop, github_a
 use claviger_core::refusal::Denial;
 use claviger_core::{GrantAlias, Permit, Secret};
 
-use super::super::send::{Credentials, HttpTerms};
+use super::super::send::{Credentials, Exchange, HttpTerms, Stop};
 use super::super::{Instance, LocalBroker};
 use super::wanted::{Wanted, What};
 use super::{Verifier, destination};
@@ -27,6 +27,16 @@ impl LocalBroker {
         };
         let assertion = self.assertion(instance, alias, wanted, credentials).await?;
         let dpop = self.possession(instance, alias, wanted, credentials).await?;
+        let exchange = Exchange::new(
+            None,
+            instance.admitted.agent.clone(),
+            alias.clone(),
+            credentials.secrets(),
+            credentials.keys(),
+        );
+        let _registered = self.exchanges.register(&exchange)?;
+        // Again, now that it is stopped by whatever changes from here on.
+        self.credentials(terms)?.must_equal(credentials)?;
         let permit = self
             .permit_token(instance, alias, terms, wanted, credentials)
             .await?;
@@ -37,7 +47,26 @@ impl LocalBroker {
             assertion,
             dpop,
         };
-        let answered = egress.token(&permit, plan).await;
+        let stopped = |stop: Stop| {
+            Err(SendError::Refused {
+                refusal: stop.denial().refusal,
+                grant: Some(alias.clone()),
+            })
+        };
+        let answered = if wanted.rotating().is_some() {
+            tokio::select! {
+                // What was stopped is not begun. What was begun goes on to its end: the server may have replaced the refresh token.
+                biased;
+                stop = exchange.stopped() => stopped(stop),
+                () = std::future::ready(()) => egress.token(&permit, plan).await,
+            }
+        } else {
+            tokio::select! {
+                biased;
+                stop = exchange.stopped() => stopped(stop),
+                answered = egress.token(&permit, plan) => answered,
+            }
+        };
         Ok((permit, answered))
     }
 

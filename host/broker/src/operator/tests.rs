@@ -1,0 +1,1 @@
+//! Commands and the socket that carries them.
