@@ -33,7 +33,7 @@ pub mod http;
 mod signer;
 
 pub use error::{Error, Refusal};
-pub use grants::{Grant, grants};
+pub use grants::{Grant, Wish, grants, request_grant};
 pub use signer::{Signer, SignerInfo};
 
 #[doc(hidden)]

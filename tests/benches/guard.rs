@@ -58,6 +58,7 @@ fn ledger(manifest: &Manifest, agent: &AgentName, now: Timestamp) -> Ledger {
             size: 0,
             number: 1,
             rate_until: Some(now),
+            approval: None,
         };
         let entry = Entry {
             time: now,

@@ -1,8 +1,9 @@
 //! Decides one use: clock, suspension, expiry, hours, uses, rate, in this order. It does nothing else: it neither logs nor touches keys.
 
 use claviger_core::Refusal;
+use claviger_core::approval::{Approval, ApprovalMode};
 use claviger_core::http::{Budget, ByteBudget};
-use claviger_core::manifest::{Constraints, OnViolation, Rate};
+use claviger_core::manifest::{Constraints, OnViolation, Rate, format_duration};
 use claviger_core::refusal::{Denial, Rule};
 use jiff::{SignedDuration, Timestamp};
 
@@ -114,6 +115,12 @@ pub fn explain(constraints: &Constraints, state: &GrantState, now: Timestamp) ->
                 .map_or_else(|| "no rate".to_owned(), |rate| rate.to_string()),
         ),
     ];
+    // Whether somebody will approve is known to nobody: it is said, and denies nothing here.
+    let approval = constraints.approval.map(|approval| Finding {
+        rule: Rule::Approval,
+        allows: true,
+        detail: approval_words(approval),
+    });
     CHECKS
         .iter()
         .zip(standing)
@@ -129,7 +136,17 @@ pub fn explain(constraints: &Constraints, state: &GrantState, now: Timestamp) ->
                 detail: denial.detail,
             },
         })
+        .chain(approval)
         .collect()
+}
+
+fn approval_words(approval: Approval) -> String {
+    let which = match approval.mode {
+        ApprovalMode::Each => "each use",
+        ApprovalMode::FirstUse => "the first use by this component under this revision of the manifest",
+    };
+    let timeout = format_duration(approval.timeout);
+    format!("{which} waits up to {timeout} for an operator's approval, and is decided again after it")
 }
 
 /// Whether a denial is the agent's doing, so that `on-violation` applies.
@@ -159,7 +176,9 @@ pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
         | Rule::Concurrency
         | Rule::Route
         | Rule::SecretState
-        | Rule::Token => false,
+        | Rule::Token
+        | Rule::Approval
+        | Rule::Proposal => false,
         // Whatever the manifest says: who gets a secret back once tries again.
         Rule::Reflection => return true,
     };

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use claviger_core::audit::{Entry, Event, RequestPurpose, SecretRef, Use};
+use claviger_core::approval::{ApprovalId, ApprovalMode};
+use claviger_core::audit::{ApprovalEnd, ApprovalRequest, Entry, Event, RequestPurpose, SecretRef, Use};
 use claviger_core::key::{KeyRef, KeyVersion};
-use claviger_core::{AgentName, EntryIndex, GrantAlias, SecretName};
+use claviger_core::proposal::Wish;
+use claviger_core::{AgentName, ComponentDigest, EntryIndex, GrantAlias, ManifestDigest, SecretName};
 use jiff::Timestamp;
 
 /// What the log says about every grant, key and the time.
@@ -16,11 +18,28 @@ pub struct Ledger {
     secrets: BTreeMap<SecretName, KeyVersion>,
     // Requests that may still move fewer bytes than were reserved for them. What a crash leaves here stays reserved.
     reserved: HashMap<EntryIndex, Reserved>,
+    // Of grants whose first use must be approved: by which approval the others follow. As many as an operator approved.
+    approved: HashMap<Approved, ApprovalId>,
+    proposals: BTreeMap<AgentName, BTreeMap<GrantAlias, Proposal>>,
     suspended: BTreeSet<AgentName>,
     panic: bool,
     latest: Option<Timestamp>,
     last_instance: u64,
     keyring: u64,
+}
+
+/// What an approval of a first use covers: one grant of one agent, by these bytes, under this revision of the manifest.
+type Approved = (AgentName, GrantAlias, ComponentDigest, ManifestDigest);
+
+/// A grant that an agent asked for, and that no operator has looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposal {
+    /// When it was made.
+    pub time: Timestamp,
+    /// What it would allow.
+    pub wish: Wish,
+    /// Why, in the agent's words, escaped.
+    pub reason: String,
 }
 
 /// What the log says about one grant of one agent. Counted by name and alias, not by digest: new bytes or a new manifest do not
@@ -83,10 +102,51 @@ impl Ledger {
                 state.uses = state.uses.max(allowed.number);
                 state.rate_until = state.rate_until.max(allowed.rate_until);
             }
-            Event::Suspended { agent, grant, .. } => self.suspend(agent, grant),
+            Event::Suspended { agent, grant, .. } => {
+                self.suspend(agent, grant);
+                // What was stopped is asked for again.
+                self.approved
+                    .retain(|(of, alias, _, _), _| of != agent || alias != grant);
+            }
+            Event::ApprovalEnded { request, end } => match (request.mode, end) {
+                (ApprovalMode::FirstUse, ApprovalEnd::Approved { .. }) => {
+                    self.approved.insert(covered(request), request.id);
+                }
+                (ApprovalMode::Each, ApprovalEnd::Approved { .. })
+                | (_, ApprovalEnd::Denied { .. } | ApprovalEnd::Expired | ApprovalEnd::Withdrawn) => {}
+            },
+            // What was proposed and is granted now is no proposal any more.
+            Event::Admitted { agent, grants, .. } => {
+                if let Some(proposals) = self.proposals.get_mut(agent) {
+                    proposals.retain(|alias, _| !grants.contains(alias));
+                }
+            }
+            Event::GrantProposed {
+                agent,
+                grant,
+                wish,
+                reason,
+                ..
+            } => {
+                let proposal = Proposal {
+                    time: entry.time,
+                    wish: wish.clone(),
+                    reason: reason.clone(),
+                };
+                self.proposals
+                    .entry(agent.clone())
+                    .or_default()
+                    .insert(grant.clone(), proposal);
+            }
+            Event::ProposalDismissed { agent, grant } => {
+                if let Some(proposals) = self.proposals.get_mut(agent) {
+                    proposals.remove(grant);
+                }
+            }
             Event::Resumed { agent, grant } => self.resume(agent, grant),
             Event::AgentSuspended { agent } => {
                 self.suspended.insert(agent.clone());
+                self.approved.retain(|(of, _, _, _), _| of != agent);
             }
             Event::AgentResumed { agent } => {
                 self.suspended.remove(agent);
@@ -120,7 +180,7 @@ impl Ledger {
             | Event::RestoreRequested { .. }
             | Event::ResealRequested { .. }
             | Event::ProofRequested { .. }
-            | Event::Admitted { .. }
+            | Event::ApprovalRequested(_)
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
             | Event::Denied { .. }
@@ -190,6 +250,35 @@ impl Ledger {
         self.latest
     }
 
+    /// The approval that a use follows whose grant asks for the first one alone, if there was one for these bytes under this revision of
+    /// the manifest.
+    #[must_use]
+    pub fn approved(
+        &self,
+        agent: &AgentName,
+        alias: &GrantAlias,
+        component: ComponentDigest,
+        manifest: ManifestDigest,
+    ) -> Option<ApprovalId> {
+        let covered = (agent.clone(), alias.clone(), component, manifest);
+        self.approved.get(&covered).copied()
+    }
+
+    /// Every grant that was asked for and that no operator has looked at, by agent and alias.
+    pub fn proposals(&self) -> impl Iterator<Item = (&AgentName, &GrantAlias, &Proposal)> {
+        self.proposals.iter().flat_map(|(agent, proposals)| {
+            proposals
+                .iter()
+                .map(move |(alias, proposal)| (agent, alias, proposal))
+        })
+    }
+
+    /// Of one agent.
+    #[must_use]
+    pub fn proposals_of(&self, agent: &AgentName) -> Option<&BTreeMap<GrantAlias, Proposal>> {
+        self.proposals.get(agent)
+    }
+
     pub(crate) fn reserve(
         &mut self,
         agent: &AgentName,
@@ -251,6 +340,17 @@ impl Ledger {
         self.last_instance = self.last_instance.saturating_add(1);
         self.last_instance
     }
+}
+
+fn covered(request: &ApprovalRequest) -> Approved {
+    let ApprovalRequest {
+        agent,
+        grant,
+        component,
+        manifest,
+        ..
+    } = request;
+    (agent.clone(), grant.clone(), *component, *manifest)
 }
 
 /// What a request reserves of its grant's byte budget; of the host's own, nothing.

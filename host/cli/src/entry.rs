@@ -1,8 +1,9 @@
 //! One entry of the audit log as one line for people, and as JSON with its index. Trusts no text of it: what reads a damaged log must
 //! not obey it.
 
+use claviger_core::approval::AnsweredBy;
 use claviger_core::audit::{
-    Event, InstanceEnd, RequestLine, RequestPurpose, SecretSource, Settlement, Traffic, Use,
+    ApprovalEnd, Event, InstanceEnd, RequestLine, RequestPurpose, SecretSource, Settlement, Traffic, Use,
 };
 use claviger_core::{ContentDigest, Entry, EntryIndex};
 
@@ -45,6 +46,9 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
             Style::Warn
         }
         Event::Allowed(_) | Event::CertificateRequested { .. } | Event::ProofRequested { .. } => Style::Good,
+        Event::ApprovalRequested(_) | Event::ApprovalEnded { .. } | Event::GrantProposed { .. } => {
+            Style::Bold
+        }
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyStateChanged { .. }
@@ -56,6 +60,7 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::Ended { .. }
         | Event::Settled { .. }
         | Event::ClockAccepted
+        | Event::ProposalDismissed { .. }
         | Event::AgentResumed { .. }
         | Event::PanicLifted
         | Event::Resumed { .. } => Style::Dim,
@@ -261,6 +266,41 @@ fn words(event: &Event) -> (&'static str, String) {
         }
         Event::ClockAccepted => ("clock", "an operator vouched for the clock".to_owned()),
         Event::Resumed { agent, grant } => ("resumed", format!("{agent} {grant} by an operator")),
+        Event::ApprovalRequested(request) => (
+            "approval",
+            format!(
+                "{} asked for {} {}, {}, until {}",
+                request.id,
+                request.agent,
+                request.grant,
+                cut(&request.request.to_string()),
+                request.expires
+            ),
+        ),
+        Event::ApprovalEnded { request, end } => (
+            "approval",
+            format!(
+                "{} {}, {} {}",
+                request.id,
+                ended(end),
+                request.agent,
+                request.grant
+            ),
+        ),
+        Event::GrantProposed {
+            agent,
+            grant,
+            wish,
+            reason,
+            ..
+        } => {
+            let lines = wish.lines(grant);
+            let lines = lines.trim_end().replace('\n', " ");
+            ("proposal", format!("{agent} asks for {lines}, because: {reason}"))
+        }
+        Event::ProposalDismissed { agent, grant } => {
+            ("proposal", format!("{agent} {grant} put aside by an operator"))
+        }
         Event::AgentSuspended { agent } => ("suspended", format!("{agent}, all of it, by an operator")),
         Event::AgentResumed { agent } => ("resumed", format!("{agent}, by an operator")),
         Event::Panic => (
@@ -268,6 +308,24 @@ fn words(event: &Event) -> (&'static str, String) {
             "an operator stopped all use of every credential".to_owned(),
         ),
         Event::PanicLifted => ("lifted", "an operator lets credentials be used again".to_owned()),
+    }
+}
+
+fn ended(end: &ApprovalEnd) -> String {
+    match end {
+        ApprovalEnd::Approved { by } => format!("approved by {}", answered_by(by)),
+        ApprovalEnd::Denied { by, reason } if reason.is_empty() => format!("denied by {}", answered_by(by)),
+        ApprovalEnd::Denied { by, reason } => format!("denied by {}: {reason}", answered_by(by)),
+        ApprovalEnd::Expired => "expired, nobody answered".to_owned(),
+        ApprovalEnd::Withdrawn => "withdrawn, who asked is gone".to_owned(),
+    }
+}
+
+fn answered_by(by: &AnsweredBy) -> String {
+    match by {
+        AnsweredBy::Operator { uid } => format!("user {uid}"),
+        AnsweredBy::Terminal { uid } => format!("user {uid} at the terminal"),
+        AnsweredBy::Webhook { origin } => format!("the webhook at {origin}"),
     }
 }
 

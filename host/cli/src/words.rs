@@ -1,7 +1,10 @@
 //! A manifest in words: limits, the agent's world, and each grant as a sentence. Judges nothing.
 
 use claviger_core::Manifest;
-use claviger_core::manifest::{Access, Capability, Constraints, Grant, Limits, OnViolation, Rate};
+use claviger_core::approval::{Approval, ApprovalMode};
+use claviger_core::manifest::{
+    Access, Capability, Constraints, Grant, Limits, OnViolation, Rate, format_duration,
+};
 use claviger_core::profile::Narrowing;
 use claviger_core::refusal::Rule;
 
@@ -110,7 +113,17 @@ fn constraints(constraints: &Constraints) -> String {
             OnViolation::Suspend => "a violation suspends it".to_owned(),
         },
     ];
-    parts.join(", ")
+    let approval = constraints.approval.map(approval);
+    parts.into_iter().chain(approval).collect::<Vec<_>>().join(", ")
+}
+
+fn approval(approval: Approval) -> String {
+    let which = match approval.mode {
+        ApprovalMode::Each => "each use",
+        ApprovalMode::FirstUse => "its first use",
+    };
+    let timeout = format_duration(approval.timeout);
+    format!("{which} waits up to {timeout} for an approval")
 }
 
 /// The name that the audit log has for the rule.
@@ -144,6 +157,13 @@ on-violation = "suspend"
     fn a_grant_is_one_sentence_with_every_constraint() {
         let (manifest, _) = Manifest::parse(MANIFEST).unwrap();
         let sentences: Vec<_> = manifest.grants.values().map(grant).collect();
+        let approved = MANIFEST.replace("uses = 500", "uses = 500\napproval = \"each\"");
+        let (manifest, _) = Manifest::parse(&approved).unwrap();
+        let sentence = manifest.grants.values().map(grant).collect::<String>();
+        assert!(
+            sentence.ends_with("suspends it, each use waits up to 5 min for an approval"),
+            "{sentence}"
+        );
         assert_eq!(
             sentences,
             [

@@ -5,13 +5,15 @@ use std::fmt::Debug;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::approval::{AnsweredBy, ApprovalId, ApprovalMode};
 use crate::custody::{Assurance, CustodyKind};
-use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest};
+use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest, RequestDigest};
 use crate::egress::Fault;
 use crate::future::BoxFuture;
 use crate::http::{InjectionKind, Origin};
 use crate::key::{KeyAlgorithm, KeyRef, KeyVersion};
 use crate::name::{AgentName, GrantAlias, SecretName};
+use crate::proposal::Wish;
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
 
@@ -259,6 +261,38 @@ pub enum Event {
         /// The grant.
         grant: GrantAlias,
     },
+    /// A use waits for its approval. Durable before anybody is asked; `ApprovalEnded` says what came of it.
+    ApprovalRequested(ApprovalRequest),
+    /// A use does not wait any more. An approval is durable before the use that it is for is decided anew.
+    ApprovalEnded {
+        /// What was asked.
+        #[serde(flatten)]
+        request: ApprovalRequest,
+        /// What came of it.
+        end: ApprovalEnd,
+    },
+    /// An agent asks for a grant. It has none by that: an operator writes manifests.
+    GrantProposed {
+        /// The instance.
+        instance: InstanceId,
+        /// The agent.
+        agent: AgentName,
+        /// Its code.
+        component: ComponentDigest,
+        /// The alias that the grant would have.
+        grant: GrantAlias,
+        /// What it would allow.
+        wish: Wish,
+        /// Why, in the agent's words, escaped.
+        reason: String,
+    },
+    /// An operator does not want to see a proposal any more.
+    ProposalDismissed {
+        /// The agent.
+        agent: AgentName,
+        /// The alias that the grant would have had.
+        grant: GrantAlias,
+    },
     /// An operator suspended an agent: every grant that it has or will have.
     AgentSuspended {
         /// The agent.
@@ -273,6 +307,51 @@ pub enum Event {
     Panic,
     /// An operator lifted the stop. What was suspended by itself stays so.
     PanicLifted,
+}
+
+/// A use that waits for its approval; nothing of its content but a digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRequest {
+    /// Names the question.
+    pub id: ApprovalId,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The agent.
+    pub agent: AgentName,
+    /// Its code.
+    pub component: ComponentDigest,
+    /// The manifest's bytes.
+    pub manifest: ManifestDigest,
+    /// The grant.
+    pub grant: GrantAlias,
+    /// Which uses an approval covers.
+    pub mode: ApprovalMode,
+    /// What an approval is bound to.
+    pub request: RequestDigest,
+    /// The first moment at which no answer counts any more.
+    pub expires: Timestamp,
+}
+
+/// What came of the wait for an approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "kebab-case")]
+pub enum ApprovalEnd {
+    /// It was approved.
+    Approved {
+        /// By whom.
+        by: AnsweredBy,
+    },
+    /// It was denied.
+    Denied {
+        /// By whom.
+        by: AnsweredBy,
+        /// Why, escaped.
+        reason: String,
+    },
+    /// Nobody answered in time.
+    Expired,
+    /// The agent, or the host, went away.
+    Withdrawn,
 }
 
 /// An authorised use: which agent, under which revision of which manifest, with which version of which key, on what.
@@ -308,6 +387,9 @@ pub struct Use {
     /// Under a rate: the moment at which the bucket is full again (the GCRA's theoretical arrival time).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_until: Option<Timestamp>,
+    /// Under a grant whose uses must be approved: the approval that it was allowed by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalId>,
 }
 
 /// A request on the log: what an operator wrote of it, and nothing that an agent chose but its method.

@@ -91,6 +91,10 @@ pub enum Rule {
     Token,
     /// A managed secret was in an answer.
     Reflection,
+    /// The use was not approved, or too many wait for an approval.
+    Approval,
+    /// What the agent asked for is not a grant that could be proposed, or too many proposals wait.
+    Proposal,
 }
 
 /// A refusal with its reason; what a guard returns and the log records.

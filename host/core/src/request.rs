@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::name::GrantAlias;
+use crate::proposal::WishText;
 use crate::refusal::Refusal;
 
 /// One running agent. Given out by the broker; never by the agent or the worker.
@@ -46,6 +47,15 @@ pub enum Request {
     },
     /// Lists the agent's own grants.
     ListGrants,
+    /// Asks for a grant. Gives none: it goes on record as a proposal.
+    ProposeGrant {
+        /// The alias that it would have: any text, at most [`MAX_ALIAS_TEXT`] bytes.
+        alias: String,
+        /// What it would allow.
+        wish: WishText,
+        /// Why; cut to [`crate::proposal::MAX_REASON`] characters.
+        reason: String,
+    },
 }
 
 /// The worker cuts an alias to this many bytes, four times a valid one, so that the log shows what was tried.
@@ -58,6 +68,7 @@ impl fmt::Debug for Request {
             Self::DescribeSigner { grant } => write!(f, "DescribeSigner({grant})"),
             Self::Sign { grant, content } => write!(f, "Sign({grant}, {} bytes)", content.len()),
             Self::ListGrants => f.write_str("ListGrants"),
+            Self::ProposeGrant { alias, .. } => write!(f, "ProposeGrant({})", crate::name::escape(alias, 64)),
         }
     }
 }
@@ -83,6 +94,8 @@ pub enum Outcome {
         /// By alias.
         grants: Vec<GrantInfo>,
     },
+    /// The proposal is on record.
+    Proposed,
 }
 
 /// What an agent may know of a key.

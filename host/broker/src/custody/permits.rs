@@ -80,6 +80,7 @@ pub(crate) async fn permit(key: &KeyRef, message: &Framed) -> Permit {
         size: u64::try_from(message.size()).unwrap(),
         number: 1,
         rate_until: None,
+        approval: None,
     };
     Permit::to_sign(
         Arc::new(MemorySink::default()),

@@ -11,8 +11,8 @@ use claviger_core::egress::{Answer, BodyStream, Egress, RequestHead, SendError};
 use claviger_core::manifest::Manifest;
 use claviger_core::name::escape;
 use claviger_core::{
-    Admission, AdmissionId, AuditError, AuditSink, BoxFuture, Broker, Clock, ComponentDigest, InstanceId,
-    NotAdmitted, Outcome, Refusal, Request, Secret,
+    Admission, AdmissionId, Approver, AuditError, AuditSink, BoxFuture, Broker, Clock, ComponentDigest,
+    InstanceId, NotAdmitted, Outcome, Refusal, Request, Secret,
 };
 
 use crate::audit::{Durability, LogKey, LogKeyError, LogOptions, OpenError as LogOpenError, TileLog};
@@ -24,12 +24,14 @@ use crate::operator::Control;
 
 mod act;
 mod admit;
+mod approvals;
 mod backup;
 mod control;
 mod denials;
 mod grants;
 mod keys;
 mod perform;
+mod proposals;
 mod record;
 mod reseal;
 mod restore;
@@ -38,6 +40,7 @@ mod send;
 mod stops;
 mod tokens;
 
+pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER_AGENT, PendingApproval};
 pub use backup::{BackUpError, BackupMade};
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
@@ -46,6 +49,7 @@ pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 
 use admit::Admitted;
+use approvals::Approvals;
 use denials::Denials;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
@@ -69,10 +73,12 @@ pub struct Options {
     pub durability: Durability,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// Who is asked for approvals, beside operators with [`LocalBroker::approve`].
+    pub approvers: Vec<Arc<dyn Approver>>,
 }
 
 impl Options {
-    /// The defaults: no resident custody, no egress, durability `sync`, the system's clock.
+    /// The defaults: no resident custody, no egress, durability `sync`, the system's clock, no approver but operators.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>, sealer: Arc<dyn Sealer>) -> Self {
         Self {
@@ -82,7 +88,15 @@ impl Options {
             egress: None,
             durability: Durability::Sync,
             clock: Arc::new(SystemClock),
+            approvers: Vec::new(),
         }
+    }
+
+    /// Asks this one for approvals, too. The first answer counts.
+    #[must_use]
+    pub fn approver(mut self, approver: Arc<dyn Approver>) -> Self {
+        self.approvers.push(approver);
+        self
     }
 
     /// Keeps resident keys on this device.
@@ -160,6 +174,7 @@ pub struct LocalBroker {
     open_secrets: Arc<OpenSecrets>,
     egress: Option<Arc<dyn Egress>>,
     exchanges: Arc<Exchanges>,
+    approvals: Approvals,
     tokens: Tokens,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
@@ -220,6 +235,7 @@ impl LocalBroker {
             egress,
             durability,
             clock,
+            approvers,
         } = options;
         let keyring = Arc::new(keyring);
         let info = keyring.info();
@@ -274,6 +290,7 @@ impl LocalBroker {
             open_secrets,
             egress,
             exchanges: Arc::default(),
+            approvals: Approvals::with(approvers),
             tokens: Tokens::default(),
             me: Weak::clone(me),
         });
@@ -297,6 +314,7 @@ impl LocalBroker {
         // First: a command that is being done is done on an open log.
         self.stop_control().await;
         self.exchanges.close();
+        self.approvals.close();
         let running: Vec<_> = read(&self.instances).keys().copied().collect();
         for instance in running {
             self.end(instance, InstanceEnd::Dropped);

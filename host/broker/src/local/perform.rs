@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use claviger_core::approval::{Content, Subject};
 use claviger_core::audit::{Settlement, Use};
 use claviger_core::name::nearest;
 use claviger_core::profile::{FrameContext, FrameError, Framed, SigningRule};
@@ -33,6 +34,9 @@ impl LocalBroker {
             Request::ListGrants => Ok(Outcome::Grants {
                 grants: self.list_grants(&instance),
             }),
+            Request::ProposeGrant { alias, wish, reason } => {
+                self.propose(&instance, &alias, &wish, &reason).await
+            }
         }
     }
 
@@ -115,7 +119,29 @@ impl LocalBroker {
             time,
         )?;
         // A token says `iat` of now; the use is on the log at the time of the decision below.
+        let kept = grant.constraints.approval.map(|_| content.clone());
         let message = frame_anywhere(rule, &record, content, time).await?;
+        let (record, message, approval) = match kept {
+            None => (record, message, None),
+            Some(content) => {
+                let subject = signing_subject(rule, &record, &content);
+                let approved = self
+                    .approval(instance, alias, grant, subject, content.len())
+                    .await?;
+                // Everything anew: the wait was long.
+                let (_, rule, record) = self.find(instance, alias)?;
+                let admitted = &instance.admitted;
+                let request = signing_subject(rule, &record, &content).request(
+                    &admitted.agent,
+                    &admitted.component,
+                    &admitted.manifest,
+                    alias,
+                );
+                let id = approved.of(request)?;
+                let message = frame_anywhere(rule, &record, content, self.trusted_now()?).await?;
+                (record, message, Some(id))
+            }
+        };
 
         let agent = &instance.admitted.agent;
         let recording = {
@@ -139,6 +165,7 @@ impl LocalBroker {
                 size: message.size() as u64,
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
+                approval,
             };
             Permit::to_sign(
                 Arc::clone(&self.permits),
@@ -274,6 +301,15 @@ pub(super) fn signs(record: &KeyRecord) -> Result<&PublicKey, Denial> {
         let text = format!("key `{}` signs nothing: it has no public half", record.key);
         Denial::new(Refusal::NotGranted, Rule::Capability, &text)
     })
+}
+
+/// What an operator is asked about a signature.
+fn signing_subject(rule: &SigningRule, record: &KeyRecord, content: &[u8]) -> Subject {
+    Subject::Sign {
+        key: record.key.clone(),
+        rule: rule.clone(),
+        content: Content::of(content),
+    }
 }
 
 fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp) -> Result<Framed, Denial> {

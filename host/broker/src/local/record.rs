@@ -51,6 +51,20 @@ impl Record {
         self.log.append(entry)
     }
 
+    /// As [`Record::append`], for an event that depends on what is on record: both happen under one lock.
+    pub(super) fn append_decided<E>(
+        &self,
+        decide: impl FnOnce(&Ledger) -> Result<Event, E>,
+    ) -> Result<BoxFuture<'static, Result<EntryIndex, AuditError>>, E> {
+        let mut ledger = self.ledger();
+        let entry = Entry {
+            time: time_after(&ledger, self.clock.now()),
+            event: decide(&ledger)?,
+        };
+        ledger.fold(&entry);
+        Ok(self.log.append(entry))
+    }
+
     /// As [`Record::append`], for what stops uses: results that were found to be releasable before are on the log before it.
     pub(super) fn append_stopping(
         &self,

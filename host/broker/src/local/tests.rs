@@ -1,5 +1,6 @@
 //! The broker as a whole, on a real keyring and a real log: each rule granted, refused at its bound, and on record.
 
+mod approvals;
 mod certify;
 mod commands;
 mod control;

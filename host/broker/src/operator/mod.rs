@@ -5,8 +5,10 @@
 //! [`Reply`]. Everything that is read without the keyring open, such as lists, needs no command.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use claviger_core::approval::{AnsweredBy, ApprovalId, Question};
 use claviger_core::audit::SecretRef;
 use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
@@ -20,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::LocalBroker;
 use crate::keyring::{KeyState, SecretReplacement};
-use crate::local::{KeyCreation, SecretCreation};
+use crate::local::{AnswerError, KeyCreation, PendingApproval, SecretCreation};
 
 mod client;
 mod error;
@@ -134,6 +136,32 @@ pub enum Command {
         /// Which.
         name: SecretName,
     },
+    /// List the uses that wait for an approval. Changes nothing.
+    Approvals,
+    /// Show one of them, with what would be signed or sent. Changes nothing.
+    ShowApproval {
+        /// Which.
+        id: ApprovalId,
+    },
+    /// Approve one use.
+    Approve {
+        /// Which.
+        id: ApprovalId,
+    },
+    /// Deny one use.
+    Deny {
+        /// Which.
+        id: ApprovalId,
+        /// Why: for the log, escaped and cut.
+        reason: String,
+    },
+    /// Put a proposal aside.
+    DismissProposal {
+        /// Whose.
+        agent: AgentName,
+        /// Which.
+        grant: GrantAlias,
+    },
     /// Sign a checkpoint of the audit log.
     Checkpoint,
     /// Vouch for the clock after it had run ahead.
@@ -158,6 +186,11 @@ impl Command {
             | Self::RequestCertificate { .. }
             | Self::ChangeSecret { .. }
             | Self::DestroySecret { .. }
+            | Self::Approvals
+            | Self::ShowApproval { .. }
+            | Self::Approve { .. }
+            | Self::Deny { .. }
+            | Self::DismissProposal { .. }
             | Self::Checkpoint
             | Self::AcceptClock => false,
         }
@@ -203,6 +236,10 @@ pub enum Reply {
     Text(String),
     /// What runs and what does not.
     Status(Status),
+    /// What waits for an approval, the oldest first.
+    Approvals(Vec<PendingApproval>),
+    /// One of them.
+    Approval(Arc<Question>),
 }
 
 /// What a host says of itself.
@@ -338,6 +375,25 @@ impl LocalBroker {
                 let secrets = records.iter().map(|record| record.secret.clone());
                 Ok(Reply::Secrets(secrets.collect()))
             }
+            Command::Approvals => Ok(Reply::Approvals(self.approvals())),
+            Command::ShowApproval { id } => {
+                let question = self.approval_question(id).ok_or(AnswerError::Unknown(id))?;
+                Ok(Reply::Approval(question))
+            }
+            Command::Approve { id } => {
+                self.approve(id, this_user()).await?;
+                Ok(done())
+            }
+            Command::Deny { id, reason } => {
+                self.deny_approval(id, this_user(), &reason).await?;
+                Ok(done())
+            }
+            Command::DismissProposal { agent, grant } => {
+                if !self.dismiss_proposal(&agent, &grant).await? {
+                    return Err(CommandError::NoProposal { agent, grant });
+                }
+                Ok(done())
+            }
             Command::Checkpoint => Ok(Reply::Text(self.checkpoint().await?)),
             Command::AcceptClock => {
                 self.accept_clock().await?;
@@ -394,6 +450,13 @@ impl LocalBroker {
             .collect();
         let hint = unknown(agent.as_str(), &known)?;
         Some(format!("the audit log knows no use by agent `{agent}`{hint}"))
+    }
+}
+
+/// Who gives commands: the user of this process. The socket takes none from anybody else.
+fn this_user() -> AnsweredBy {
+    AnsweredBy::Operator {
+        uid: rustix::process::geteuid().as_raw(),
     }
 }
 

@@ -65,6 +65,8 @@ fields! {
         HOURS: "hours", "a window of the week, or a list of 1 to 16", "\"Mon-Fri 08:00-18:00 Europe/Zurich\"";
         EXPIRES: "expires", "a date and time with its offset, without quotes", "2027-01-01T00:00:00Z";
         ON_VIOLATION: "on-violation", "`deny` or `suspend`", "\"suspend\"";
+        APPROVAL: "approval", "`each` or `first-use`", "\"each\"";
+        APPROVAL_TIMEOUT: "approval-timeout", "a duration", "\"30 s\"";
     }
     /// In each `sign`.
     SIGN = {
@@ -153,4 +155,4 @@ fields! {
 
 /// Capabilities and constraints that the format reserves and this version does not serve. A knob that nothing enforces is an
 /// error, not a comment.
-pub const UNSERVED: &[&str] = &["seal", "mac", "attest", "approval"];
+pub const UNSERVED: &[&str] = &["seal", "mac", "attest"];

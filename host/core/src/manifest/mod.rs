@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::admission::CapabilityKind;
+use crate::approval::Approval;
 use crate::digest::{ComponentDigest, ManifestDigest};
 use crate::http::HttpGrant;
 use crate::name::{AgentName, GrantAlias, KeyName, VariableName};
@@ -218,6 +219,8 @@ pub struct Constraints {
     pub expires: Option<Timestamp>,
     /// `on-violation = "deny" | "suspend"`.
     pub on_violation: OnViolation,
+    /// `approval = "each" | "first-use"`, with `approval-timeout` beside it: who uses the grant waits for an operator.
+    pub approval: Option<Approval>,
 }
 
 /// What a refused request under a grant leads to, if the agent is to blame for it: spent uses, exceeded rate, outside hours, or

@@ -154,3 +154,21 @@ fn to_wit(refusal: Refusal) -> wit::types::Refusal {
 
 /// A broker that answers with something else than was asked for is broken: nothing of it is released.
 const WRONG_OUTCOME: wit::types::Refusal = wit::types::Refusal::Unavailable;
+
+/// The longest start of a text that has at most `max` bytes and ends between characters.
+fn cut(mut text: String, max: usize) -> String {
+    text.truncate(text.floor_char_boundary(max));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_is_cut_between_characters() {
+        assert_eq!(cut("äää".to_owned(), 3), "ä");
+        assert_eq!(cut("abc".to_owned(), 3), "abc");
+        assert_eq!(cut(String::new(), 3), "");
+    }
+}

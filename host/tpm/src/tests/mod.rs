@@ -150,6 +150,7 @@ pub(crate) async fn permit(key: &KeyRef, message: &Framed, who: u64) -> Permit {
         size: message.size() as u64,
         number: 1,
         rate_until: None,
+        approval: None,
     };
     let sink = Arc::new(CountingSink::default());
     Permit::to_sign(sink, Arc::new(Epoch), Timestamp::UNIX_EPOCH, allowed, message)

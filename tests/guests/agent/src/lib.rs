@@ -6,7 +6,7 @@ mod hostile;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use claviger_sdk::{Error, Signer};
+use claviger_sdk::{Error, Signer, Wish};
 
 claviger_sdk::agent!(run);
 
@@ -37,6 +37,13 @@ fn obey(line: &str) -> Result<String, Error> {
         "open-many" => open_many(first, number(second)?),
         "info" => answered(info(first)),
         "grants" => answered(grants()),
+        "wish-key" => answered(wish(
+            first,
+            Wish::Sign {
+                key: second.to_owned(),
+            },
+        )),
+        "wish-routes" => answered(wish_routes(first, second)),
         "echo" => Ok(rest.to_owned()),
         "fail" => Err(Error::Other(rest.to_owned())),
         "exit" => std::process::exit(i32::from(rest != "0")),
@@ -150,6 +157,20 @@ fn grants() -> Result<String, Error> {
         .map(line)
         .collect::<Vec<_>>()
         .join(","))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is made for this call")]
+fn wish(alias: &str, wish: Wish) -> Result<String, Error> {
+    claviger_sdk::request_grant(alias, &wish, "to get the work done\n\u{1b}[2J")?;
+    Ok("proposed".to_owned())
+}
+
+/// An origin and routes, with `;` between them.
+fn wish_routes(alias: &str, rest: &str) -> Result<String, Error> {
+    let mut texts = rest.split(';').map(str::to_owned);
+    let origin = texts.next().unwrap_or_default();
+    let allow = texts.collect();
+    wish(alias, Wish::Http { origin, allow })
 }
 
 /// The smallest step seen on both clocks, in nanoseconds: what they resolve.

@@ -280,6 +280,7 @@ impl LocalBroker {
                 size: framed.size() as u64,
                 number: state.uses,
                 rate_until: state.rate_until,
+                approval: None,
             };
             ledger.saw(time);
             Permit::to_sign(

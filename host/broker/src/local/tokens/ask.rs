@@ -211,6 +211,7 @@ impl LocalBroker {
                 size: 0,
                 number: state.uses,
                 rate_until: state.rate_until,
+                approval: None,
             };
             Permit::to_send(
                 Arc::clone(&self.permits),

@@ -14,7 +14,7 @@ use crate::http::overlapping;
 use crate::manifest::fields::{self, Field};
 use crate::manifest::problem::{Report, code};
 use crate::manifest::quantity::{format_duration, parse_duration};
-use crate::manifest::{Capability, Constraints, Grant, Hours, MAX_GRANTS, MAX_HOURS, OnViolation};
+use crate::manifest::{Capability, Constraints, Grant, Hours, Limits, MAX_GRANTS, MAX_HOURS, OnViolation};
 use crate::name::GrantAlias;
 use crate::profile::{MAX_TOKEN_LIFE, Narrowing};
 
@@ -28,7 +28,11 @@ const PROFILES: [(Field, &str); 5] = [
 ];
 
 /// The grants that can be had; the report holds an error for every other.
-pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> BTreeMap<GrantAlias, Grant> {
+pub(super) fn read(
+    top: &Section<'_, '_>,
+    limits: &Limits,
+    report: &mut Report,
+) -> BTreeMap<GrantAlias, Grant> {
     let mut grants = BTreeMap::new();
     let mut routes = Vec::new();
     let Some((table, span)) = top.table(fields::GRANTS_TABLE, report) else {
@@ -74,7 +78,7 @@ pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> BTreeMap<Grant
             );
             continue;
         };
-        let Some(read) = read_grant(grant, value.span(), &shown, report) else {
+        let Some(read) = read_grant(grant, value.span(), &shown, limits, report) else {
             continue;
         };
         if let Ok(alias) = alias {
@@ -143,7 +147,13 @@ fn refuse_overlaps(
     }
 }
 
-fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut Report) -> Option<Read> {
+fn read_grant(
+    table: &DeTable<'_>,
+    span: Range<usize>,
+    alias: &str,
+    limits: &Limits,
+    report: &mut Report,
+) -> Option<Read> {
     let place = format!("[grants.{alias}]");
     let grant = Section::open(table, span, place, fields::GRANT, fields::UNSERVED, report);
     let unserved = grant.refuse_unserved(report);
@@ -178,6 +188,7 @@ fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut
     let http = http::read(&grant, alias, report);
     let constraints = read_constraints(&grant, report);
     warn(&grant, report);
+    super::approval::warn(&grant, constraints.approval.as_ref(), limits, report);
     let (capability, routes) = match (sign, http) {
         (Some(sign), _) => (sign, Vec::new()),
         (None, Some(read)) => (Capability::Http(Arc::new(read.http)), read.routes),
@@ -267,6 +278,7 @@ fn read_constraints(grant: &Section<'_, '_>, report: &mut Report) -> Constraints
             })
             .map(toml::Spanned::into_inner)
             .unwrap_or_default(),
+        approval: super::approval::read(grant, report),
     }
 }
 
