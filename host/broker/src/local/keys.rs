@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 use super::secrets::OpenSecrets;
 use super::send::Stop;
 use super::{LocalBroker, OpenError};
-use crate::keyring::{KeyRecord, KeyState, KeyringError, NewKey};
+use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, NewKey, RotationPlan};
 
 /// An open key that nobody used for this long is closed and wiped.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
@@ -132,11 +132,15 @@ impl LocalBroker {
         let new = NewKey {
             key,
             profile,
-            algorithm,
+            algorithm: algorithm.into(),
             custody: kind,
             assurance: self.assurance,
-            public: made.public,
+            identity: made.public.into(),
+            source: KeySource::Generated,
+            plan: RotationPlan::default(),
+            locked: false,
             material: made.material,
+            hardware: None,
         };
         let record = self.keyring.insert(new, self.clock.now())?;
         self.append(created(&record)).await?;
@@ -196,7 +200,9 @@ impl LocalBroker {
             .key(name)
             .ok_or_else(|| CertificateRequestError::NotActive(name.clone()))?;
         let context = FrameContext {
-            key: &record.public,
+            key: record
+                .public()
+                .ok_or_else(|| CertificateRequestError::NotActive(name.clone()))?,
             now: self.clock.now(),
             nonce: [0; 16],
         };
@@ -254,7 +260,7 @@ impl LocalBroker {
                         "the log says that key `{key}` was made, the keyring does not have it"
                     )));
                 }
-                Some(record) if record.public.thumbprint() != key_id => {
+                Some(record) if record.key_id() != key_id => {
                     return Err(OpenError::Disagree(format!(
                         "key `{key}` is not the one that the log names"
                     )));
@@ -284,11 +290,17 @@ impl LocalBroker {
                         record.custody, record.key
                     ))
                 })?;
+                let public = record.public().ok_or_else(|| {
+                    CustodyError::Fault(format!(
+                        "key `{}` has no public half: it signs nothing",
+                        record.key
+                    ))
+                })?;
                 let material = self
                     .keyring
                     .material(&record.key)
                     .map_err(|error| CustodyError::Fault(error.to_string()))?;
-                custody.open(&record.key, &record.public, material).await
+                custody.open(&record.key, public, material).await
             })
             .await?;
         Ok(Arc::clone(key))
@@ -306,7 +318,7 @@ fn created(record: &KeyRecord) -> Event {
         algorithm: record.algorithm,
         custody: record.custody,
         assurance: record.assurance,
-        key_id: record.public.thumbprint(),
+        key_id: record.key_id(),
     }
 }
 

@@ -5,7 +5,7 @@ use super::proof::{MAX_LIFETIME, MAX_SUBJECT};
 use super::ssh_auth::SshAuthError;
 use super::{MAX_CONTEXT, MAX_TOKEN_LIFE};
 use crate::http::Origin;
-use crate::key::{Algorithm, KeyError};
+use crate::key::{Algorithm, KeyAlgorithm, KeyError};
 use crate::name::{Principal, TokenType};
 
 /// Why a profile or its narrowing is not acceptable.
@@ -85,7 +85,7 @@ pub enum ProfileError {
         /// The profile.
         profile: &'static str,
         /// What was asked.
-        asked: Algorithm,
+        asked: KeyAlgorithm,
         /// What there is.
         allowed: &'static [Algorithm],
     },

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Origin, PathEncoding, Target};
-use crate::key::{Algorithm, PublicKey};
+use crate::key::{Algorithm, KeyAlgorithm, PublicKey};
 use crate::name::{Label, Namespace, Principal, SshUser, TokenType};
 
 mod error;
@@ -203,8 +203,12 @@ impl Profile {
     ///
     /// # Errors
     /// When it may not.
-    pub fn accept(&self, algorithm: Algorithm) -> Result<(), ProfileError> {
-        if self.algorithms().contains(&algorithm) {
+    pub fn accept(&self, algorithm: impl Into<KeyAlgorithm>) -> Result<(), ProfileError> {
+        let algorithm = algorithm.into();
+        if algorithm
+            .signing()
+            .is_some_and(|algorithm| self.algorithms().contains(&algorithm))
+        {
             return Ok(());
         }
         Err(ProfileError::Algorithm {
