@@ -17,6 +17,7 @@ pub mod custody;
 pub mod digest;
 pub mod egress;
 pub mod future;
+mod glob;
 pub mod http;
 pub mod json;
 pub mod key;

@@ -115,7 +115,7 @@ impl LocalBroker {
             algorithm,
             custody: kind,
         } = creation;
-        profile.validate()?;
+        profile.validate_new()?;
         profile.accept(algorithm)?;
         let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
         if !custody.algorithms().contains(&algorithm) {

@@ -323,7 +323,10 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
             )
         })?,
         // No random number in their frames, and none drawn: a system call is a part of what a signature costs.
-        SigningRule::Sshsig { .. } | SigningRule::Labeled { .. } => {}
+        SigningRule::Sshsig { .. }
+        | SigningRule::Labeled { .. }
+        | SigningRule::Git(_)
+        | SigningRule::SshAuth(_) => {}
     }
     rule.frame(
         content,
@@ -339,6 +342,8 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
             FrameError::NotAnObject
             | FrameError::Number
             | FrameError::HostClaim(_)
+            | FrameError::Git(_)
+            | FrameError::SshAuth(_)
             // What proofs of requests alone can be; a grant to sign has none of them.
             | FrameError::Profile { .. }
             | FrameError::Destination { .. }

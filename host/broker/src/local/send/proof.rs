@@ -112,6 +112,8 @@ pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRe
         Profile::Sshsig { .. }
         | Profile::Jws { .. }
         | Profile::Labeled { .. }
+        | Profile::Git { .. }
+        | Profile::SshAuth { .. }
         | Profile::Seal {}
         | Profile::Mac { .. } => return Err(misplaced(record)),
     };
