@@ -158,6 +158,7 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::RestoreRequested { .. }
         | Event::ResealRequested { .. }
         | Event::ProofRequested { .. }
+        | Event::RotationFailed { .. }
         | Event::SecretAdded { .. }
         | Event::SecretStateChanged { .. }
         | Event::Settled { .. }

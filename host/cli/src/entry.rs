@@ -32,6 +32,7 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::NotAdmitted { .. }
         | Event::Suspended { .. }
         | Event::AgentSuspended { .. }
+        | Event::RotationFailed { .. }
         | Event::Panic
         | Event::Alert { .. } => Style::Warn,
         Event::Settled {
@@ -92,9 +93,20 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("host, version {version}, keyring generation {keyring}{after}"),
             )
         }
-        Event::KeyStateChanged { key, state } => {
-            ("key-state", format!("{key} is {} from now on", shown(state)))
-        }
+        Event::KeyStateChanged {
+            key, state, reason, ..
+        } => (
+            "key-state",
+            format!(
+                "{key} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
+        ),
+        Event::RotationFailed { key, detail } => (
+            "not-rotated",
+            format!("{key} was due and is not rotated: {}", shown(detail)),
+        ),
         Event::CertificateRequested { key, subject } => (
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
@@ -253,9 +265,18 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("{secret} {kind} for {origin} ({assurance}) by {by}"),
             )
         }
-        Event::SecretStateChanged { secret, state } => (
+        Event::SecretStateChanged {
+            secret,
+            state,
+            reason,
+            ..
+        } => (
             "secret-state",
-            format!("{secret} is {} from now on", shown(state)),
+            format!(
+                "{secret} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
         ),
         Event::Suspended { agent, grant, cause } => {
             let by = cause.map_or_else(
@@ -327,6 +348,11 @@ fn answered_by(by: &AnsweredBy) -> String {
         AnsweredBy::Terminal { uid } => format!("user {uid} at the terminal"),
         AnsweredBy::Webhook { origin } => format!("the webhook at {origin}"),
     }
+}
+
+/// Why something was done, if anybody said.
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {}", shown(reason)))
 }
 
 /// Which key or secret a use is of, with a space behind it.

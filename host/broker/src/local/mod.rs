@@ -30,11 +30,14 @@ mod control;
 mod denials;
 mod grants;
 mod keys;
+mod lives;
 mod perform;
 mod proposals;
 mod record;
 mod reseal;
 mod restore;
+mod rotation;
+mod schedule;
 mod secrets;
 mod send;
 mod stops;
@@ -45,6 +48,8 @@ pub use backup::{BackUpError, BackupMade};
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
+pub use rotation::{Compromise, Rotation};
+pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 
@@ -176,6 +181,8 @@ pub struct LocalBroker {
     exchanges: Arc<Exchanges>,
     approvals: Approvals,
     tokens: Tokens,
+    // When the schedule looks again after a failure.
+    retry: Mutex<Option<jiff::Timestamp>>,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
 }
@@ -292,6 +299,7 @@ impl LocalBroker {
             exchanges: Arc::default(),
             approvals: Approvals::with(approvers),
             tokens: Tokens::default(),
+            retry: Mutex::default(),
             me: Weak::clone(me),
         });
         broker.reconcile()?;
@@ -301,6 +309,11 @@ impl LocalBroker {
             recovered: broker.recovered.clone(),
         };
         broker.append(started).await?;
+        broker.pass_time().await.map_err(|error| match error {
+            NewKeyError::Keyring(error) => OpenError::Keyring(error),
+            NewKeyError::Audit(error) => OpenError::Audit(error),
+            other => OpenError::Disagree(other.to_string()),
+        })?;
         Ok(broker)
     }
 

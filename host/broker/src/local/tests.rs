@@ -8,6 +8,7 @@ mod large;
 mod nonces;
 mod proofs;
 mod rollback;
+mod rotation;
 mod rotations;
 mod send;
 mod slots;
@@ -25,7 +26,7 @@ use claviger_core::permit::Permit;
 use claviger_core::profile::{Framed, Profile};
 use claviger_core::refusal::Rule;
 use claviger_core::{AgentName, Entry, GrantAlias, KeyName, Secret};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 

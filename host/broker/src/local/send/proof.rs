@@ -285,6 +285,7 @@ impl LocalBroker {
                 approval: None,
             };
             ledger.saw(time);
+            ledger.used(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -326,9 +327,9 @@ impl LocalBroker {
             .sign(permit, framed)
             .await
             .map_err(|error| custody(&error.to_string()))?;
-        match self.keyring.key(&record.key.name) {
-            Some(active) if active.key == record.key => Ok(signature),
-            Some(_) | None => Err(revoked(&record.key.name)),
+        match self.may_finish(&record.key) {
+            Some(_) => Ok(signature),
+            None => Err(revoked(&record.key.name)),
         }
     }
 }
@@ -368,9 +369,8 @@ impl Handshakes {
             let text = "the permit is not for this connection";
             return Err(Denial::new(Refusal::NotGranted, Rule::Egress, text));
         }
-        let record = match broker.keyring.key(&self.key.name) {
-            Some(active) if active.key == self.key => active,
-            Some(_) | None => return Err(revoked(&self.key.name)),
+        let Some(record) = broker.may_finish(&self.key) else {
+            return Err(revoked(&self.key.name));
         };
         let framed = broker.framed(&record, |context| {
             certificate_verify(&record.profile, content, context)
