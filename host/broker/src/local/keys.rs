@@ -13,6 +13,7 @@ use claviger_core::profile::{FrameContext, FrameError, Profile, ProfileError};
 use claviger_core::{AuditError, KeyName, KeyRef, Permit};
 use tokio::sync::OnceCell;
 
+use super::hardware::Enforced;
 use super::secrets::OpenSecrets;
 use super::send::Stop;
 use super::{LocalBroker, OpenError};
@@ -52,6 +53,28 @@ pub enum NewKeyError {
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
+    /// No device there gives evidence.
+    #[error(
+        "`{0}` custody gives no evidence; a key with profile `attest` needs a TPM (`claviger init --tpm`, `--custody tpm`)"
+    )]
+    CannotAttest(CustodyKind),
+    /// Two options that exclude each other.
+    #[error(
+        "a key with profile `attest` cannot have `--revocation hardware`: evidence is told from when it was given"
+    )]
+    NotBoth,
+    /// The keyring refuses the key from now on, the device not yet.
+    #[error(
+        "key `{key}` is revoked and this keyring refuses it, but the TPM does not refuse it yet ({cause}); it is told again whenever the \
+         keyring is opened, with `claviger doctor` say"
+    )]
+    NotEnforcedYet {
+        /// Which.
+        key: KeyRef,
+        /// Why.
+        #[source]
+        cause: Box<Self>,
+    },
     /// The keyring failed, or has a key of this name.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -105,6 +128,14 @@ impl LocalBroker {
     /// # Errors
     /// When the name is taken, the custody is not there or fails, or something cannot be written.
     pub async fn create_key(&self, creation: KeyCreation) -> Result<Arc<KeyRecord>, NewKeyError> {
+        self.create_enforced(creation, Enforced::Keyring).await
+    }
+
+    pub(super) async fn create_enforced(
+        &self,
+        creation: KeyCreation,
+        enforced: Enforced,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let KeyCreation {
             name,
             profile,
@@ -128,19 +159,19 @@ impl LocalBroker {
         if self.keyring.record(&key).is_some() {
             return Err(NewKeyError::Exists(key.name));
         }
-        let made = custody.generate(&key, algorithm).await?;
+        let made = self.make(custody, &key, &profile, algorithm, enforced).await?;
         let new = NewKey {
             key,
             profile,
             algorithm: algorithm.into(),
             custody: kind,
             assurance: self.assurance,
-            identity: made.public.into(),
+            identity: made.identity,
             source: KeySource::Generated,
             plan: RotationPlan::default(),
             locked: false,
             material: made.material,
-            hardware: None,
+            hardware: made.hardware,
         };
         let record = self.keyring.insert(new, self.clock.now())?;
         self.append(created(&record)).await?;
@@ -181,6 +212,10 @@ impl LocalBroker {
             state: state.to_string(),
         })
         .await?;
+        // Last: what the keyring says is on disk and holds, whatever becomes of the device.
+        if record.state == KeyState::Revoked {
+            self.enforce_revocation(&record).await?;
+        }
         Ok(record)
     }
 
@@ -306,7 +341,7 @@ impl LocalBroker {
         Ok(Arc::clone(key))
     }
 
-    fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
+    pub(super) fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
         self.custodies.get(kind.as_str())
     }
 }

@@ -23,7 +23,9 @@ use crate::ledger::Ledger;
 
 mod admit;
 mod denials;
+mod evidence;
 mod grants;
+mod hardware;
 mod keys;
 mod perform;
 mod record;
@@ -31,12 +33,14 @@ mod secrets;
 mod send;
 mod tokens;
 
+pub use hardware::ProofError;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 
 use admit::Admitted;
 use denials::Denials;
+use hardware::Unenforced;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
 use secrets::OpenSecrets;
@@ -147,6 +151,7 @@ pub struct LocalBroker {
     egress: Option<Arc<dyn Egress>>,
     exchanges: Arc<Exchanges>,
     tokens: Tokens,
+    unenforced: Unenforced,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
 }
@@ -259,6 +264,7 @@ impl LocalBroker {
             egress,
             exchanges: Arc::default(),
             tokens: Tokens::default(),
+            unenforced: Unenforced::default(),
             me: Weak::clone(me),
         });
         broker.reconcile()?;
@@ -268,6 +274,7 @@ impl LocalBroker {
             recovered: broker.recovered.clone(),
         };
         broker.append(started).await?;
+        broker.enforce_revocations().await;
         Ok(broker)
     }
 

@@ -11,6 +11,7 @@ use crate::manifest::{MAX_MANIFEST, Manifest, Problem, fields};
 use section::{Section, quoted};
 
 mod agent;
+mod attest;
 mod body;
 mod grants;
 mod http;

@@ -12,6 +12,7 @@ use crate::key::{Algorithm, KeyAlgorithm, KeyError, PublicKey, Signature};
 use crate::name::{Label, Namespace, Principal, TokenType};
 
 mod error;
+mod evidence;
 mod jws;
 mod labeled;
 mod mac;
@@ -29,6 +30,7 @@ mod tests;
 mod tls_tests;
 
 pub use error::{FrameError, InputError, ProfileError};
+pub use evidence::{EVIDENCE_TYPE, EvidenceClaims, evidence};
 pub use mac::{MAX_MAC_CONTENT, MAX_MAC_MESSAGE, MacInput, MacRule, MacValue, TAG, Tag};
 pub use sealing::{
     BOX_OVERHEAD, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule, UnsealInput,
@@ -99,6 +101,8 @@ pub enum Profile {
     },
     /// TLS 1.3 client authentication (RFC 8446 §4.4.3), and the request for the certificate (RFC 2986). For requests.
     Mtls {},
+    /// Evidence of which agent runs on this machine (RFC 9711), with a device's quote. In a TPM only; no agent's `sign` reaches the key.
+    Attest {},
     /// Boxes that only the host opens again. Signs nothing.
     Seal {},
     /// MACs under a fixed label. Signs nothing.
@@ -130,8 +134,8 @@ impl AssertionType {
     }
 }
 
-/// The types of tokens that the profiles for requests make; the profile `jws` makes none of them.
-const RESERVED_TYPES: [&str; 2] = [proof::DPOP_TYPE, AssertionType::Explicit.as_str()];
+/// The types of tokens that the profiles for requests and for evidence make; the profile `jws` makes none of them.
+const RESERVED_TYPES: [&str; 3] = [proof::DPOP_TYPE, AssertionType::Explicit.as_str(), EVIDENCE_TYPE];
 
 /// Ed25519 first: it is what a key has if there is nothing to say for another.
 const GENERAL: &[Algorithm] = &[Algorithm::Ed25519, Algorithm::P256];
@@ -151,6 +155,7 @@ impl Profile {
             Self::ClientAssertion { .. } => "client-assertion",
             Self::GithubApp { .. } => "github-app",
             Self::Mtls {} => "mtls",
+            Self::Attest {} => "attest",
             Self::Seal {} => "seal",
             Self::Mac { .. } => "mac",
         }
@@ -165,7 +170,7 @@ impl Profile {
             }
             Self::Dpop {} | Self::ClientAssertion { .. } => OAUTH,
             Self::GithubApp { .. } => &[Algorithm::Rsa2048],
-            Self::Mtls {} => &[Algorithm::P256],
+            Self::Mtls {} | Self::Attest {} => &[Algorithm::P256],
             Self::Seal {} | Self::Mac { .. } => &[],
         }
     }
@@ -214,6 +219,7 @@ impl Profile {
             | Self::Dpop {}
             | Self::GithubApp { .. }
             | Self::Mtls {}
+            | Self::Attest {}
             | Self::Seal {}
             | Self::Mac { .. } => Ok(()),
         }
@@ -293,6 +299,7 @@ impl Profile {
             | Self::ClientAssertion { .. }
             | Self::GithubApp { .. }
             | Self::Mtls {} => Err(ProfileError::ForRequests(self.kind())),
+            Self::Attest {} => Err(ProfileError::ForEvidence),
             Self::Seal {} | Self::Mac { .. } => Err(ProfileError::SignsNothing(self.kind())),
         }
     }

@@ -113,7 +113,8 @@ pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRe
         | Profile::Jws { .. }
         | Profile::Labeled { .. }
         | Profile::Seal {}
-        | Profile::Mac { .. } => return Err(misplaced(record)),
+        | Profile::Mac { .. }
+        | Profile::Attest {} => return Err(misplaced(record)),
     };
     framed.map_err(|error| format!("key `{}`: {error}", record.key.name))
 }
