@@ -21,6 +21,8 @@ pub enum CapabilityKind {
     Sign,
     /// `wasi:http/outgoing-handler`.
     Http,
+    /// `claviger:credentials/attestation`.
+    Attest,
 }
 
 impl CapabilityKind {
@@ -30,6 +32,7 @@ impl CapabilityKind {
         match self {
             Self::Sign => "sign",
             Self::Http => "http",
+            Self::Attest => "attest",
         }
     }
 }

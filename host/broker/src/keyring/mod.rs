@@ -278,6 +278,41 @@ impl Keyring {
         record()
     }
 
+    /// Keeps what a custody says about a revoked key from now on. The same again changes nothing.
+    ///
+    /// # Errors
+    /// When there is no such key, it is over [`MAX_HARDWARE`] bytes, or the disk fails; then it is as it was.
+    pub(crate) fn set_hardware(&self, key: &KeyRef, hardware: Vec<u8>) -> Result<(), KeyringError> {
+        if hardware.len() > MAX_HARDWARE {
+            return Err(KeyringError::TooLong {
+                what: "what a custody keeps about a key",
+                allowed: MAX_HARDWARE,
+                sent: hardware.len(),
+            });
+        }
+        let mut file = self.file();
+        let old = self
+            .record(key)
+            .ok_or_else(|| KeyringError::NoKey { key: key.clone() })?;
+        if old.hardware.as_ref() == Some(&hardware) {
+            return Ok(());
+        }
+        let material = file.envelope.open(&file.row(key)?)?;
+        let record = KeyRecord {
+            hardware: Some(hardware),
+            ..(*old).clone()
+        };
+        let mut row = Row::new(&record)?;
+        file.envelope.seal(&mut row, &material)?;
+        let mut list = file.meta.list()?;
+        for item in list.keys.iter_mut().filter(|item| item.key == *key) {
+            item.digest = row.digest();
+        }
+        file.write(&[Change::Replace(&row)], &list)?;
+        self.remember(record);
+        Ok(())
+    }
+
     /// Records which audit log belongs to the keyring; the same one again changes nothing.
     ///
     /// # Errors

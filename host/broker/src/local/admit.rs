@@ -15,6 +15,7 @@ use claviger_core::{
     SecretName,
 };
 
+use super::evidence::AttestTerms;
 use super::send::HttpTerms;
 use super::{LocalBroker, write};
 use crate::keyring::KeyRecord;
@@ -36,7 +37,7 @@ impl Admitted {
     pub(super) fn http(&self, alias: &GrantAlias) -> Option<&HttpTerms> {
         match &self.grants.get(alias)?.capability {
             Granted::Http(terms) => Some(terms),
-            Granted::Sign { .. } => None,
+            Granted::Sign { .. } | Granted::Attest(_) => None,
         }
     }
 }
@@ -53,6 +54,8 @@ pub(super) enum Granted {
     Sign { key: KeyName, rule: SigningRule },
     /// Requests.
     Http(HttpTerms),
+    /// Evidence.
+    Attest(AttestTerms),
 }
 
 impl Granted {
@@ -67,6 +70,7 @@ impl Granted {
                 let keys = terms.keys().map(|(name, _)| CredentialName::Key(name.clone()));
                 secrets.chain(keys).collect()
             }
+            Self::Attest(terms) => vec![CredentialName::Key(terms.key.clone())],
         }
     }
 }
@@ -140,7 +144,7 @@ impl LocalBroker {
                     router.add(alias, &terms.grant.origin, &terms.grant.allow);
                     watched.extend(terms.secrets().map(|(name, _, _)| name.clone()));
                 }
-                Granted::Sign { .. } => {}
+                Granted::Sign { .. } | Granted::Attest(_) => {}
             }
         }
         let admitted = Admitted {
@@ -183,6 +187,10 @@ impl LocalBroker {
                     })
                     .map_err(|text| vec![text]),
                 Capability::Http(http) => self.resolve_http(http).map(Granted::Http),
+                Capability::Attest(attest) => self
+                    .resolve_attest(attest)
+                    .map(Granted::Attest)
+                    .map_err(|text| vec![text]),
             };
             match capability {
                 Ok(capability) => {
@@ -295,7 +303,7 @@ fn overlaps(manifest: &Manifest) -> Vec<NotAdmittedReason> {
         .iter()
         .filter_map(|(alias, grant)| match &grant.capability {
             Capability::Http(http) => Some((alias, http)),
-            Capability::Sign { .. } => None,
+            Capability::Sign { .. } | Capability::Attest(_) => None,
         })
         .collect();
     let mut reasons = Vec::new();

@@ -63,6 +63,7 @@ impl LocalBroker {
                 let capability = match &grant.capability {
                     Granted::Sign { .. } => "sign",
                     Granted::Http(_) => "http",
+                    Granted::Attest(_) => "attest",
                 };
                 GrantInfo {
                     alias: alias.clone(),
@@ -85,6 +86,7 @@ impl LocalBroker {
     fn credential_refused(&self, grant: &AdmittedGrant) -> Option<Refusal> {
         match &grant.capability {
             Granted::Sign { key, .. } => self.keyring.key(key).is_none().then_some(Refusal::Revoked),
+            Granted::Attest(terms) => self.keyring.key(&terms.key).is_none().then_some(Refusal::Revoked),
             Granted::Http(terms) => self.credentials(terms).err().map(|denial| denial.refusal),
         }
     }

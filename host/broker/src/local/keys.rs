@@ -13,6 +13,7 @@ use claviger_core::profile::{FrameContext, FrameError, Profile, ProfileError};
 use claviger_core::{AuditError, KeyName, KeyRef, Permit};
 use tokio::sync::OnceCell;
 
+use super::hardware::Enforced;
 use super::secrets::OpenSecrets;
 use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
@@ -57,6 +58,28 @@ pub enum NewKeyError {
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
+    /// No device there gives evidence.
+    #[error(
+        "`{0}` custody gives no evidence; a key with profile `attest` needs a TPM (`claviger init --tpm`, `--custody tpm`)"
+    )]
+    CannotAttest(CustodyKind),
+    /// Two options that exclude each other.
+    #[error(
+        "a key with profile `attest` cannot have `--revocation hardware`: evidence is told from when it was given"
+    )]
+    NotBoth,
+    /// The keyring refuses the key from now on, the device not yet.
+    #[error(
+        "key `{key}` is revoked and this keyring refuses it, but the TPM does not refuse it yet ({cause}); it is told again whenever the \
+         keyring is opened, with `claviger doctor` say"
+    )]
+    NotEnforcedYet {
+        /// Which.
+        key: KeyRef,
+        /// Why.
+        #[source]
+        cause: Box<Self>,
+    },
     /// The keyring failed, or has a key of this name.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -113,7 +136,7 @@ impl LocalBroker {
     /// # Errors
     /// When the name is taken, the custody is not there or fails, or something cannot be written.
     pub async fn create_key(&self, creation: KeyCreation) -> Result<Arc<KeyRecord>, NewKeyError> {
-        self.create_planned_key(creation, RotationPlan::default(), None)
+        self.create_key_with(creation, RotationPlan::default(), None, Enforced::Keyring)
             .await
     }
 
@@ -126,6 +149,17 @@ impl LocalBroker {
         creation: KeyCreation,
         plan: RotationPlan,
         lock: Option<Lock>,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        self.create_key_with(creation, plan, lock, Enforced::Keyring)
+            .await
+    }
+
+    pub(super) async fn create_key_with(
+        &self,
+        creation: KeyCreation,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+        enforced: Enforced,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let KeyCreation {
             name,
@@ -151,19 +185,19 @@ impl LocalBroker {
             version: self.keyring.next_version(&name),
             name,
         };
-        let made = custody.generate(&key, algorithm).await?;
+        let made = self.make(custody, &key, &profile, algorithm, enforced).await?;
         let new = NewKey {
             key,
             profile,
             algorithm: algorithm.into(),
             custody: kind,
             assurance: self.assurance,
-            identity: made.public.into(),
+            identity: made.identity,
             source: KeySource::Generated,
             plan,
             locked: lock.is_some(),
             material: made.material,
-            hardware: None,
+            hardware: made.hardware,
         };
         let record = self.keyring.insert(new, self.now())?;
         self.append(created(&record)).await?;

@@ -28,7 +28,9 @@ mod approvals;
 mod backup;
 mod control;
 mod denials;
+mod evidence;
 mod grants;
+mod hardware;
 mod keys;
 mod lives;
 mod perform;
@@ -45,6 +47,7 @@ mod tokens;
 
 pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER_AGENT, PendingApproval};
 pub use backup::{BackUpError, BackupMade};
+pub use hardware::ProofError;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
@@ -56,6 +59,7 @@ pub use send::MAX_OUTSTANDING;
 use admit::Admitted;
 use approvals::Approvals;
 use denials::Denials;
+use hardware::Unenforced;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
 use secrets::OpenSecrets;
@@ -183,6 +187,7 @@ pub struct LocalBroker {
     tokens: Tokens,
     // When the schedule looks again after a failure.
     retry: Mutex<Option<jiff::Timestamp>>,
+    unenforced: Unenforced,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
 }
@@ -300,6 +305,7 @@ impl LocalBroker {
             approvals: Approvals::with(approvers),
             tokens: Tokens::default(),
             retry: Mutex::default(),
+            unenforced: Unenforced::default(),
             me: Weak::clone(me),
         });
         broker.reconcile()?;
@@ -314,6 +320,7 @@ impl LocalBroker {
             NewKeyError::Audit(error) => OpenError::Audit(error),
             other => OpenError::Disagree(other.to_string()),
         })?;
+        broker.enforce_revocations().await;
         Ok(broker)
     }
 

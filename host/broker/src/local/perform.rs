@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use claviger_core::approval::{Content, Subject};
 use claviger_core::audit::{Settlement, Use};
+use claviger_core::custody::CustodyError;
 use claviger_core::name::nearest;
 use claviger_core::profile::{FrameContext, FrameError, Framed, SigningRule};
 use claviger_core::refusal::{Denial, Rule};
@@ -31,6 +32,7 @@ impl LocalBroker {
             Request::OpenSigner { alias } => self.open_signer(&instance, &alias).await,
             Request::DescribeSigner { grant } => self.describe(&instance, &grant).await,
             Request::Sign { grant, content } => self.sign(&instance, &grant, content).await,
+            Request::Attest { audience, nonce } => self.attest(&instance, &audience, &nonce).await,
             Request::ListGrants => Ok(Outcome::Grants {
                 grants: self.list_grants(&instance),
             }),
@@ -193,10 +195,11 @@ impl LocalBroker {
             .open_key(record)
             .await
             .map_err(|error| failed(&error.to_string()))?;
-        let signature = key
-            .sign(permit, message)
-            .await
-            .map_err(|error| failed(&error.to_string()))?;
+        let signature = key.sign(permit, message).await.map_err(|error| match error {
+            // The keyring says that it is active: an older copy of it was put back, or the device's owner took the key away.
+            CustodyError::Revoked(text) => Denial::new(Refusal::Revoked, Rule::KeyState, &text),
+            other => failed(&other.to_string()),
+        })?;
         message
             .finish(&signature)
             .map_err(|error| failed(&error.to_string()))
@@ -216,8 +219,8 @@ impl LocalBroker {
         };
         let (key, rule) = match &grant.capability {
             Granted::Sign { key, rule } => (key, rule),
-            Granted::Http(_) => {
-                let detail = format!("grant `{alias}` is for requests, not for signatures");
+            Granted::Http(_) | Granted::Attest(_) => {
+                let detail = format!("grant `{alias}` is not for signatures");
                 return Err(Denial::new(Refusal::NotGranted, Rule::Capability, &detail));
             }
         };
@@ -228,7 +231,12 @@ impl LocalBroker {
     }
 
     /// Whether nothing that stops a use at once has happened since it was authorised.
-    fn still_holds(&self, instance: &Instance, alias: &GrantAlias, record: &KeyRecord) -> Result<(), Denial> {
+    pub(super) fn still_holds(
+        &self,
+        instance: &Instance,
+        alias: &GrantAlias,
+        record: &KeyRecord,
+    ) -> Result<(), Denial> {
         guard::in_force(&self.ledger().grant(&instance.admitted.agent, alias))?;
         if self.instance(instance.id).is_none() {
             let detail = "the instance ended while the signature was made; it was not released";
@@ -354,6 +362,7 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
             | FrameError::Destination { .. }
             | FrameError::Lifetime { .. }
             | FrameError::Nonce
+            | FrameError::VerifierNonce(_)
             | FrameError::Handshake
             | FrameError::Subject
             | FrameError::Certificate

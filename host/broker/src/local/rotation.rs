@@ -10,6 +10,7 @@ use claviger_core::profile::Profile;
 use claviger_core::{KeyName, KeyRef};
 use jiff::Timestamp;
 
+use super::hardware::{Enforced, gone_for_good};
 use super::keys::{NewKeyError, created};
 use super::{LocalBroker, Stop};
 use crate::keyring::{
@@ -224,14 +225,21 @@ impl LocalBroker {
             let text = format!("no custody makes keys for {}", current.algorithm);
             return Err(CustodyError::Unavailable(text).into());
         };
-        let made = custody.generate(&key, algorithm).await?;
+        let enforced = if current.hardware.is_some() {
+            Enforced::Hardware
+        } else {
+            Enforced::Keyring
+        };
+        let made = self
+            .make(custody, &key, &current.profile, algorithm, enforced)
+            .await?;
         Ok(NewKey {
             key,
             profile: current.profile.clone(),
             algorithm: current.algorithm,
             custody: current.custody,
             assurance: self.assurance,
-            identity: made.public.into(),
+            identity: made.identity,
             source: KeySource::Generated,
             plan: RotationPlan {
                 overlap: overlap.unwrap_or(current.plan.overlap),
@@ -239,7 +247,7 @@ impl LocalBroker {
             },
             locked: current.locked,
             material: made.material,
-            hardware: None,
+            hardware: made.hardware,
         })
     }
 
@@ -276,6 +284,10 @@ impl LocalBroker {
         for one in appended {
             one.await?;
         }
+        // Last: what the keyring says is on disk and holds, whatever becomes of the device.
+        for record in changed.iter().filter(|record| gone_for_good(record.state)) {
+            self.enforce_revocation(record).await?;
+        }
         Ok(())
     }
 
@@ -294,6 +306,7 @@ pub(super) const fn is_certified(profile: &Profile) -> bool {
         | Profile::Jws { .. }
         | Profile::Git { .. }
         | Profile::SshAuth { .. }
+        | Profile::Attest {}
         | Profile::Seal {}
         | Profile::Mac { .. }
         | Profile::Labeled { .. }

@@ -59,6 +59,8 @@ fields! {
         SIGN_TABLE: "sign", "a table that names a key", "{ key = \"release\", namespace = \"file\" }";
         HTTP_TABLE: "http", "a table that names an origin",
             "{ origin = \"https://api.github.com\", allow = [\"GET /repos/acme/*\"] }";
+        ATTEST_TABLE: "attest", "a table that names a key and audiences",
+            "{ key = \"evidence\", audiences = [\"https://verifier.example\"] }";
         INJECT_TABLE: "inject", "a table that names a credential", "{ bearer = \"github-token\" }";
         USES: "uses", "a whole number of at least 1", "500";
         RATE: "rate", "a rate", "\"30/hour\"";
@@ -82,6 +84,12 @@ fields! {
         LOGIN_USER: "user", "a user of the key's `ssh-auth` profile", "\"deploy\"";
         HOST_KEYS: "host-keys", "a list of fingerprints of servers' host keys",
             "[\"SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU\"]";
+    }
+    /// In each `attest`.
+    ATTEST = {
+        ATTEST_KEY: "key", "the name of a key with profile `attest`", "\"evidence\"";
+        AUDIENCES: "audiences", "a list of those who may be shown evidence", "[\"https://verifier.example\"]";
+        EVIDENCE_TTL: "ttl", "the life of evidence", "\"60 s\"";
     }
     /// In each `http`.
     HTTP = {
@@ -161,4 +169,4 @@ fields! {
 
 /// Capabilities and constraints that the format reserves and this version does not serve. A knob that nothing enforces is an
 /// error, not a comment.
-pub const UNSERVED: &[&str] = &["seal", "mac", "attest"];
+pub const UNSERVED: &[&str] = &["seal", "mac"];

@@ -1,7 +1,7 @@
 //! The operator's manifest as types that cannot be wrong, and the way from TOML to them. Does not read files: whoever has the
 //! text gives it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::admission::CapabilityKind;
 use crate::approval::Approval;
 use crate::digest::{ComponentDigest, ManifestDigest};
 use crate::http::HttpGrant;
-use crate::name::{AgentName, GrantAlias, KeyName, VariableName};
+use crate::name::{AgentName, GrantAlias, KeyName, Principal, VariableName};
 use crate::profile::Narrowing;
 
 pub mod fields;
@@ -53,6 +53,11 @@ pub const MAX_LIST: usize = 64;
 pub const MAX_CERTIFICATES: usize = 16;
 /// A grant has at most this many repositories of an installation: what GitHub takes.
 pub const MAX_REPOSITORIES: usize = 500;
+
+/// A grant to attest has at most this many audiences.
+pub const MAX_AUDIENCES: usize = 16;
+/// The life of evidence in seconds if the grant says nothing: it is shown at once.
+pub const DEFAULT_EVIDENCE_LIFE: u32 = 60;
 
 /// What one agent may do.
 #[derive(Debug, Clone, PartialEq)]
@@ -192,6 +197,20 @@ pub enum Capability {
     },
     /// `http = { origin = "…", allow = [ … ] }`, with `inject` beside it.
     Http(Arc<HttpGrant>),
+    /// `attest = { key = "…", audiences = [ … ] }`.
+    Attest(AttestGrant),
+}
+
+/// For whom the host gives evidence of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AttestGrant {
+    /// A key with the profile `attest`.
+    pub key: KeyName,
+    /// Who may be shown evidence; 1 to [`MAX_AUDIENCES`]. No two grants of a manifest share one.
+    pub audiences: BTreeSet<Principal>,
+    /// The life of evidence in seconds; 1 to [`crate::attest::MAX_EVIDENCE_LIFE`].
+    pub ttl: u32,
 }
 
 impl Capability {
@@ -201,6 +220,7 @@ impl Capability {
         match self {
             Self::Sign { .. } => CapabilityKind::Sign,
             Self::Http(_) => CapabilityKind::Http,
+            Self::Attest(_) => CapabilityKind::Attest,
         }
     }
 }

@@ -12,6 +12,7 @@ use section::{Section, quoted};
 
 mod agent;
 mod approval;
+mod attest;
 mod body;
 mod grants;
 mod http;

@@ -4,6 +4,7 @@ use super::git::GitError;
 use super::proof::{MAX_LIFETIME, MAX_SUBJECT};
 use super::ssh_auth::SshAuthError;
 use super::{MAX_CONTEXT, MAX_TOKEN_LIFE};
+use crate::attest::{MAX_NONCE, MIN_NONCE};
 use crate::http::Origin;
 use crate::key::{Algorithm, KeyAlgorithm, KeyError};
 use crate::name::{Principal, TokenType};
@@ -79,6 +80,9 @@ pub enum ProfileError {
         /// The key's profile.
         found: &'static str,
     },
+    /// The key signs evidence.
+    #[error("a key with profile `attest` signs evidence alone: a grant names it in `attest`, not in `sign`")]
+    ForEvidence,
     /// The algorithm is not one of the profile's.
     #[error("a key with profile `{profile}` is {}, not {asked}", one_of(allowed))]
     Algorithm {
@@ -168,6 +172,9 @@ pub enum FrameError {
     /// A value from a server that does not belong into a proof.
     #[error("the server's nonce is not one that a proof can hold")]
     Nonce,
+    /// A verifier's nonce is too short to be one, or longer than a token holds.
+    #[error("a nonce has {MIN_NONCE} to {MAX_NONCE} bytes, the agent sent {0}")]
+    VerifierNonce(usize),
     /// Not what a TLS 1.3 client signs.
     #[error("expected the content of a TLS 1.3 client's `CertificateVerify`")]
     Handshake,

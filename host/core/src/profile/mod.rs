@@ -11,6 +11,7 @@ use crate::key::{Algorithm, KeyAlgorithm, PublicKey};
 use crate::name::{Label, Namespace, Principal, SshUser, TokenType};
 
 mod error;
+mod evidence;
 mod framed;
 pub mod git;
 mod jws;
@@ -34,6 +35,7 @@ mod tests;
 mod tls_tests;
 
 pub use error::{FrameError, InputError, ProfileError};
+pub use evidence::{EVIDENCE_TYPE, EvidenceClaims, evidence};
 pub use framed::Framed;
 pub use mac::{MAX_MAC_CONTENT, MAX_MAC_MESSAGE, MacInput, MacRule, MacValue, TAG, Tag};
 pub use sealing::{
@@ -109,6 +111,8 @@ pub enum Profile {
     },
     /// TLS 1.3 client authentication (RFC 8446 §4.4.3), and the request for the certificate (RFC 2986). For requests.
     Mtls {},
+    /// Evidence of which agent runs on this machine (RFC 9711), with a device's quote. In a TPM only; no agent's `sign` reaches the key.
+    Attest {},
     /// Commits and tags of git, as armoured SSHSIG under the namespace `git`. The host reads the object before it signs it.
     Git {
         /// The addresses of authors, committers and taggers; at least one.
@@ -154,8 +158,8 @@ impl AssertionType {
     }
 }
 
-/// The types of tokens that the profiles for requests make; the profile `jws` makes none of them.
-const RESERVED_TYPES: [&str; 2] = [proof::DPOP_TYPE, AssertionType::Explicit.as_str()];
+/// The types of tokens that the profiles for requests and for evidence make; the profile `jws` makes none of them.
+const RESERVED_TYPES: [&str; 3] = [proof::DPOP_TYPE, AssertionType::Explicit.as_str(), EVIDENCE_TYPE];
 
 /// Ed25519 first: it is what a key has if there is nothing to say for another.
 const GENERAL: &[Algorithm] = &[Algorithm::Ed25519, Algorithm::P256];
@@ -177,6 +181,7 @@ impl Profile {
             Self::Mtls {} => "mtls",
             Self::Git { .. } => "git",
             Self::SshAuth { .. } => "ssh-auth",
+            Self::Attest {} => "attest",
             Self::Seal {} => "seal",
             Self::Mac { .. } => "mac",
         }
@@ -194,7 +199,7 @@ impl Profile {
             | Self::SshAuth { .. } => GENERAL,
             Self::Dpop {} | Self::ClientAssertion { .. } => OAUTH,
             Self::GithubApp { .. } => &[Algorithm::Rsa2048],
-            Self::Mtls {} => &[Algorithm::P256],
+            Self::Mtls {} | Self::Attest {} => &[Algorithm::P256],
             Self::Seal {} | Self::Mac { .. } => &[],
         }
     }
@@ -245,6 +250,7 @@ impl Profile {
             | Self::Dpop {}
             | Self::GithubApp { .. }
             | Self::Mtls {}
+            | Self::Attest {}
             | Self::Seal {}
             | Self::Mac { .. } => Ok(()),
         }
@@ -266,6 +272,7 @@ impl Profile {
             | Self::ClientAssertion { .. }
             | Self::GithubApp { .. }
             | Self::Mtls {}
+            | Self::Attest {}
             | Self::Git { .. }
             | Self::SshAuth { .. }
             | Self::Seal {}
@@ -300,6 +307,7 @@ impl Profile {
             | Self::ClientAssertion { .. }
             | Self::GithubApp { .. }
             | Self::Mtls {} => Err(ProfileError::ForRequests(self.kind())),
+            Self::Attest {} => Err(ProfileError::ForEvidence),
             Self::Seal {} | Self::Mac { .. } => Err(ProfileError::SignsNothing(self.kind())),
             Self::Sshsig { namespaces } => {
                 let namespace = choose("namespace", namespaces, namespace.as_ref())?;

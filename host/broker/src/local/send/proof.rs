@@ -115,7 +115,8 @@ pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRe
         | Profile::Git { .. }
         | Profile::SshAuth { .. }
         | Profile::Seal {}
-        | Profile::Mac { .. } => return Err(misplaced(record)),
+        | Profile::Mac { .. }
+        | Profile::Attest {} => return Err(misplaced(record)),
     };
     framed.map_err(|error| format!("key `{}`: {error}", record.key.name))
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
-use super::http;
 use super::section::{Section, kind, quoted};
+use super::{attest, http};
 use crate::http::overlapping;
 use crate::manifest::fields::{self, Field};
 use crate::manifest::problem::{Report, code};
@@ -42,6 +42,7 @@ pub(super) fn read(
 ) -> BTreeMap<GrantAlias, Grant> {
     let mut grants = BTreeMap::new();
     let mut routes = Vec::new();
+    let mut audiences = Vec::new();
     let Some((table, span)) = top.table(fields::GRANTS_TABLE, report) else {
         return grants;
     };
@@ -90,17 +91,20 @@ pub(super) fn read(
         };
         if let Ok(alias) = alias {
             routes.push((alias.clone(), read.routes));
+            audiences.push((alias.clone(), read.audiences));
             grants.insert(alias, read.grant);
         }
     }
     refuse_overlaps(&grants, &routes, report);
+    attest::refuse_overlaps(&grants, &audiences, report);
     grants
 }
 
-/// A grant, and where each of its routes is; none if it has none.
+/// A grant, and where each of its routes and audiences is; none if it has none.
 struct Read {
     grant: Grant,
     routes: Vec<Range<usize>>,
+    audiences: Vec<Range<usize>>,
 }
 
 /// Under which of two grants a request falls would be a guess, and so would its limits and its credential.
@@ -113,7 +117,7 @@ fn refuse_overlaps(
         .iter()
         .filter_map(|(alias, spans)| match &grants.get(alias)?.capability {
             Capability::Http(http) => Some((alias, http, spans)),
-            Capability::Sign { .. } => None,
+            Capability::Sign { .. } | Capability::Attest(_) => None,
         })
         .collect();
     for (index, (one, left, left_spans)) in requests.iter().enumerate() {
@@ -164,14 +168,18 @@ fn read_grant(
     let place = format!("[grants.{alias}]");
     let grant = Section::open(table, span, place, fields::GRANT, fields::UNSERVED, report);
     let unserved = grant.refuse_unserved(report);
-    let (sign, http) = (grant.has(fields::SIGN_TABLE), grant.has(fields::HTTP_TABLE));
+    let (sign, http, attest) = (
+        grant.has(fields::SIGN_TABLE),
+        grant.has(fields::HTTP_TABLE),
+        grant.has(fields::ATTEST_TABLE),
+    );
     let inject = grant.get(fields::INJECT_TABLE).is_some();
-    if !sign && !http && !inject && !unserved {
+    if !sign && !http && !attest && !inject && !unserved {
         report.error(
             code::MISSING_FIELD,
             grant.span.clone(),
             format!(
-                "{} has neither `sign` nor `http`; expected one of them",
+                "{} has none of `sign`, `http` and `attest`; expected one of them",
                 grant.place
             ),
             "what does it allow?",
@@ -182,10 +190,19 @@ fn read_grant(
             )),
         );
     }
-    if grant.get(fields::SIGN_TABLE).is_some() && grant.get(fields::HTTP_TABLE).is_some() {
-        let why = "it is there beside `sign`; expected one capability in one grant";
-        let help = "make two grants: each has limits of its own";
-        grant.conflict(fields::HTTP_TABLE, &why, "a second capability", help, report);
+    let capabilities = [fields::SIGN_TABLE, fields::HTTP_TABLE, fields::ATTEST_TABLE];
+    let mut given = capabilities
+        .into_iter()
+        .filter(|field| grant.get(*field).is_some());
+    if let Some(first) = given.next() {
+        for second in given {
+            let why = format!(
+                "it is there beside `{}`; expected one capability in one grant",
+                first.name
+            );
+            let help = "make two grants: each has limits of its own";
+            grant.conflict(second, &why, "a second capability", help, report);
+        }
     }
     if inject && !http && !unserved {
         let why = "it is there without `http`; expected the request that the credential is for beside it";
@@ -193,13 +210,19 @@ fn read_grant(
     }
     let sign = read_sign(&grant, alias, report);
     let http = http::read(&grant, alias, report);
+    let attest = attest::read(&grant, alias, report);
     let constraints = read_constraints(&grant, report);
+    if attest.is_some() && grant.get(fields::APPROVAL).is_some() {
+        let why = "uses of this capability wait for nobody; expected it beside `sign` or `http`";
+        grant.conflict(fields::APPROVAL, &why, "nothing would ask", "", report);
+    }
     warn(&grant, report);
     super::approval::warn(&grant, constraints.approval.as_ref(), limits, report);
-    let (capability, routes) = match (sign, http) {
-        (Some(sign), _) => (sign, Vec::new()),
-        (None, Some(read)) => (Capability::Http(Arc::new(read.http)), read.routes),
-        (None, None) => return None,
+    let (capability, routes, audiences) = match (sign, http, attest) {
+        (Some(sign), _, _) => (sign, Vec::new(), Vec::new()),
+        (None, Some(read), _) => (Capability::Http(Arc::new(read.http)), read.routes, Vec::new()),
+        (None, None, Some((attest, audiences))) => (attest, Vec::new(), audiences),
+        (None, None, None) => return None,
     };
     Some(Read {
         grant: Grant {
@@ -207,6 +230,7 @@ fn read_grant(
             constraints,
         },
         routes,
+        audiences,
     })
 }
 

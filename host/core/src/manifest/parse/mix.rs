@@ -84,7 +84,7 @@ fn mix(manifest: &Manifest) -> Option<Mix> {
             .iter()
             .find_map(|(alias, grant)| match &grant.capability {
                 Capability::Http(http) if holds(http) => Some(format!("[grants.{alias}]")),
-                Capability::Http(_) | Capability::Sign { .. } => None,
+                Capability::Http(_) | Capability::Sign { .. } | Capability::Attest(_) => None,
             })
     };
     let files = (!manifest.world.files.is_empty()).then(|| "[files]".to_owned());
