@@ -53,6 +53,7 @@ fn ledger(manifest: &Manifest, agent: &AgentName, now: Timestamp) -> Ledger {
             key: Some(key),
             secret: None,
             profile: "labeled".to_owned(),
+            operation: None,
             request: None,
             content: ContentDigest::of(b""),
             size: 0,

@@ -1,5 +1,7 @@
 //! A manifest in words: limits, the agent's world, and each grant as a sentence. Judges nothing.
 
+use std::collections::BTreeSet;
+
 use claviger_core::Manifest;
 use claviger_core::approval::{Approval, ApprovalMode};
 use claviger_core::manifest::{
@@ -64,7 +66,27 @@ fn capability(capability: &Capability) -> String {
     match capability {
         Capability::Sign { key, narrowing } => format!("may sign with key `{key}`{}", narrowed(narrowing)),
         Capability::Http(http) => http::sentence(http),
+        Capability::Seal { key, allow, bytes } => {
+            let all = bytes.map_or("any number of bytes".to_owned(), |bytes| {
+                format!("{bytes} in all")
+            });
+            format!("may {} with key `{key}`, {all}", both(allow))
+        }
+        Capability::Mac { key, label, allow } => {
+            let label = label.as_ref().map(|label| format!(" under label `{label}`"));
+            format!(
+                "may {} MACs with key `{key}`{}",
+                both(allow),
+                label.unwrap_or_default()
+            )
+        }
     }
+}
+
+/// The rights of a grant: one, or one and the other.
+fn both<T: ToString>(rights: &BTreeSet<T>) -> String {
+    let names: Vec<_> = rights.iter().map(ToString::to_string).collect();
+    names.join(" and ")
 }
 
 fn narrowed(narrowing: &Narrowing) -> String {

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_core::audit::{Event, Settlement};
-use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, SigningKey};
-use claviger_core::key::{Algorithm, KeyError};
+use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, MacKey, SealingKey, SigningKey};
+use claviger_core::key::{Algorithm, KeyAlgorithm, KeyError};
 use claviger_core::profile::proof::certificate_request;
 use claviger_core::profile::{FrameContext, FrameError, Profile, ProfileError};
 use claviger_core::{AuditError, KeyName, KeyRef, Permit};
 use tokio::sync::OnceCell;
 
 use super::hardware::Enforced;
+use super::making::{self, OpenKey};
 use super::secrets::OpenSecrets;
 use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
@@ -55,6 +56,9 @@ pub enum NewKeyError {
     /// There is no such custody here.
     #[error("this keyring has no `{0}` custody")]
     NoCustody(CustodyKind),
+    /// The profile is one of keys that sign.
+    #[error("keys with profile `{0}` have a public half, whose algorithm must be named")]
+    HasPublicHalf(&'static str),
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
@@ -112,14 +116,23 @@ pub enum CertificateRequestError {
     Audit(#[from] AuditError),
 }
 
+/// [`KeyCreation`], of a key with a public half or without.
+struct Creation {
+    name: KeyName,
+    profile: Profile,
+    algorithm: KeyAlgorithm,
+    custody: CustodyKind,
+}
+
 impl LocalBroker {
     /// The custody a key of this algorithm gets if the operator names none: the hardest there is.
     #[must_use]
-    pub fn default_custody(&self, algorithm: Algorithm) -> CustodyKind {
+    pub fn default_custody(&self, algorithm: impl Into<KeyAlgorithm>) -> CustodyKind {
+        let algorithm = algorithm.into();
         let has = |kind: CustodyKind| {
             self.custodies
                 .get(kind.as_str())
-                .is_some_and(|custody| custody.algorithms().contains(&algorithm))
+                .is_some_and(|custody| making::has(custody.as_ref(), algorithm))
         };
         if has(CustodyKind::Tpm) {
             CustodyKind::Tpm
@@ -165,18 +178,56 @@ impl LocalBroker {
             name,
             profile,
             algorithm,
-            custody: kind,
+            custody,
+        } = creation;
+        let creation = Creation {
+            name,
+            profile,
+            algorithm: algorithm.into(),
+            custody,
+        };
+        self.create_first(creation, plan, lock, enforced).await
+    }
+
+    /// As [`LocalBroker::create_planned_key`], for a key without a public half: its profile says its algorithm.
+    ///
+    /// # Errors
+    /// As there, and when the keys of the profile have a public half.
+    pub async fn create_symmetric_key(
+        &self,
+        name: KeyName,
+        profile: Profile,
+        custody: CustodyKind,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let algorithm = profile
+            .symmetric()
+            .ok_or_else(|| NewKeyError::HasPublicHalf(profile.kind()))?;
+        let creation = Creation {
+            name,
+            profile,
+            algorithm: algorithm.into(),
+            custody,
+        };
+        self.create_first(creation, plan, lock, Enforced::Keyring).await
+    }
+
+    async fn create_first(
+        &self,
+        creation: Creation,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+        enforced: Enforced,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let Creation {
+            name,
+            profile,
+            algorithm,
+            custody,
         } = creation;
         profile.validate_new()?;
         profile.accept(algorithm)?;
-        let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
-        if !custody.algorithms().contains(&algorithm) {
-            return Err(CustodyError::Algorithm {
-                custody: kind,
-                algorithm,
-            }
-            .into());
-        }
         let versions = self.keyring.versions(&name);
         if versions.iter().any(|record| record.state != KeyState::Destroyed) {
             return Err(NewKeyError::Exists(name));
@@ -185,12 +236,14 @@ impl LocalBroker {
             version: self.keyring.next_version(&name),
             name,
         };
-        let made = self.make(custody, &key, &profile, algorithm, enforced).await?;
+        let made = self
+            .make_key(&key, &profile, algorithm, custody, enforced)
+            .await?;
         let new = NewKey {
             key,
             profile,
-            algorithm: algorithm.into(),
-            custody: kind,
+            algorithm,
+            custody,
             assurance: self.assurance,
             identity: made.identity,
             source: KeySource::Generated,
@@ -340,6 +393,33 @@ impl LocalBroker {
         &self,
         record: &Arc<KeyRecord>,
     ) -> Result<Arc<dyn SigningKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Signing(key) => Ok(key),
+            OpenKey::Sealing(_) | OpenKey::Mac(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    pub(super) async fn open_sealing_key(
+        &self,
+        record: &Arc<KeyRecord>,
+    ) -> Result<Arc<dyn SealingKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Sealing(key) => Ok(key),
+            OpenKey::Signing(_) | OpenKey::Mac(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    pub(super) async fn open_mac_key(
+        &self,
+        record: &Arc<KeyRecord>,
+    ) -> Result<Arc<dyn MacKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Mac(key) => Ok(key),
+            OpenKey::Signing(_) | OpenKey::Sealing(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    async fn opened(&self, record: &Arc<KeyRecord>) -> Result<OpenKey, CustodyError> {
         let slot = self.open_keys.slot(&record.key);
         let key = slot
             .get_or_try_init(|| async {
@@ -349,17 +429,11 @@ impl LocalBroker {
                         record.custody, record.key
                     ))
                 })?;
-                let public = record.public().ok_or_else(|| {
-                    CustodyError::Fault(format!(
-                        "key `{}` has no public half: it signs nothing",
-                        record.key
-                    ))
-                })?;
                 let material = self
                     .keyring
                     .material(&record.key)
                     .map_err(|error| CustodyError::Fault(error.to_string()))?;
-                custody.open(&record.key, public, material).await
+                making::open(custody.as_ref(), record, material).await
             })
             .await?;
         // Looked at after it was opened: what is opened later was stopped before, and what was opened before is closed by the stop.
@@ -367,7 +441,7 @@ impl LocalBroker {
             self.open_keys.close(&record.key);
             return Err(CustodyError::Unavailable(STOPPED.to_owned()));
         }
-        Ok(Arc::clone(key))
+        Ok(key.clone())
     }
 
     pub(super) fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
@@ -386,7 +460,11 @@ pub(super) fn created(record: &KeyRecord) -> Event {
     }
 }
 
-type Slot = Arc<OnceCell<Arc<dyn SigningKey>>>;
+fn of_another_kind(key: &KeyRef) -> CustodyError {
+    CustodyError::Fault(format!("key `{key}` is of another kind than its profile"))
+}
+
+type Slot = Arc<OnceCell<OpenKey>>;
 
 /// The keys that are open, each closed when it was idle for a while.
 pub(super) struct OpenKeys {

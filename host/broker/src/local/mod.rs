@@ -30,9 +30,11 @@ mod control;
 mod denials;
 mod evidence;
 mod grants;
+mod guesses;
 mod hardware;
 mod keys;
 mod lives;
+mod making;
 mod perform;
 mod proposals;
 mod record;
@@ -43,10 +45,12 @@ mod schedule;
 mod secrets;
 mod send;
 mod stops;
+mod symmetric;
 mod tokens;
 
 pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER_AGENT, PendingApproval};
 pub use backup::{BackUpError, BackupMade};
+pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
 pub use hardware::ProofError;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
@@ -59,6 +63,7 @@ pub use send::MAX_OUTSTANDING;
 use admit::Admitted;
 use approvals::Approvals;
 use denials::Denials;
+use guesses::Guesses;
 use hardware::Unenforced;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
@@ -188,6 +193,7 @@ pub struct LocalBroker {
     // When the schedule looks again after a failure.
     retry: Mutex<Option<jiff::Timestamp>>,
     unenforced: Unenforced,
+    guesses: Guesses,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
 }
@@ -306,6 +312,7 @@ impl LocalBroker {
             tokens: Tokens::default(),
             retry: Mutex::default(),
             unenforced: Unenforced::default(),
+            guesses: Guesses::default(),
             me: Weak::clone(me),
         });
         broker.reconcile()?;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_core::audit::Event;
-use claviger_core::custody::CustodyError;
 use claviger_core::key::KeyVersion;
 use claviger_core::profile::Profile;
 use claviger_core::{KeyName, KeyRef};
@@ -218,20 +217,19 @@ impl LocalBroker {
             name: current.key.name.clone(),
             version: self.keyring.next_version(&current.key.name),
         };
-        let custody = self
-            .custody(current.custody)
-            .ok_or(NewKeyError::NoCustody(current.custody))?;
-        let Some(algorithm) = current.algorithm.signing() else {
-            let text = format!("no custody makes keys for {}", current.algorithm);
-            return Err(CustodyError::Unavailable(text).into());
-        };
         let enforced = if current.hardware.is_some() {
             Enforced::Hardware
         } else {
             Enforced::Keyring
         };
         let made = self
-            .make(custody, &key, &current.profile, algorithm, enforced)
+            .make_key(
+                &key,
+                &current.profile,
+                current.algorithm,
+                current.custody,
+                enforced,
+            )
             .await?;
         Ok(NewKey {
             key,

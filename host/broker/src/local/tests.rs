@@ -13,6 +13,7 @@ mod rotations;
 mod send;
 mod slots;
 mod stops;
+mod symmetric;
 mod time;
 mod tokens;
 mod web;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Origin, PathEncoding, Target};
-use crate::key::{Algorithm, KeyAlgorithm, PublicKey};
+use crate::key::{Algorithm, KeyAlgorithm, PublicKey, SymmetricAlgorithm};
 use crate::name::{Label, Namespace, Principal, SshUser, TokenType};
 
 mod error;
@@ -39,7 +39,8 @@ pub use evidence::{EVIDENCE_TYPE, EvidenceClaims, evidence};
 pub use framed::Framed;
 pub use mac::{MAX_MAC_CONTENT, MAX_MAC_MESSAGE, MacInput, MacRule, MacValue, TAG, Tag};
 pub use sealing::{
-    BOX_OVERHEAD, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule, UnsealInput,
+    BOX_OVERHEAD, Context, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule,
+    UnsealInput,
 };
 pub use serial::Serial;
 
@@ -209,18 +210,42 @@ impl Profile {
     /// # Errors
     /// When it may not.
     pub fn accept(&self, algorithm: impl Into<KeyAlgorithm>) -> Result<(), ProfileError> {
-        let algorithm = algorithm.into();
-        if algorithm
-            .signing()
-            .is_some_and(|algorithm| self.algorithms().contains(&algorithm))
-        {
-            return Ok(());
+        let asked = algorithm.into();
+        let (profile, allowed) = (self.kind(), self.algorithms());
+        match (self.symmetric(), asked) {
+            (Some(own), KeyAlgorithm::Symmetric(asked)) if own == asked => Ok(()),
+            (Some(allowed), _) => Err(ProfileError::Symmetric {
+                profile,
+                asked,
+                allowed,
+            }),
+            (None, KeyAlgorithm::Signing(asked)) if allowed.contains(&asked) => Ok(()),
+            (None, _) => Err(ProfileError::Algorithm {
+                profile,
+                asked,
+                allowed,
+            }),
         }
-        Err(ProfileError::Algorithm {
-            profile: self.kind(),
-            asked: algorithm,
-            allowed: self.algorithms(),
-        })
+    }
+
+    /// The algorithm of its keys, if they have no public half.
+    #[must_use]
+    pub const fn symmetric(&self) -> Option<SymmetricAlgorithm> {
+        match self {
+            Self::Seal {} => Some(SymmetricAlgorithm::XChaCha20Poly1305),
+            Self::Mac { .. } => Some(SymmetricAlgorithm::HmacSha256),
+            Self::Sshsig { .. }
+            | Self::Jws { .. }
+            | Self::Labeled { .. }
+            | Self::HttpSignature { .. }
+            | Self::Dpop {}
+            | Self::ClientAssertion { .. }
+            | Self::GithubApp { .. }
+            | Self::Mtls {}
+            | Self::Attest {}
+            | Self::Git { .. }
+            | Self::SshAuth { .. } => None,
+        }
     }
 
     /// Checks the parameters; done when a key is created and when one is read from the keyring.
