@@ -8,6 +8,7 @@
 )]
 
 mod cli_components;
+mod cli_control;
 mod cli_files;
 mod cli_keyring;
 mod cli_log;

@@ -10,7 +10,7 @@ use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest};
 use crate::egress::Fault;
 use crate::future::BoxFuture;
 use crate::http::{InjectionKind, Origin};
-use crate::key::{Algorithm, KeyRef, KeyVersion};
+use crate::key::{KeyAlgorithm, KeyRef, KeyVersion};
 use crate::name::{AgentName, GrantAlias, SecretName};
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
@@ -71,12 +71,12 @@ pub enum Event {
         /// Its profile's kind.
         profile: String,
         /// Its algorithm.
-        algorithm: Algorithm,
+        algorithm: KeyAlgorithm,
         /// Where it lives.
         custody: CustodyKind,
         /// How hard it is.
         assurance: Assurance,
-        /// RFC 7638 thumbprint.
+        /// RFC 7638 thumbprint; of a key without a public half, its identifier.
         key_id: String,
     },
     /// An operator took a key out of use, or back into it.
@@ -328,6 +328,17 @@ pub enum SecretSource {
     Operator,
     /// An authorization server, which rotated a refresh token.
     Server,
+}
+
+impl SecretSource {
+    /// The name in the keyring and on the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Server => "server",
+        }
+    }
 }
 
 /// What came of an authorised use.

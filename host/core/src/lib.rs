@@ -33,7 +33,7 @@ pub use broker::Broker;
 pub use clock::Clock;
 pub use digest::{ComponentDigest, ContentDigest, ManifestDigest};
 pub use future::BoxFuture;
-pub use key::{Algorithm, KeyRef, KeyVersion, PublicKey, Signature};
+pub use key::{Algorithm, KeyAlgorithm, KeyIdentity, KeyRef, KeyVersion, PublicKey, Signature};
 pub use manifest::Manifest;
 pub use name::{AgentName, GrantAlias, KeyName, SecretName};
 pub use permit::Permit;

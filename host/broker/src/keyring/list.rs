@@ -6,9 +6,10 @@ use claviger_core::KeyRef;
 use claviger_core::audit::SecretRef;
 use serde::{Deserialize, Serialize};
 
+use super::KeyringError;
 use super::envelope::Row;
 use super::secret_row::SecretRow;
-use super::{FORMAT, KeyringError};
+use super::store::WITHOUT_SECRETS;
 
 /// Every row as it is stored.
 #[derive(Debug, Default)]
@@ -44,7 +45,7 @@ pub(super) struct ListedSecret {
 impl List {
     /// Reads the list of a file of this format: before there were secrets, it was one of keys alone.
     pub(super) fn read(format: u32, text: &str) -> Result<Self, KeyringError> {
-        let read = if format < FORMAT {
+        let read = if format <= WITHOUT_SECRETS {
             serde_json::from_str(text).map(|keys| Self {
                 keys,
                 secrets: Vec::new(),

@@ -14,6 +14,7 @@ use claviger_core::custody::Sealer;
 use claviger_core::{KeyName, KeyRef, KeyVersion, Secret};
 use jiff::Timestamp;
 
+mod columns;
 mod envelope;
 mod error;
 mod folder;
@@ -25,15 +26,17 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use columns::{DEFAULT_OVERLAP, MAX_HARDWARE, MAX_REASON, Reason, RotationPlan};
 pub(crate) use envelope::Purpose;
 pub use error::KeyringError;
-pub use record::{KeyRecord, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
+pub use record::{KeyRecord, KeySource, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
 pub use secret_row::{NewSecret, SecretRecord};
 pub use secrets::{GOOD_SECRET, MAX_SECRET_VALUE, MIN_SECRET, SecretReplacement};
 
 use envelope::{Envelope, Meta, Row};
 use folder::{DATABASE, Folder, FolderLock, UNFINISHED};
-use list::{List, Listed};
+use list::{List, Listed, Rows};
+use secret_row::SecretRow;
 use secrets::SecretRecords;
 use store::{Change, Store};
 
@@ -45,8 +48,9 @@ pub(crate) fn private_folder(folder: &Path) -> Result<PathBuf, KeyringError> {
     Folder::check(folder).map(|folder| folder.path().to_path_buf())
 }
 
-/// The version of the file's format that this code writes. It also reads the one before, which had no secrets.
-pub const FORMAT: u32 = 3;
+/// The version of the file's format that this code writes. It also reads the two before: 3, whose rows did not say how a version
+/// lives, and 2, which had no secrets.
+pub const FORMAT: u32 = 4;
 /// A keyring has at most this many versions of keys and secrets: its list is written anew with every change.
 pub const MAX_KEYS: usize = 4096;
 /// The settings of a root have at most this many bytes: a TCTI, a name, a path.
@@ -211,8 +215,15 @@ impl Keyring {
             key: key.clone(),
             problem,
         })?;
-        if new.algorithm != new.public.algorithm() {
+        if !new.identity.fits(new.algorithm) {
             return Err(KeyringError::Algorithm { key });
+        }
+        if let Some(hardware) = new.hardware.as_ref().filter(|bytes| bytes.len() > MAX_HARDWARE) {
+            return Err(KeyringError::TooLong {
+                what: "what a custody keeps about a key",
+                allowed: MAX_HARDWARE,
+                sent: hardware.len(),
+            });
         }
         let mut file = self.file();
         self.refuse_version(&key)?;
@@ -227,9 +238,16 @@ impl Keyring {
             algorithm: new.algorithm,
             custody: new.custody,
             assurance: new.assurance,
-            public: new.public.clone(),
+            identity: new.identity.clone(),
             created: now,
             updated: now,
+            source: new.source,
+            plan: new.plan,
+            until: None,
+            deleted: None,
+            reason: None,
+            locked: new.locked,
+            hardware: new.hardware.clone(),
         };
         let mut row = Row::new(&record)?;
         file.envelope.seal(&mut row, &new.material)?;
@@ -333,7 +351,7 @@ impl Keyring {
             .get(name)?
             .values()
             .rev()
-            .find(|record| record.state == KeyState::Active)
+            .find(|record| record.is_in_use())
             .cloned()
     }
 
@@ -392,6 +410,18 @@ impl Keyring {
         let envelope = Envelope::new(&root)?;
         let rows = store.rows()?;
         envelope.verify(&meta, &rows)?;
+        let mut file = OpenFile {
+            store,
+            envelope,
+            info: meta.info()?,
+            meta,
+        };
+        // Only what has just been authenticated is taken over into the newest format.
+        let rows = if file.meta.format < FORMAT {
+            file.convert(&rows)?
+        } else {
+            rows
+        };
         let mut records = Records::new();
         for row in &rows.keys {
             let record = row.record()?;
@@ -401,17 +431,6 @@ impl Keyring {
                 .insert(record.key.version, Arc::new(record));
         }
         let secrets = secrets::read(&rows.secrets)?;
-        let mut file = OpenFile {
-            store,
-            envelope,
-            info: meta.info()?,
-            meta,
-        };
-        // Only what has just been authenticated is taken over into the newest format.
-        if file.meta.format < FORMAT {
-            let list = file.meta.list()?;
-            file.write(&[], &list)?;
-        }
         Ok(Self {
             folder: folder.path().to_path_buf(),
             root,
@@ -463,6 +482,40 @@ impl Keyring {
 }
 
 impl OpenFile {
+    /// Writes all rows in the newest format. Each is encrypted anew: what is authenticated with it has changed.
+    fn convert(&mut self, old: &Rows) -> Result<Rows, KeyringError> {
+        let mut rows = Rows::default();
+        let mut list = List::default();
+        for row in &old.keys {
+            let record = row.record()?;
+            let row = self.envelope.converted(row)?;
+            list.keys.push(Listed {
+                key: record.key,
+                digest: row.digest(),
+            });
+            rows.keys.push(row);
+        }
+        for row in &old.secrets {
+            let record = row.record()?;
+            let mut next = SecretRow::new(&record);
+            if row.has_value() {
+                let value = self.open_secret(row)?;
+                let sealed = self.envelope.seal_secret(&next.associated(), &value)?;
+                next.nonce = sealed.nonce;
+                next.material = sealed.material;
+            }
+            list.put_secret(&record.secret, next.digest());
+            rows.secrets.push(next);
+        }
+        let mut next = self.meta.next(&list)?;
+        self.envelope.authenticate(&mut next)?;
+        let info = next.info()?;
+        self.store.convert(&rows, &next)?;
+        self.meta = next;
+        self.info = info;
+        Ok(rows)
+    }
+
     fn write(&mut self, changes: &[Change<'_>], list: &List) -> Result<(), KeyringError> {
         let next = self.meta.next(list)?;
         self.write_meta(changes, next)

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use claviger_core::audit::SecretSource;
 use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::profile::Profile;
-use claviger_core::{Algorithm, KeyRef, PublicKey, Secret};
+use claviger_core::{KeyAlgorithm, KeyIdentity, KeyRef, PublicKey, Secret};
 use jiff::Timestamp;
+
+use super::columns::{Reason, RotationPlan};
 
 /// What protects the root key. Fixed when the keyring is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -158,6 +161,50 @@ impl FromStr for KeyState {
     }
 }
 
+/// Where the material of a key comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeySource {
+    /// Its custody made it: nobody ever had it.
+    Generated,
+    /// An operator brought it: whoever had it before may have it still.
+    Imported,
+}
+
+impl KeySource {
+    /// The name in the keyring and in listings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Generated => "generated",
+            Self::Imported => "imported",
+        }
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The name of a source, read back from the keyring.
+pub(super) fn key_source_named(text: &str) -> Result<KeySource, UnknownName> {
+    named(
+        text,
+        &[KeySource::Generated, KeySource::Imported],
+        KeySource::as_str,
+    )
+}
+
+/// The name of whoever put a secret there, read back from the keyring.
+pub(super) fn secret_source_named(text: &str) -> Result<SecretSource, UnknownName> {
+    named(
+        text,
+        &[SecretSource::Operator, SecretSource::Server],
+        SecretSource::as_str,
+    )
+}
+
 /// One version of a key, without its material.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -169,17 +216,60 @@ pub struct KeyRecord {
     /// What it is for.
     pub profile: Profile,
     /// Which algorithm it is for.
-    pub algorithm: Algorithm,
+    pub algorithm: KeyAlgorithm,
     /// Where its material lives.
     pub custody: CustodyKind,
     /// How hard it is.
     pub assurance: Assurance,
-    /// Its public half.
-    pub public: PublicKey,
+    /// What it is told by: its public half, if it has one.
+    pub identity: KeyIdentity,
     /// When it was added.
     pub created: Timestamp,
     /// When its state last changed.
     pub updated: Timestamp,
+    /// Where its material comes from.
+    pub source: KeySource,
+    /// When a new version takes its place. The next version takes the plan over.
+    pub plan: RotationPlan,
+    /// When the present state ends by itself: a retiring version retires. Of a deleted one: when it may be purged.
+    pub until: Option<Timestamp>,
+    /// When it was deleted, if it is: it is used for nothing, and can be restored until it is purged.
+    pub deleted: Option<Timestamp>,
+    /// Why it was disabled or revoked.
+    pub reason: Option<Reason>,
+    /// Whether its purge is locked: the recovery window cannot be made shorter, and the lock cannot be taken away.
+    pub locked: bool,
+    /// What its custody keeps of its own about it; at most [`super::MAX_HARDWARE`] bytes.
+    pub hardware: Option<Vec<u8>>,
+}
+
+impl KeyRecord {
+    /// Its public half, if it has one.
+    #[must_use]
+    pub const fn public(&self) -> Option<&PublicKey> {
+        self.identity.public()
+    }
+
+    /// The text that tells it in listings and on the log.
+    #[must_use]
+    pub fn key_id(&self) -> String {
+        self.identity.key_id()
+    }
+
+    /// Its state in a word, `deleted` if it is.
+    #[must_use]
+    pub const fn standing(&self) -> &'static str {
+        match self.deleted {
+            Some(_) => "deleted",
+            None => self.state.as_str(),
+        }
+    }
+
+    /// Whether it may be used for something new: sign, seal, or make a MAC.
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        matches!(self.state, KeyState::Active) && self.deleted.is_none()
+    }
 }
 
 /// A key to add. It becomes active at once.
@@ -189,15 +279,23 @@ pub struct NewKey {
     /// What it is for. Cannot be changed later.
     pub profile: Profile,
     /// Which algorithm it is for.
-    pub algorithm: Algorithm,
+    pub algorithm: KeyAlgorithm,
     /// Where its material lives.
     pub custody: CustodyKind,
     /// How hard it is.
     pub assurance: Assurance,
-    /// Its public half.
-    pub public: PublicKey,
+    /// What it is told by.
+    pub identity: KeyIdentity,
+    /// Where its material comes from.
+    pub source: KeySource,
+    /// When a new version shall take its place.
+    pub plan: RotationPlan,
+    /// Whether its purge is locked.
+    pub locked: bool,
     /// What custody gave for keeping.
     pub material: Secret,
+    /// What custody keeps of its own about it, if anything; at most [`super::MAX_HARDWARE`] bytes.
+    pub hardware: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for NewKey {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
-use claviger_core::audit::SecretRef;
+use claviger_core::audit::{SecretRef, SecretSource};
 use claviger_core::http::InjectionKind;
 use claviger_core::{KeyVersion, Secret, SecretName};
 use jiff::Timestamp;
@@ -110,6 +110,12 @@ impl Keyring {
             updated: now,
             expires: new.expires,
             rotate_every: new.rotate_every,
+            overlap: new.overlap,
+            source: SecretSource::Operator,
+            until: None,
+            deleted: None,
+            reason: None,
+            locked: new.locked,
         };
         self.write_secrets(&mut file, vec![(record.clone(), Some(&new.value))])?;
         Ok(Arc::new(record))
@@ -128,6 +134,7 @@ impl Keyring {
     pub fn replace_secret(
         &self,
         new: SecretReplacement,
+        by: SecretSource,
         now: Timestamp,
     ) -> Result<Arc<SecretRecord>, KeyringError> {
         let refused = |problem: String| KeyringError::Secret {
@@ -157,6 +164,7 @@ impl Keyring {
             updated: now,
             expires: new.expires,
             rotate_every: new.rotate_every.or(newest.rotate_every),
+            source: by,
             ..(*newest).clone()
         };
         let mut rows = vec![(record.clone(), Some(&new.value))];
@@ -250,7 +258,7 @@ impl Keyring {
             .get(name)?
             .values()
             .rev()
-            .find(|record| record.state == KeyState::Active)
+            .find(|record| record.is_in_use())
             .cloned()
     }
 
@@ -380,7 +388,7 @@ impl OpenFile {
         }
     }
 
-    fn open_secret(&self, row: &SecretRow) -> Result<Secret, KeyringError> {
+    pub(super) fn open_secret(&self, row: &SecretRow) -> Result<Secret, KeyringError> {
         let record = row.record()?;
         if !row.has_value() {
             return Err(KeyringError::SecretTransition {

@@ -17,7 +17,7 @@ use super::secrets::OpenSecrets;
 use super::send::Stop;
 use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
-use crate::keyring::{KeyRecord, KeyState, KeyringError, NewKey};
+use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, NewKey, RotationPlan};
 
 /// An open key that nobody used for this long is closed and wiped.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
@@ -136,11 +136,15 @@ impl LocalBroker {
         let new = NewKey {
             key,
             profile,
-            algorithm,
+            algorithm: algorithm.into(),
             custody: kind,
             assurance: self.assurance,
-            public: made.public,
+            identity: made.public.into(),
+            source: KeySource::Generated,
+            plan: RotationPlan::default(),
+            locked: false,
             material: made.material,
+            hardware: None,
         };
         let record = self.keyring.insert(new, self.clock.now())?;
         self.append(created(&record)).await?;
@@ -200,7 +204,9 @@ impl LocalBroker {
             .key(name)
             .ok_or_else(|| CertificateRequestError::NotActive(name.clone()))?;
         let context = FrameContext {
-            key: &record.public,
+            key: record
+                .public()
+                .ok_or_else(|| CertificateRequestError::NotActive(name.clone()))?,
             now: self.clock.now(),
             nonce: [0; 16],
         };
@@ -267,7 +273,7 @@ impl LocalBroker {
                         "the log says that key `{key}` was made, the keyring does not have it"
                     )));
                 }
-                Some(record) if record.public.thumbprint() != key_id => {
+                Some(record) if record.key_id() != key_id => {
                     return Err(OpenError::Disagree(format!(
                         "key `{key}` is not the one that the log names"
                     )));
@@ -297,11 +303,17 @@ impl LocalBroker {
                         record.custody, record.key
                     ))
                 })?;
+                let public = record.public().ok_or_else(|| {
+                    CustodyError::Fault(format!(
+                        "key `{}` has no public half: it signs nothing",
+                        record.key
+                    ))
+                })?;
                 let material = self
                     .keyring
                     .material(&record.key)
                     .map_err(|error| CustodyError::Fault(error.to_string()))?;
-                custody.open(&record.key, &record.public, material).await
+                custody.open(&record.key, public, material).await
             })
             .await?;
         // Looked at after it was opened: what is opened later was stopped before, and what was opened before is closed by the stop.
@@ -324,7 +336,7 @@ fn created(record: &KeyRecord) -> Event {
         algorithm: record.algorithm,
         custody: record.custody,
         assurance: record.assurance,
-        key_id: record.public.thumbprint(),
+        key_id: record.key_id(),
     }
 }
 

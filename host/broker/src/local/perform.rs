@@ -7,7 +7,7 @@ use claviger_core::name::nearest;
 use claviger_core::profile::{FrameContext, FrameError, Framed, SigningRule};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::request::SignerInfo;
-use claviger_core::{GrantAlias, InstanceId, Outcome, Permit, Refusal, Request};
+use claviger_core::{GrantAlias, InstanceId, Outcome, Permit, PublicKey, Refusal, Request};
 use jiff::Timestamp;
 use rand_core::RngCore as _;
 
@@ -53,11 +53,12 @@ impl LocalBroker {
             Ok(found) => found,
             Err(denial) => return Err(self.deny(instance, alias.as_str(), denial).await),
         };
-        let public_key = record.public.to_openssh("").map_err(|_| Refusal::Unavailable)?;
+        let public = record.public().ok_or(Refusal::NotGranted)?;
+        let public_key = public.to_openssh("").map_err(|_| Refusal::Unavailable)?;
         Ok(Outcome::Signer(SignerInfo {
             profile: record.profile.kind().to_owned(),
             algorithm: record.algorithm.to_string(),
-            key_id: record.public.thumbprint(),
+            key_id: record.key_id(),
             version: record.key.version.0,
             public_key,
         }))
@@ -267,6 +268,14 @@ async fn frame_anywhere(
         })?
 }
 
+/// The public half of a key that signs.
+pub(super) fn signs(record: &KeyRecord) -> Result<&PublicKey, Denial> {
+    record.public().ok_or_else(|| {
+        let text = format!("key `{}` signs nothing: it has no public half", record.key);
+        Denial::new(Refusal::NotGranted, Rule::Capability, &text)
+    })
+}
+
 fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp) -> Result<Framed, Denial> {
     let mut nonce = [0; 16];
     match rule {
@@ -283,7 +292,7 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
     rule.frame(
         content,
         &FrameContext {
-            key: &record.public,
+            key: signs(record)?,
             now,
             nonce,
         },

@@ -70,10 +70,12 @@ impl LocalBroker {
             assurance: self.assurance,
             expires: creation.expires,
             rotate_every: creation.rotate_every,
+            overlap: Duration::ZERO,
+            locked: false,
             value: creation.value,
         };
         let record = self.keyring.insert_secret(new, self.clock.now())?;
-        self.append(added(&record, SecretSource::Operator)).await?;
+        self.append(added(&record)).await?;
         Ok(record)
     }
 
@@ -94,9 +96,9 @@ impl LocalBroker {
         replacement: SecretReplacement,
         by: SecretSource,
     ) -> Result<Arc<SecretRecord>, NewSecretError> {
-        let record = self.keyring.replace_secret(replacement, self.clock.now())?;
+        let record = self.keyring.replace_secret(replacement, by, self.clock.now())?;
         self.open_secrets.close(&record.secret.name);
-        self.append(added(&record, by)).await?;
+        self.append(added(&record)).await?;
         Ok(record)
     }
 
@@ -230,25 +232,20 @@ impl LocalBroker {
         for record in &records {
             let known = logged.get(&record.secret.name);
             if known.is_none_or(|newest| record.secret.version > *newest) {
-                // Only a refresh token is replaced by anybody but an operator.
-                let by = match (known, record.kind) {
-                    (Some(_), InjectionKind::OauthRefresh) => SecretSource::Server,
-                    (Some(_) | None, _) => SecretSource::Operator,
-                };
-                self.note(added(record, by));
+                self.note(added(record));
             }
         }
         Ok(())
     }
 }
 
-fn added(record: &SecretRecord, by: SecretSource) -> Event {
+fn added(record: &SecretRecord) -> Event {
     Event::SecretAdded {
         secret: record.secret.clone(),
         kind: record.kind,
         origin: record.origin.clone(),
         assurance: record.assurance,
-        by,
+        by: record.source,
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use claviger_broker::keyring::KeyRecord;
 use claviger_broker::operator::{Change, Command as Order, Reply};
-use claviger_core::KeyName;
 use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::name::TokenType;
 use claviger_core::profile::proof::MAX_LIFETIME;
 use claviger_core::profile::{AssertionType, Profile};
+use claviger_core::{KeyName, PublicKey};
 
 use crate::args::{Key, KeyCreate, ProfileKind, PublicFormat};
 use crate::context::Context;
@@ -230,12 +230,12 @@ fn list(cx: &Context) -> Result<Exit, Failure> {
         vec![
             record.key.name.to_string(),
             record.key.version.to_string(),
-            record.state.to_string(),
+            record.standing().to_owned(),
             record.profile.kind().to_owned(),
             record.algorithm.to_string(),
             record.custody.to_string(),
             record.assurance.to_string(),
-            record.public.thumbprint(),
+            record.key_id(),
         ]
     }));
     cx.out.line(&columns(&rows));
@@ -252,19 +252,30 @@ fn show(cx: &Context, name: &KeyName) -> Result<Exit, Failure> {
 fn public(cx: &Context, name: &KeyName, format: PublicFormat) -> Result<Exit, Failure> {
     let records = keys::list(cx)?;
     let record = keys::find(&records, name)?;
+    let key = public_half(record)?;
     let text = match format {
-        PublicFormat::Openssh => record.public.to_openssh(name.as_str()),
-        PublicFormat::Pem => record.public.to_pem(),
-        PublicFormat::Jwk => Ok(record.public.to_jwk().to_string()),
+        PublicFormat::Openssh => key.to_openssh(name.as_str()),
+        PublicFormat::Pem => key.to_pem(),
+        PublicFormat::Jwk => Ok(key.to_jwk().to_string()),
     }
     .map_err(|error| Failure::of(Exit::Failed, &error))?;
     let json = match format {
-        PublicFormat::Jwk => record.public.to_jwk(),
+        PublicFormat::Jwk => key.to_jwk(),
         PublicFormat::Openssh => serde_json::json!({ "format": "openssh", "public": text }),
         PublicFormat::Pem => serde_json::json!({ "format": "pem", "public": text }),
     };
     cx.out.value(&json, |_| text.clone());
     Ok(Exit::Done)
+}
+
+/// The public half of a key that has one.
+fn public_half(record: &KeyRecord) -> Result<&PublicKey, Failure> {
+    record.public().ok_or_else(|| {
+        Failure::failed(format!(
+            "key `{}` is symmetric and has no public half",
+            record.key
+        ))
+    })
 }
 
 fn csr(cx: &Context, name: KeyName, subject: String) -> Result<Exit, Failure> {
@@ -277,16 +288,19 @@ fn csr(cx: &Context, name: KeyName, subject: String) -> Result<Exit, Failure> {
 }
 
 fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
-    let public = record.public.to_openssh(record.key.name.as_str());
+    let public = record
+        .public()
+        .map(|key| key.to_openssh(record.key.name.as_str()))
+        .transpose();
     Ok(serde_json::json!({
         "name": record.key.name,
         "version": record.key.version,
-        "state": record.state.as_str(),
+        "state": record.standing(),
         "profile": record.profile,
         "algorithm": record.algorithm,
         "custody": record.custody,
         "assurance": record.assurance,
-        "key_id": record.public.thumbprint(),
+        "key_id": record.key_id(),
         "public_key": public.map_err(|error| Failure::of(Exit::Failed, &error))?,
         "created": record.created,
         "updated": record.updated,
@@ -294,15 +308,21 @@ fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
 }
 
 fn describe(record: &KeyRecord) -> String {
-    let public = record.public.to_openssh(record.key.name.as_str());
+    let public = record.public().map_or_else(
+        || "none: the key is symmetric".to_owned(),
+        |key| {
+            key.to_openssh(record.key.name.as_str())
+                .unwrap_or_else(|error| error.to_string())
+        },
+    );
     let rows = [
         ("key", record.key.to_string()),
-        ("state", record.state.to_string()),
+        ("state", record.standing().to_owned()),
         ("profile", purpose(&record.profile)),
         ("algorithm", record.algorithm.to_string()),
         ("custody", custody(record.custody, record.assurance)),
-        ("key id", record.public.thumbprint()),
-        ("public key", public.unwrap_or_else(|error| error.to_string())),
+        ("key id", record.key_id()),
+        ("public key", public),
         ("created", record.created.to_string()),
     ];
     shown(&columns(&rows.map(|(name, value)| vec![name.to_owned(), value])))

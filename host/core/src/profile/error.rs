@@ -3,7 +3,7 @@
 use super::MAX_TOKEN_LIFE;
 use super::proof::{MAX_LIFETIME, MAX_SUBJECT};
 use crate::http::Origin;
-use crate::key::{Algorithm, KeyError};
+use crate::key::{Algorithm, KeyAlgorithm, KeyError};
 use crate::name::{Principal, TokenType};
 
 /// Why a profile or its narrowing is not acceptable.
@@ -51,7 +51,7 @@ pub enum ProfileError {
         /// The profile.
         profile: &'static str,
         /// What was asked.
-        asked: Algorithm,
+        asked: KeyAlgorithm,
         /// What there is.
         allowed: &'static [Algorithm],
     },

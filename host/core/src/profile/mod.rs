@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::ContentDigest;
 use crate::http::{Origin, PathEncoding, Target};
-use crate::key::{Algorithm, KeyError, PublicKey, Signature};
+use crate::key::{Algorithm, KeyAlgorithm, KeyError, PublicKey, Signature};
 use crate::name::{Label, Namespace, Principal, TokenType};
 
 mod error;
@@ -157,8 +157,12 @@ impl Profile {
     ///
     /// # Errors
     /// When it may not.
-    pub fn accept(&self, algorithm: Algorithm) -> Result<(), ProfileError> {
-        if self.algorithms().contains(&algorithm) {
+    pub fn accept(&self, algorithm: impl Into<KeyAlgorithm>) -> Result<(), ProfileError> {
+        let algorithm = algorithm.into();
+        if algorithm
+            .signing()
+            .is_some_and(|algorithm| self.algorithms().contains(&algorithm))
+        {
             return Ok(());
         }
         Err(ProfileError::Algorithm {

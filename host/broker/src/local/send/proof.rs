@@ -16,6 +16,7 @@ use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{BoxFuture, GrantAlias, KeyName, KeyRef, Permit, Refusal, Secret, Signature};
 use rand_core::{OsRng, RngCore as _};
 
+use super::super::perform::signs;
 use super::super::tokens::Verifier;
 use super::super::{Instance, LocalBroker};
 use super::slots::field;
@@ -57,8 +58,9 @@ impl Proof {
 
 /// Checks that a key of the right kind makes the proofs that a grant needs: the reason why not is for the operator who admits.
 pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRecord) -> Result<(), String> {
+    let key = signs(record).map_err(|denial| denial.detail)?;
     let context = FrameContext {
-        key: &record.public,
+        key,
         now: jiff::Timestamp::UNIX_EPOCH,
         nonce: [0; 16],
     };
@@ -94,7 +96,7 @@ pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRe
             Injection::Mtls { chain, .. } => chain
                 .first()
                 .ok_or(FrameError::Certificate)
-                .and_then(|first| certificate_is_for(first, &record.public)),
+                .and_then(|first| certificate_is_for(first, key)),
             Injection::Bearer { .. }
             | Injection::Basic { .. }
             | Injection::Header { .. }
@@ -235,7 +237,7 @@ impl LocalBroker {
             .try_fill_bytes(&mut nonce)
             .map_err(|_| custody("the system gives no random numbers"))?;
         let context = FrameContext {
-            key: &record.public,
+            key: signs(record)?,
             now: self.trusted_now()?,
             nonce,
         };

@@ -130,7 +130,9 @@ async fn with_refresh() -> Scene {
 async fn a_replacement_that_a_crash_kept_from_the_log_is_logged_at_the_next_start() {
     let scene = with_refresh().await;
     let keyring = scene.broker().keyring();
-    keyring.replace_secret(second(), START.parse().unwrap()).unwrap();
+    keyring
+        .replace_secret(second(), SecretSource::Operator, START.parse().unwrap())
+        .unwrap();
     let fixture = scene.fixture.reopen().await;
     let events = fixture.events().await;
     let added: Vec<_> = events
