@@ -367,7 +367,7 @@ async fn no_use_that_began_after_the_reply_succeeds() {
                             return began;
                         }
                     }
-                    drop(first.send(()));
+                    first.send(()).unwrap();
                     tokio::task::yield_now().await;
                 }
             });
