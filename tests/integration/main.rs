@@ -29,6 +29,7 @@ mod interop;
 mod interop_proofs;
 mod interop_requests;
 mod interop_sigv4;
+mod operating;
 mod requests;
 mod requests_scene;
 mod requests_servers;
