@@ -8,6 +8,7 @@
 )]
 
 mod cli_components;
+mod cli_control;
 mod cli_files;
 mod cli_keyring;
 mod cli_log;
@@ -28,6 +29,7 @@ mod interop;
 mod interop_proofs;
 mod interop_requests;
 mod interop_sigv4;
+mod operating;
 mod requests;
 mod requests_scene;
 mod requests_servers;

@@ -51,9 +51,6 @@ use secret_row::SecretRow;
 use secrets::SecretRecords;
 use store::{Change, Store};
 
-/// The version of the file's format that this code writes. It also reads the two before: 3, whose rows did not say how a version
-/// lives, and 2, which had no secrets.
-pub const FORMAT: u32 = 4;
 /// The folder, absolute and without links, if it is this user's alone.
 ///
 /// # Errors
@@ -62,6 +59,9 @@ pub(crate) fn private_folder(folder: &Path) -> Result<PathBuf, KeyringError> {
     Folder::check(folder).map(|folder| folder.path().to_path_buf())
 }
 
+/// The version of the file's format that this code writes. It also reads the two before: 3, whose rows did not say how a version
+/// lives, and 2, which had no secrets.
+pub const FORMAT: u32 = 4;
 /// A keyring has at most this many versions of keys and secrets: its list is written anew with every change.
 pub const MAX_KEYS: usize = 4096;
 /// The settings of a root have at most this many bytes: a TCTI, a name, a path.

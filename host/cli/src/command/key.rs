@@ -3,8 +3,7 @@
 use claviger_broker::keyring::KeyRecord;
 use claviger_broker::operator::{Change, Command as Order, Reply};
 use claviger_core::custody::{Assurance, CustodyKind};
-use claviger_core::profile::Profile;
-use claviger_core::{Algorithm, KeyName, PublicKey};
+use claviger_core::{KeyName, PublicKey};
 
 use crate::args::{Key, KeyCreate, PublicFormat};
 use crate::context::Context;

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
 
-use claviger_broker::keyring::{GOOD_SECRET, KeyState, Keyring, MAX_SECRET_VALUE, SecretRecord};
+use claviger_broker::keyring::{GOOD_SECRET, Keyring, MAX_SECRET_VALUE, SecretRecord};
 use claviger_broker::local::NewSecretError;
 use claviger_broker::operator::{Change, Command as Order, Reply};
 use claviger_core::manifest::format_duration;

@@ -29,6 +29,7 @@ fn obey(line: &str) -> Result<String, Error> {
         "sign-size" => answered(sign(first, &vec![b'x'; number(second)?])),
         "sign-claimed" => answered(hostile::sign_claimed(first, number(second)?)),
         "sign-loop" => sign_loop(first, number(second)?),
+        "sign-until-refused" => sign_until_refused(first),
         "open" => answered(
             Signer::open(first)
                 .map(|_| "opened".to_owned())
@@ -124,6 +125,18 @@ fn sign_loop(alias: &str, times: usize) -> Result<String, Error> {
         .map(|(what, count)| format!("{what}={count}"))
         .collect::<Vec<_>>()
         .join(" "))
+}
+
+/// Signs 32 bytes again and again until that is refused, and says how.
+fn sign_until_refused(alias: &str) -> Result<String, Error> {
+    let signer = Signer::open(alias)?;
+    let mut signed: u64 = 0;
+    loop {
+        match signer.sign([b'x'; 32]) {
+            Ok(_) => signed = signed.saturating_add(1),
+            Err(refusal) => return Ok(format!("signed {signed}, then {refusal:?}")),
+        }
+    }
 }
 
 fn open_many(alias: &str, count: usize) -> Result<String, Error> {
