@@ -11,8 +11,8 @@ use claviger_broker::audit::Durability;
 use claviger_broker::custody::{KdfCost, PassphraseSealer};
 use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind};
 use claviger_broker::local::Options;
-use claviger_core::Secret;
 use claviger_core::custody::{Custody, Sealer};
+use claviger_core::{Approver, Secret};
 use claviger_egress::HttpsClient;
 use claviger_tpm::{Tpm, TpmError};
 use tokio::runtime::Runtime;
@@ -58,6 +58,15 @@ pub(crate) fn with_broker<T>(
     cx: &Context,
     work: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    with_broker_asking(cx, Vec::new(), work)
+}
+
+/// As [`with_broker`], with these to be asked for approvals.
+pub(crate) fn with_broker_asking<T>(
+    cx: &Context,
+    approvers: Vec<Arc<dyn Approver>>,
+    work: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let folder = cx.keyring()?;
     let info = Keyring::peek(&folder)?;
     let runtime = runtime()?;
@@ -68,7 +77,7 @@ pub(crate) fn with_broker<T>(
             RootKind::Tpm | RootKind::Swtpm => None,
         };
         let mut interruption = Interruption::new()?;
-        let broker = open(cx, &folder, &info, passphrase, &mut interruption).await?;
+        let broker = open(cx, &folder, &info, (passphrase, approvers), &mut interruption).await?;
         let result = tokio::select! {
             done = work(&broker) => done,
             signal = interruption.next() => Err(signal.stopped()),
@@ -91,14 +100,15 @@ async fn open(
     cx: &Context,
     folder: &Path,
     info: &KeyringInfo,
-    passphrase: Option<Secret>,
+    (passphrase, approvers): (Option<Secret>, Vec<Arc<dyn Approver>>),
     interruption: &mut Interruption,
 ) -> Result<Arc<LocalBroker>, Failure> {
     let opening = async {
         let unlocking = unlocking(folder, info, passphrase).await?;
-        LocalBroker::open(options(cx, folder, unlocking))
-            .await
-            .map_err(Failure::from)
+        let options = approvers
+            .into_iter()
+            .fold(options(cx, folder, unlocking), Options::approver);
+        LocalBroker::open(options).await.map_err(Failure::from)
     };
     let mut opening = pin!(progress::during(&cx.out, "opening the keyring", opening));
     let broker = tokio::select! {
