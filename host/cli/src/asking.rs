@@ -31,6 +31,12 @@ pub(crate) fn approvers(cx: &Context, ask: bool) -> Result<Vec<Arc<dyn Approver>
         let out = Output::new(cx.out.is_json());
         return Ok(vec![Arc::new(Announcer { out })]);
     }
+    if cx.out.is_json() {
+        return Err(
+            Failure::usage("`--ask` is for people, and `--json` for programs; expected one of them")
+                .help("leave `--ask` out, and answer with `claviger approve ID` or `claviger deny ID`"),
+        );
+    }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(
             Failure::usage("`--ask` asks on a terminal, and stdin or stderr is none")

@@ -22,7 +22,7 @@ pub(crate) struct Run {
     #[arg(long, group = "given")]
     pub(crate) stdin: bool,
     /// Ask on this terminal for the approvals that grants want; without it, `claviger approve` and `deny` answer
-    #[arg(long, conflicts_with_all = ["stdin", "json"])]
+    #[arg(long, conflicts_with = "stdin")]
     pub(crate) ask: bool,
 }
 
