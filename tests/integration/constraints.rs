@@ -206,7 +206,11 @@ impl Bench {
         let (name, constraints, steps) = row;
         let what = format!("{name} on {custody} {algorithm}");
         let key = self.stage.vault.key_in(custody, name, labeled(), algorithm).await;
-        assert_eq!((key.custody, key.algorithm), (custody, algorithm), "the control");
+        assert_eq!(
+            (key.custody, key.algorithm),
+            (custody, algorithm.into()),
+            "the control"
+        );
         let noon = self.noon();
         let grant = format!("[grants.use]\nsign = {{ key = \"{name}\" }}\n{constraints}\n")
             .replace("{10 s}", &(noon + 10.seconds()).to_string())
@@ -237,7 +241,7 @@ impl Bench {
             match step {
                 Signs => {
                     assert!(
-                        verifies(&key.public, &n.to_string(), said),
+                        verifies(key.public().unwrap(), &n.to_string(), said),
                         "{what}, step {n}: {said}"
                     );
                 }
@@ -317,7 +321,7 @@ async fn every_constraint_holds_on_every_custody_while_the_agent_runs() {
 /// The key's profile, the grant's narrowing of it, and whether it is admitted.
 fn narrowings() -> [(Profile, &'static str, bool); 12] {
     let both = Profile::Sshsig {
-        namespaces: [named("file"), named("git")].into(),
+        namespaces: [named("file"), named("mail")].into(),
     };
     [
         (both.clone(), "namespace = \"file\"", true),
@@ -362,7 +366,8 @@ async fn a_grant_narrows_its_keys_profile_on_every_custody_and_never_widens_it()
             match kind {
                 "sshsig" => {
                     let armoured = said.replace('|', "\n");
-                    let taken = |namespace| ssh_keygen(&key.public, namespace, armoured.as_bytes(), b"{}");
+                    let taken =
+                        |namespace| ssh_keygen(key.public().unwrap(), namespace, armoured.as_bytes(), b"{}");
                     assert!(taken("file") && !taken("git"), "{what}: {armoured}");
                 }
                 "jws" => {
@@ -370,7 +375,7 @@ async fn a_grant_narrows_its_keys_profile_on_every_custody_and_never_widens_it()
                     let life = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
                     assert_eq!((life, &claims["sub"]), (30, &"bot".into()), "{what}: {claims}");
                 }
-                _ => assert!(verifies(&key.public, "{}", &said), "{what}: {said}"),
+                _ => assert!(verifies(key.public().unwrap(), "{}", &said), "{what}: {said}"),
             }
         }
         bench.stage.close().await;

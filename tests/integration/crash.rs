@@ -48,7 +48,10 @@ impl Scene {
             let vault = Vault::passphrase(folder.path(), None).await;
             let key = vault.key("notes", labeled(), Algorithm::Ed25519).await;
             vault.broker.close().await.unwrap();
-            (key.public.clone(), vault.broker.keyring().info().vkey.unwrap())
+            (
+                key.public().unwrap().clone(),
+                vault.broker.keyring().info().vkey.unwrap(),
+            )
         });
         Self {
             folder,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use claviger_broker::ManualClock;
-use claviger_broker::keyring::NewKey;
+use claviger_broker::keyring::{KeySource, NewKey, RotationPlan};
 use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::key::{KeyRef, KeyVersion};
 use claviger_core::profile::labeled_message;
@@ -92,7 +92,14 @@ impl Shop {
 
     fn public(&self, profile: &str, algorithm: Algorithm) -> PublicKey {
         let name = named(&format!("{profile}-{algorithm}"));
-        self.vault.broker.keyring().key(&name).unwrap().public.clone()
+        self.vault
+            .broker
+            .keyring()
+            .key(&name)
+            .unwrap()
+            .public()
+            .unwrap()
+            .clone()
     }
 
     /// Everything that each verifier must accept and refuse.
@@ -387,11 +394,15 @@ async fn one_key_under_every_profile_makes_no_signature_that_another_verifier_ta
                 version: KeyVersion::FIRST,
             },
             profile,
-            algorithm: Algorithm::Ed25519,
+            algorithm: Algorithm::Ed25519.into(),
             custody: CustodyKind::Software,
             assurance: Assurance::Passphrase,
-            public: key.clone(),
+            identity: key.clone().into(),
+            source: KeySource::Imported,
+            plan: RotationPlan::default(),
+            locked: false,
             material: Secret::take(&mut seed.to_vec()).unwrap(),
+            hardware: None,
         };
         vault.broker.keyring().insert(new, Timestamp::now()).unwrap();
     }

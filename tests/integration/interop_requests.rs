@@ -162,7 +162,13 @@ impl Scene {
             algorithm,
             custody,
         };
-        self.broker.create_key(creation).await.unwrap().public.clone()
+        self.broker
+            .create_key(creation)
+            .await
+            .unwrap()
+            .public()
+            .unwrap()
+            .clone()
     }
 
     async fn secret(&self, name: &str, kind: InjectionKind, host: &str, value: &str) {

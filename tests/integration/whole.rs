@@ -55,7 +55,14 @@ async fn answers(agent: &Agent, script: &[&str], actions: Vec<Action>) -> Vec<St
 fn signed(stage: &Stage, grant: &str, content: &str, said: &str) {
     let key = stage.vault.broker.keyring().key(&named(grant)).unwrap();
     let armoured = said.replace('|', "\n");
-    let taken = |content: &str| ssh_keygen(&key.public, "file", armoured.as_bytes(), content.as_bytes());
+    let taken = |content: &str| {
+        ssh_keygen(
+            key.public().unwrap(),
+            "file",
+            armoured.as_bytes(),
+            content.as_bytes(),
+        )
+    };
     assert!(taken(content), "{grant} {content}: {said}");
     assert!(!taken("another content"), "the control");
 }
@@ -135,7 +142,7 @@ async fn a_key_that_is_revoked_while_the_agent_runs_signs_nothing_from_the_next_
     let said = answers(&agent, &script, vec![revoke("sealed"), revoke("resident")]).await;
     let taken = |key: usize, content: &str, said: &str| {
         ssh_keygen(
-            &public[key].public,
+            public[key].public().unwrap(),
             "file",
             said.replace('|', "\n").as_bytes(),
             content.as_bytes(),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use claviger_broker::LocalBroker;
 use claviger_broker::audit::Durability;
 use claviger_broker::custody::{KdfCost, PassphraseSealer};
-use claviger_broker::keyring::{NewKey, RootKind, RootSpec};
+use claviger_broker::keyring::{KeySource, NewKey, RootKind, RootSpec, RotationPlan};
 use claviger_broker::local::{AUDIT_FOLDER, KeyCreation, Options};
 use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::key::{KeyRef, KeyVersion};
@@ -101,7 +101,7 @@ pub async fn hold(words: &[String]) -> anyhow::Result<()> {
                 custody: CustodyKind::Tpm,
             };
             let made = broker.create_key(tokens).await?;
-            say(&format!("resident {}", hex::encode(made.public.as_bytes())));
+            say(&format!("resident {}", hex::encode(made.identity.as_bytes())));
             say(&format!("swtpm {}", tpm.swtpm_pid().context("a software TPM")?));
         }
     }
@@ -236,11 +236,15 @@ impl Ground {
         let new = NewKey {
             key,
             profile,
-            algorithm: public.algorithm(),
+            algorithm: public.algorithm().into(),
             custody,
             assurance,
-            public: public.clone(),
+            identity: public.clone().into(),
+            source: KeySource::Imported,
+            plan: RotationPlan::default(),
+            locked: false,
             material,
+            hardware: None,
         };
         broker.keyring().insert(new, Timestamp::now())?;
         Ok(())

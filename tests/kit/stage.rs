@@ -154,6 +154,11 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::KeyCreated { .. }
         | Event::KeyStateChanged { .. }
         | Event::CertificateRequested { .. }
+        | Event::BackupRequested { .. }
+        | Event::RestoreRequested { .. }
+        | Event::ResealRequested { .. }
+        | Event::ProofRequested { .. }
+        | Event::RotationFailed { .. }
         | Event::SecretAdded { .. }
         | Event::SecretStateChanged { .. }
         | Event::Settled { .. }

@@ -1,7 +1,7 @@
 //! Whether the keyring has what an HTTP grant attaches, as far as it shows without being opened. For showing and checking: nothing here
 //! is authenticated, and no value is read. Admission decides.
 
-use claviger_broker::keyring::{KeyRecord, KeyState, Keyring, SecretRecord};
+use claviger_broker::keyring::{KeyRecord, Keyring, SecretRecord};
 use claviger_core::http::{HttpGrant, InjectionKind, Origin};
 use claviger_core::manifest::Capability;
 use claviger_core::name::nearest;
@@ -79,7 +79,7 @@ impl Shelf {
                 let active = self
                     .secrets
                     .iter()
-                    .find(|record| record.secret.name == *name && record.state == KeyState::Active);
+                    .find(|record| record.secret.name == *name && record.is_in_use());
                 let text = active
                     .filter(|record| !record.is_expired(now))
                     .and_then(|record| crate::command::secret::standing(record, now))
@@ -99,7 +99,7 @@ impl Shelf {
     ) -> Result<String, String> {
         let versions = || self.secrets.iter().filter(|record| record.secret.name == *name);
         let newest = versions()
-            .find(|record| record.state == KeyState::Active)
+            .find(|record| record.is_in_use())
             .or_else(|| versions().max_by_key(|record| record.secret.version));
         let Some(record) = newest else {
             let near = nearest(
@@ -113,10 +113,11 @@ impl Shelf {
                 ),
             });
         };
-        if record.state != KeyState::Active {
+        if !record.is_in_use() {
             return Err(format!(
                 "secret `{}` is {}, only active ones are used",
-                record.secret, record.state
+                record.secret,
+                record.standing()
             ));
         }
         if record.kind != kind {
@@ -142,10 +143,11 @@ impl Shelf {
 
     fn key(&self, name: &KeyName, profile: &str) -> Result<String, String> {
         let record = crate::keys::find(&self.keys, name).map_err(|failure| failure.message)?;
-        if record.state != KeyState::Active {
+        if !record.is_in_use() {
             return Err(format!(
                 "key `{}` is {}, only active keys sign",
-                record.key, record.state
+                record.key,
+                record.standing()
             ));
         }
         if record.profile.kind() != profile {

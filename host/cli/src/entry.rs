@@ -32,6 +32,7 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::NotAdmitted { .. }
         | Event::Suspended { .. }
         | Event::AgentSuspended { .. }
+        | Event::RotationFailed { .. }
         | Event::Panic
         | Event::Alert { .. } => Style::Warn,
         Event::Settled {
@@ -42,7 +43,10 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
             end: InstanceEnd::Trapped { .. } | InstanceEnd::Stopped { .. },
             ..
         } => Style::Warn,
-        Event::Allowed(_) | Event::CertificateRequested { .. } => Style::Good,
+        Event::BackupRequested { .. } | Event::RestoreRequested { .. } | Event::ResealRequested { .. } => {
+            Style::Warn
+        }
+        Event::Allowed(_) | Event::CertificateRequested { .. } | Event::ProofRequested { .. } => Style::Good,
         Event::ApprovalRequested(_) | Event::ApprovalEnded { .. } | Event::GrantProposed { .. } => {
             Style::Bold
         }
@@ -89,12 +93,60 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("host, version {version}, keyring generation {keyring}{after}"),
             )
         }
-        Event::KeyStateChanged { key, state } => {
-            ("key-state", format!("{key} is {} from now on", shown(state)))
-        }
+        Event::KeyStateChanged {
+            key, state, reason, ..
+        } => (
+            "key-state",
+            format!(
+                "{key} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
+        ),
+        Event::RotationFailed { key, detail } => (
+            "not-rotated",
+            format!("{key} was due and is not rotated: {}", shown(detail)),
+        ),
         Event::CertificateRequested { key, subject } => (
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
+        ),
+        Event::BackupRequested {
+            by,
+            recipients,
+            keys,
+            secrets,
+            left_out,
+        } => (
+            "backup",
+            format!(
+                "{by} has {keys} keys and {secrets} secrets written for {}; {left_out} keys live in a TPM",
+                recipients.join(", ")
+            ),
+        ),
+        Event::RestoreRequested {
+            by,
+            made,
+            of,
+            keys,
+            secrets,
+            weaken,
+        } => {
+            let weaken = if *weaken { ", weaker if need be" } else { "" };
+            (
+                "restore",
+                format!("{by} restores {keys} keys and {secrets} secrets of {of} as of {made:.0}{weaken}"),
+            )
+        }
+        Event::ResealRequested { by, from, to, keys } => (
+            "reseal",
+            format!(
+                "{by} has the root key, until now under {from}, sealed under {to}, and {keys} keys with it"
+            ),
+        ),
+        Event::ProofRequested { key, by } => (
+            "prove",
+            format!("key {key}: a proof by {by} that it lives in the TPM is asked for"),
         ),
         Event::HostStopped => ("stopped", "host, in order".to_owned()),
         Event::KeyCreated {
@@ -213,9 +265,18 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("{secret} {kind} for {origin} ({assurance}) by {by}"),
             )
         }
-        Event::SecretStateChanged { secret, state } => (
+        Event::SecretStateChanged {
+            secret,
+            state,
+            reason,
+            ..
+        } => (
             "secret-state",
-            format!("{secret} is {} from now on", shown(state)),
+            format!(
+                "{secret} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
         ),
         Event::Suspended { agent, grant, cause } => {
             let by = cause.map_or_else(
@@ -287,6 +348,11 @@ fn answered_by(by: &AnsweredBy) -> String {
         AnsweredBy::Terminal { uid } => format!("user {uid} at the terminal"),
         AnsweredBy::Webhook { origin } => format!("the webhook at {origin}"),
     }
+}
+
+/// Why something was done, if anybody said.
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {}", shown(reason)))
 }
 
 /// Which key or secret a use is of, with a space behind it.

@@ -1,6 +1,6 @@
 //! Keys as the keyring shows them without being opened. For showing and checking: nothing here is authenticated.
 
-use claviger_broker::keyring::{KeyRecord, KeyState, Keyring};
+use claviger_broker::keyring::{KeyRecord, Keyring};
 use claviger_core::manifest::Capability;
 use claviger_core::name::nearest;
 use claviger_core::{KeyName, Manifest};
@@ -17,7 +17,7 @@ pub(crate) fn list(cx: &Context) -> Result<Vec<KeyRecord>, Failure> {
 pub(crate) fn find<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Result<&'a KeyRecord, Failure> {
     let versions = || keys.iter().filter(|record| record.key.name == *name);
     versions()
-        .find(|record| record.state == KeyState::Active)
+        .find(|record| record.is_in_use())
         .or_else(|| versions().max_by_key(|record| record.key.version))
         .ok_or_else(|| {
             let failure = Failure::failed(format!("the keyring has no key `{name}`"));
@@ -37,7 +37,7 @@ pub(crate) fn against(manifest: &Manifest, keys: &[KeyRecord]) -> Vec<String> {
         };
         let active = keys
             .iter()
-            .find(|record| record.key.name == *key && record.state == KeyState::Active);
+            .find(|record| record.key.name == *key && record.is_in_use());
         let problem = match active {
             Some(record) => record
                 .profile

@@ -120,6 +120,8 @@ fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Agent(args) => command::agent::run(cx, args),
         Command::Panic(args) => command::panic::run(cx, &args),
         Command::Audit(args) => command::audit::run(cx, &args),
+        Command::Backup(args) => command::backup::run(cx, args),
+        Command::Keyring(args) => command::keyring::run(cx, args),
         Command::Doctor => command::doctor::run(cx),
         Command::Completions { shell } => command::docs::completions(cx, shell),
         Command::Man { dir } => command::docs::man(cx, &dir),

@@ -96,7 +96,15 @@ fn framed(rule: &SigningRule) -> String {
             format!("jws {typ}, issuer `{issuer}`, audience `{audience}`{subject}, for {ttl} s")
         }
         SigningRule::Labeled { label } => format!("labeled, label `{label}`"),
+        SigningRule::Git(_) => terms("git", rule),
+        SigningRule::SshAuth(_) => terms("ssh-auth", rule),
     }
+}
+
+/// Terms that are lists of names, as the log and the socket have them.
+fn terms(kind: &str, rule: &SigningRule) -> String {
+    let json = serde_json::to_string(rule).unwrap_or_default();
+    format!("{kind}, {}", escape(&json, usize::MAX))
 }
 
 /// One line of content behind a mark, without its end.

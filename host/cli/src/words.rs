@@ -6,6 +6,8 @@ use claviger_core::manifest::{
     Access, Capability, Constraints, Grant, Limits, OnViolation, Rate, format_duration,
 };
 use claviger_core::profile::Narrowing;
+use claviger_core::profile::git::GitNarrowing;
+use claviger_core::profile::ssh_auth::SshAuthNarrowing;
 use claviger_core::refusal::Rule;
 
 pub(crate) mod http;
@@ -72,13 +74,21 @@ fn narrowed(narrowing: &Narrowing) -> String {
         subject,
         ttl,
         label,
+        git: GitNarrowing { object, mail, tag },
+        ssh: SshAuthNarrowing { user, host_keys },
     } = narrowing;
+    let host_keys: Vec<_> = host_keys.iter().map(|it| format!("`{it}`")).collect();
     let parts = [
         namespace.as_ref().map(|it| format!("namespace `{it}`")),
         audience.as_ref().map(|it| format!("audience `{it}`")),
         subject.as_ref().map(|it| format!("subject `{it}`")),
         ttl.map(|seconds| format!("tokens of {seconds} s")),
         label.as_ref().map(|it| format!("label `{it}`")),
+        object.as_ref().map(|it| format!("git {it}s")),
+        mail.as_ref().map(|it| format!("mail addresses `{it}`")),
+        tag.as_ref().map(|it| format!("tags `{it}`")),
+        user.as_ref().map(|it| format!("logins as `{it}`")),
+        (!host_keys.is_empty()).then(|| format!("host keys {}", host_keys.join(", "))),
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();
     if parts.is_empty() {

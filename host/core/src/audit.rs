@@ -1,5 +1,6 @@
 //! What goes on the audit log, and the log as a trait. Not a log: `claviger-broker` has the durable one.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use jiff::Timestamp;
@@ -11,8 +12,8 @@ use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest, RequestDiges
 use crate::egress::Fault;
 use crate::future::BoxFuture;
 use crate::http::{InjectionKind, Origin};
-use crate::key::{Algorithm, KeyRef, KeyVersion};
-use crate::name::{AgentName, GrantAlias, SecretName};
+use crate::key::{KeyAlgorithm, KeyRef, KeyVersion};
+use crate::name::{AgentName, GrantAlias, KeyName, SecretName};
 use crate::proposal::Wish;
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
@@ -73,20 +74,33 @@ pub enum Event {
         /// Its profile's kind.
         profile: String,
         /// Its algorithm.
-        algorithm: Algorithm,
+        algorithm: KeyAlgorithm,
         /// Where it lives.
         custody: CustodyKind,
         /// How hard it is.
         assurance: Assurance,
-        /// RFC 7638 thumbprint.
+        /// RFC 7638 thumbprint; of a key without a public half, its identifier.
         key_id: String,
     },
-    /// An operator took a key out of use, or back into it.
+    /// A version of a key is in another state: an operator, a rotation or the time brought it there.
     KeyStateChanged {
         /// Which.
         key: KeyRef,
-        /// The state it is in from now on: `active`, `disabled` or `revoked`.
+        /// The state it is in from now on, or `deleted`.
         state: String,
+        /// Why, escaped, if anybody said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The keyring's generation with the change in it: an older copy of it, put back, has a lower one.
+        #[serde(default)]
+        keyring: u64,
+    },
+    /// A key was due for a new version and did not get one; it stays in use.
+    RotationFailed {
+        /// The version that was due.
+        key: KeyRef,
+        /// Why, escaped.
+        detail: String,
     },
     /// An operator asks for a certificate of a key's public half. Durable before the key signs; `Settled` says what came of it.
     CertificateRequested {
@@ -94,6 +108,53 @@ pub enum Event {
         key: KeyRef,
         /// Whom the certificate shall be for, escaped.
         subject: String,
+    },
+    /// An operator has a backup made. Durable before anything of it is written; `Settled` says what came of it.
+    BackupRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// Whose identities open it: public X25519 keys as age writes them.
+        recipients: Vec<String>,
+        /// How many versions of keys are in it with their material.
+        keys: u64,
+        /// How many versions of secrets are in it with their values.
+        secrets: u64,
+        /// How many versions of keys are in it without: they live in a TPM.
+        left_out: u64,
+    },
+    /// An operator restores a backup. Durable before anything of it is; each version that is restored has an entry of its own, and `Settled`
+    /// says whether all were.
+    RestoreRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// When it was made.
+        made: Timestamp,
+        /// The audit log of the keyring that it is of, as a verifier key, escaped.
+        of: String,
+        /// How many versions of keys are to be restored.
+        keys: u64,
+        /// How many versions of secrets are to be restored.
+        secrets: u64,
+        /// Whether something may become weaker than it was.
+        weaken: bool,
+    },
+    /// An operator has the root key sealed anew. Durable before it is; `Settled` says what came of it.
+    ResealRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// What protects it until now: `passphrase`, `tpm` or `swtpm`.
+        from: String,
+        /// What shall protect it.
+        to: String,
+        /// How many versions of keys are sealed anew with it.
+        keys: u64,
+    },
+    /// An operator asks for proof that a key lives in the TPM. Durable before the TPM certifies; `Settled` says what came of it.
+    ProofRequested {
+        /// Of which key.
+        key: KeyRef,
+        /// By which key.
+        by: KeyRef,
     },
     /// An agent was admitted under a manifest.
     Admitted {
@@ -105,6 +166,9 @@ pub enum Event {
         manifest: ManifestDigest,
         /// The aliases it was granted.
         grants: Vec<GrantAlias>,
+        /// What each of them may use. Absent if that would not fit an entry, and from logs of earlier releases.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credentials: Option<BTreeMap<GrantAlias, Vec<CredentialName>>>,
     },
     /// An agent was not admitted.
     NotAdmitted {
@@ -188,12 +252,18 @@ pub enum Event {
         /// Who put it there: an operator, or an authorization server that rotated it.
         by: SecretSource,
     },
-    /// A version of a secret was taken out of use, or its material was destroyed.
+    /// A version of a secret is in another state, as of keys.
     SecretStateChanged {
         /// Which.
         secret: SecretRef,
-        /// The state it is in from now on.
+        /// The state it is in from now on, or `deleted`.
         state: String,
+        /// Why, escaped, if anybody said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The keyring's generation with the change in it.
+        #[serde(default)]
+        keyring: u64,
     },
     /// A grant was suspended.
     Suspended {
@@ -387,6 +457,16 @@ pub struct Traffic {
     pub fault: Option<Fault>,
 }
 
+/// Names a credential.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CredentialName {
+    /// A key.
+    Key(KeyName),
+    /// A secret.
+    Secret(SecretName),
+}
+
 /// Names one version of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SecretRef {
@@ -410,6 +490,17 @@ pub enum SecretSource {
     Operator,
     /// An authorization server, which rotated a refresh token.
     Server,
+}
+
+impl SecretSource {
+    /// The name in the keyring and on the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Server => "server",
+        }
+    }
 }
 
 /// What came of an authorised use.

@@ -9,6 +9,7 @@
 
 pub mod admission;
 pub mod approval;
+pub mod attest;
 pub mod audit;
 pub mod broker;
 pub mod clock;
@@ -16,6 +17,7 @@ pub mod custody;
 pub mod digest;
 pub mod egress;
 pub mod future;
+mod glob;
 pub mod http;
 pub mod json;
 pub mod key;
@@ -36,7 +38,7 @@ pub use broker::Broker;
 pub use clock::Clock;
 pub use digest::{ComponentDigest, ContentDigest, ManifestDigest, RequestDigest};
 pub use future::BoxFuture;
-pub use key::{Algorithm, KeyRef, KeyVersion, PublicKey, Signature};
+pub use key::{Algorithm, KeyAlgorithm, KeyIdentity, KeyRef, KeyVersion, PublicKey, Signature};
 pub use manifest::Manifest;
 pub use name::{AgentName, GrantAlias, KeyName, SecretName};
 pub use permit::Permit;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use claviger_core::custody::{Custody, CustodyError, CustodyKind, Generated, SigningKey};
+use claviger_core::custody::{self, Custody, CustodyError, CustodyKind, Generated, SigningKey};
 use claviger_core::key::KeyError;
 use claviger_core::profile::Framed;
 use claviger_core::stack::wipe_below;
@@ -60,6 +60,14 @@ impl Custody for SoftwareCustody {
             &material,
         )))
     }
+
+    fn sealing(&self) -> Option<&dyn custody::SealingCustody> {
+        Some(self)
+    }
+
+    fn macs(&self) -> Option<&dyn custody::MacCustody> {
+        Some(self)
+    }
 }
 
 /// Makes a key from fresh random numbers of the operating system.
@@ -87,7 +95,7 @@ fn make(algorithm: Algorithm) -> Result<Generated, CustodyError> {
 }
 
 /// Opens a key from its seed; the seed is wiped when the caller drops it, the opened key keeps a form of its own.
-pub(super) fn open(
+pub(crate) fn open(
     custody: CustodyKind,
     key: &KeyRef,
     public: &PublicKey,

@@ -1,17 +1,22 @@
 //! What makes a row unreadable and unchangeable without the root key: subkeys, envelopes, and the list of all rows under a MAC.
 //! Knows no database and no files.
 
+use std::num::NonZeroU64;
+
 use chacha20poly1305::{AeadInPlace as _, KeyInit as _, XChaCha20Poly1305};
 use claviger_core::profile::Profile;
-use claviger_core::{Algorithm, KeyRef, KeyVersion, PublicKey, Secret};
+use claviger_core::{KeyAlgorithm, KeyIdentity, KeyRef, KeyVersion, Secret};
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac as _};
 use jiff::Timestamp;
 use rand_core::{OsRng, RngCore as _};
 use sha2::{Digest as _, Sha256};
 
+use super::columns::{LifeCells, LifeColumns, RotationPlan, append_optional, duration, seconds};
 use super::list::{List, Rows};
-use super::record::{KeyRecord, KeyState, RootKind, assurance_named, custody_named};
+use super::record::{
+    KeyRecord, KeySource, KeyState, RootKind, assurance_named, custody_named, key_source_named,
+};
 use super::{FORMAT, KeyringError, KeyringInfo, RootSpec};
 
 const NONCE: usize = 24;
@@ -86,6 +91,14 @@ impl Envelope {
         row.nonce = sealed.nonce;
         row.material = sealed.material;
         Ok(())
+    }
+
+    /// The row as the newest format has it, with the material encrypted anew.
+    pub(super) fn converted(&self, row: &Row) -> Result<Row, KeyringError> {
+        let material = self.open(row)?;
+        let mut row = Row::new(&row.record()?)?;
+        self.seal(&mut row, &material)?;
+        Ok(row)
     }
 
     /// Decrypts the material of a row.
@@ -197,8 +210,40 @@ pub(super) struct Row {
     pub(super) public: Vec<u8>,
     pub(super) created: String,
     pub(super) updated: String,
+    /// What format 4 added; none in a row of an earlier format.
+    pub(super) life: Option<KeyLife>,
     pub(super) nonce: Vec<u8>,
     pub(super) material: Vec<u8>,
+}
+
+/// The columns of a key that format 4 added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeyLife {
+    pub(super) shared: LifeColumns,
+    pub(super) rotate_every: Option<i64>,
+    pub(super) rotate_uses: Option<i64>,
+    pub(super) hardware: Option<Vec<u8>>,
+}
+
+impl KeyLife {
+    fn new(record: &KeyRecord) -> Self {
+        let cells = LifeCells {
+            overlap: record.plan.overlap,
+            until: record.until,
+            deleted: record.deleted,
+            reason: record.reason.clone(),
+            locked: record.locked,
+        };
+        Self {
+            shared: LifeColumns::new(record.source.as_str(), &cells),
+            rotate_every: record.plan.every.map(seconds),
+            rotate_uses: record
+                .plan
+                .uses
+                .map(|uses| i64::try_from(uses.get()).unwrap_or(i64::MAX)),
+            hardware: record.hardware.clone(),
+        }
+    }
 }
 
 impl Row {
@@ -212,9 +257,10 @@ impl Row {
             algorithm: record.algorithm.to_string(),
             custody: record.custody.to_string(),
             assurance: record.assurance.to_string(),
-            public: record.public.as_bytes().to_vec(),
+            public: record.identity.as_bytes().to_vec(),
             created: record.created.to_string(),
             updated: record.updated.to_string(),
+            life: Some(KeyLife::new(record)),
             nonce: Vec::new(),
             material: Vec::new(),
         })
@@ -224,12 +270,13 @@ impl Row {
     pub(super) fn record(&self) -> Result<KeyRecord, KeyringError> {
         let label = self.label();
         let wrong =
-            move |column: &str| KeyringError::integrity(format!("key `{label}` has an impossible {column}"));
-        let algorithm: Algorithm = self.algorithm.parse().map_err(|_| wrong("algorithm"))?;
+            |column: &str| KeyringError::integrity(format!("key `{label}` has an impossible {column}"));
+        let algorithm: KeyAlgorithm = self.algorithm.parse().map_err(|_| wrong("algorithm"))?;
         let profile: Profile = serde_json::from_str(&self.profile).map_err(|_| wrong("profile"))?;
         profile.validate().map_err(|_| wrong("profile"))?;
         profile.accept(algorithm).map_err(|_| wrong("algorithm"))?;
-        Ok(KeyRecord {
+        let identity = KeyIdentity::from_bytes(algorithm, &self.public);
+        let mut record = KeyRecord {
             key: KeyRef {
                 name: self.name.parse().map_err(|_| wrong("name"))?,
                 version: KeyVersion(self.version),
@@ -239,10 +286,39 @@ impl Row {
             algorithm,
             custody: custody_named(&self.custody).map_err(|_| wrong("custody"))?,
             assurance: assurance_named(&self.assurance).map_err(|_| wrong("assurance"))?,
-            public: PublicKey::from_bytes(algorithm, &self.public).map_err(|_| wrong("public key"))?,
+            identity: identity.ok_or_else(|| wrong("public key"))?,
             created: self.created.parse::<Timestamp>().map_err(|_| wrong("time"))?,
             updated: self.updated.parse::<Timestamp>().map_err(|_| wrong("time"))?,
-        })
+            source: KeySource::Generated,
+            plan: RotationPlan::default(),
+            until: None,
+            deleted: None,
+            reason: None,
+            locked: false,
+            hardware: None,
+        };
+        if let Some(life) = &self.life {
+            let cells = life.shared.read(&wrong)?;
+            let every = |seconds| duration(seconds).ok_or_else(|| wrong("rotation plan"));
+            let uses = |uses| {
+                u64::try_from(uses)
+                    .ok()
+                    .and_then(NonZeroU64::new)
+                    .ok_or_else(|| wrong("rotation plan"))
+            };
+            record.source = key_source_named(&life.shared.source).map_err(|_| wrong("source"))?;
+            record.plan = RotationPlan {
+                every: life.rotate_every.map(every).transpose()?,
+                uses: life.rotate_uses.map(uses).transpose()?,
+                overlap: cells.overlap,
+            };
+            record.until = cells.until;
+            record.deleted = cells.deleted;
+            record.reason = cells.reason;
+            record.locked = cells.locked;
+            record.hardware.clone_from(&life.hardware);
+        }
+        Ok(record)
     }
 
     /// The digest of every column, for the list.
@@ -265,7 +341,13 @@ impl Row {
     /// Every column that is not encrypted, each behind its length.
     fn associated(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        append(&mut bytes, b"claviger key v1");
+        append(
+            &mut bytes,
+            match self.life {
+                None => b"claviger key v1",
+                Some(_) => b"claviger key v2",
+            },
+        );
         append(&mut bytes, self.name.as_bytes());
         append(&mut bytes, &self.version.to_be_bytes());
         for text in [
@@ -280,6 +362,16 @@ impl Row {
             append(&mut bytes, text.as_bytes());
         }
         append(&mut bytes, &self.public);
+        if let Some(life) = &self.life {
+            life.shared.append_to(&mut bytes);
+            for number in [life.rotate_every, life.rotate_uses] {
+                append_optional(
+                    &mut bytes,
+                    number.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice),
+                );
+            }
+            append_optional(&mut bytes, life.hardware.as_deref());
+        }
         bytes
     }
 }

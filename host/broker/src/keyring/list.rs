@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::envelope::Row;
 use super::secret_row::SecretRow;
-use super::{FORMAT, KeyringError};
+use super::store::WITHOUT_SECRETS;
+use super::{KeyRecord, KeyringError};
 
 /// Every row as it is stored.
 #[derive(Debug, Default)]
@@ -44,7 +45,7 @@ pub(super) struct ListedSecret {
 impl List {
     /// Reads the list of a file of this format: before there were secrets, it was one of keys alone.
     pub(super) fn read(format: u32, text: &str) -> Result<Self, KeyringError> {
-        let read = if format < FORMAT {
+        let read = if format <= WITHOUT_SECRETS {
             serde_json::from_str(text).map(|keys| Self {
                 keys,
                 secrets: Vec::new(),
@@ -63,6 +64,15 @@ impl List {
     /// How many versions of keys and secrets there are.
     pub(super) fn len(&self) -> usize {
         self.keys.len() + self.secrets.len()
+    }
+
+    /// Puts the new digests of keys' rows on the list.
+    pub(super) fn put_keys(&mut self, records: &[KeyRecord], rows: &[Row]) {
+        for (record, row) in records.iter().zip(rows) {
+            for item in self.keys.iter_mut().filter(|item| item.key == record.key) {
+                item.digest = row.digest();
+            }
+        }
     }
 
     /// Puts a secret's row on the list, or its new digest.

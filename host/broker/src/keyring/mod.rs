@@ -14,29 +14,46 @@ use claviger_core::custody::Sealer;
 use claviger_core::{KeyName, KeyRef, KeyVersion, Secret};
 use jiff::Timestamp;
 
+mod change;
+mod columns;
 mod envelope;
 mod error;
 mod folder;
+mod life;
 mod list;
 mod record;
+mod reseal;
+mod restore;
+mod secret_life;
 mod secret_row;
 mod secrets;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use change::Succession;
+pub use change::{KeyRotation, Lock, Start};
+pub use columns::{DEFAULT_OVERLAP, MAX_HARDWARE, MAX_REASON, Reason, RotationPlan};
 pub(crate) use envelope::Purpose;
 pub use error::KeyringError;
-pub use record::{KeyRecord, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
+pub(crate) use life::after;
+pub use life::{DEFAULT_WINDOW, LOCKED_WINDOW, Life, LifeError, LifeEvent, MAX_WINDOW, next};
+pub use record::{KeyRecord, KeySource, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
+pub(crate) use reseal::Resealed;
+pub(crate) use restore::{check_restored, has_use};
 pub use secret_row::{NewSecret, SecretRecord};
 pub use secrets::{GOOD_SECRET, MAX_SECRET_VALUE, MIN_SECRET, SecretReplacement};
 
 use envelope::{Envelope, Meta, Row};
 use folder::{DATABASE, Folder, FolderLock, UNFINISHED};
-use list::{List, Listed};
+use list::{List, Listed, Rows};
+use secret_row::SecretRow;
 use secrets::SecretRecords;
 use store::{Change, Store};
 
+/// The version of the file's format that this code writes. It also reads the two before: 3, whose rows did not say how a version
+/// lives, and 2, which had no secrets.
+pub const FORMAT: u32 = 4;
 /// The folder, absolute and without links, if it is this user's alone.
 ///
 /// # Errors
@@ -45,8 +62,6 @@ pub(crate) fn private_folder(folder: &Path) -> Result<PathBuf, KeyringError> {
     Folder::check(folder).map(|folder| folder.path().to_path_buf())
 }
 
-/// The version of the file's format that this code writes. It also reads the one before, which had no secrets.
-pub const FORMAT: u32 = 3;
 /// A keyring has at most this many versions of keys and secrets: its list is written anew with every change.
 pub const MAX_KEYS: usize = 4096;
 /// The settings of a root have at most this many bytes: a TCTI, a name, a path.
@@ -211,8 +226,15 @@ impl Keyring {
             key: key.clone(),
             problem,
         })?;
-        if new.algorithm != new.public.algorithm() {
+        if !new.identity.fits(new.algorithm) {
             return Err(KeyringError::Algorithm { key });
+        }
+        if let Some(hardware) = new.hardware.as_ref().filter(|bytes| bytes.len() > MAX_HARDWARE) {
+            return Err(KeyringError::TooLong {
+                what: "what a custody keeps about a key",
+                allowed: MAX_HARDWARE,
+                sent: hardware.len(),
+            });
         }
         let mut file = self.file();
         self.refuse_version(&key)?;
@@ -220,17 +242,7 @@ impl Keyring {
         if list.len() >= MAX_KEYS {
             return Err(KeyringError::Full);
         }
-        let record = KeyRecord {
-            key: key.clone(),
-            state: KeyState::Active,
-            profile: new.profile.clone(),
-            algorithm: new.algorithm,
-            custody: new.custody,
-            assurance: new.assurance,
-            public: new.public.clone(),
-            created: now,
-            updated: now,
-        };
+        let record = change::new_record(&new, now);
         let mut row = Row::new(&record)?;
         file.envelope.seal(&mut row, &new.material)?;
         list.keys.push(Listed {
@@ -245,37 +257,25 @@ impl Keyring {
     ///
     /// # Errors
     /// When there is no such key, it cannot become that, another version is active, or the disk fails; then it is as it was.
+    #[cfg(test)]
     pub(crate) fn set_state(
         &self,
         key: &KeyRef,
         state: KeyState,
         now: Timestamp,
     ) -> Result<Arc<KeyRecord>, KeyringError> {
-        let mut file = self.file();
-        let old = self
-            .record(key)
-            .ok_or_else(|| KeyringError::NoKey { key: key.clone() })?;
-        if !old.state.may_become(state) || (state == KeyState::Active && self.key(&key.name).is_some()) {
-            return Err(KeyringError::Transition {
-                key: key.clone(),
-                from: old.state,
-                to: state,
-            });
-        }
-        let material = file.envelope.open(&file.row(key)?)?;
-        let record = KeyRecord {
-            state,
-            updated: now,
-            ..(*old).clone()
+        let record = || {
+            self.record(key)
+                .ok_or_else(|| KeyringError::NoKey { key: key.clone() })
         };
-        let mut row = Row::new(&record)?;
-        file.envelope.seal(&mut row, &material)?;
-        let mut list = file.meta.list()?;
-        for item in list.keys.iter_mut().filter(|item| item.key == *key) {
-            item.digest = row.digest();
-        }
-        file.write(&[Change::Replace(&row)], &list)?;
-        Ok(self.remember(record))
+        let from = record()?.state;
+        let event = state.asked().ok_or_else(|| KeyringError::Transition {
+            key: key.clone(),
+            from,
+            to: state,
+        })?;
+        self.step(key, &event, now)?;
+        record()
     }
 
     /// Records which audit log belongs to the keyring; the same one again changes nothing.
@@ -333,7 +333,7 @@ impl Keyring {
             .get(name)?
             .values()
             .rev()
-            .find(|record| record.state == KeyState::Active)
+            .find(|record| record.is_in_use())
             .cloned()
     }
 
@@ -356,8 +356,14 @@ impl Keyring {
     /// The material of one version of a key, for custody to open. Reads the disk.
     ///
     /// # Errors
-    /// When there is no such key, or its row is not the one that was written last.
+    /// When there is no such key, it is destroyed, or its row is not the one that was written last.
     pub(crate) fn material(&self, key: &KeyRef) -> Result<Secret, KeyringError> {
+        if self
+            .record(key)
+            .is_some_and(|record| record.state == KeyState::Destroyed)
+        {
+            return Err(KeyringError::Gone { key: key.clone() });
+        }
         let file = self.file();
         file.envelope.open(&file.row(key)?)
     }
@@ -392,6 +398,18 @@ impl Keyring {
         let envelope = Envelope::new(&root)?;
         let rows = store.rows()?;
         envelope.verify(&meta, &rows)?;
+        let mut file = OpenFile {
+            store,
+            envelope,
+            info: meta.info()?,
+            meta,
+        };
+        // Only what has just been authenticated is taken over into the newest format.
+        let rows = if file.meta.format < FORMAT {
+            file.convert(&rows)?
+        } else {
+            rows
+        };
         let mut records = Records::new();
         for row in &rows.keys {
             let record = row.record()?;
@@ -401,17 +419,6 @@ impl Keyring {
                 .insert(record.key.version, Arc::new(record));
         }
         let secrets = secrets::read(&rows.secrets)?;
-        let mut file = OpenFile {
-            store,
-            envelope,
-            info: meta.info()?,
-            meta,
-        };
-        // Only what has just been authenticated is taken over into the newest format.
-        if file.meta.format < FORMAT {
-            let list = file.meta.list()?;
-            file.write(&[], &list)?;
-        }
         Ok(Self {
             folder: folder.path().to_path_buf(),
             root,
@@ -429,9 +436,13 @@ impl Keyring {
         let next = versions
             .and_then(|versions| versions.keys().next_back())
             .map_or(KeyVersion::FIRST, |last| KeyVersion(last.0.saturating_add(1)));
-        let active = versions.and_then(|v| v.values().find(|record| record.state == KeyState::Active));
-        let problem = match active {
-            Some(record) => format!("`{}` is active", record.key),
+        let taken = versions.and_then(|versions| {
+            versions.values().find(|record| {
+                record.deleted.is_some() || matches!(record.state, KeyState::Active | KeyState::Pending)
+            })
+        });
+        let problem = match taken {
+            Some(record) => format!("`{}` is {}", record.key, record.standing()),
             None if key.version != next => format!("its next version is {next}"),
             None => return Ok(()),
         };
@@ -452,6 +463,22 @@ impl Keyring {
         record
     }
 
+    /// As [`Keyring::remember`], of several at once: nobody sees a key between two versions.
+    fn remember_all(&self, records: Vec<KeyRecord>) -> Vec<Arc<KeyRecord>> {
+        let mut known = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        records
+            .into_iter()
+            .map(|record| {
+                let record = Arc::new(record);
+                known
+                    .entry(record.key.name.clone())
+                    .or_default()
+                    .insert(record.key.version, Arc::clone(&record));
+                record
+            })
+            .collect()
+    }
+
     // A panic elsewhere leaves both locks' data whole: each is changed in one step, after the disk.
     fn records(&self) -> RwLockReadGuard<'_, Records> {
         self.records.read().unwrap_or_else(PoisonError::into_inner)
@@ -463,6 +490,40 @@ impl Keyring {
 }
 
 impl OpenFile {
+    /// Writes all rows in the newest format. Each is encrypted anew: what is authenticated with it has changed.
+    fn convert(&mut self, old: &Rows) -> Result<Rows, KeyringError> {
+        let mut rows = Rows::default();
+        let mut list = List::default();
+        for row in &old.keys {
+            let record = row.record()?;
+            let row = self.envelope.converted(row)?;
+            list.keys.push(Listed {
+                key: record.key,
+                digest: row.digest(),
+            });
+            rows.keys.push(row);
+        }
+        for row in &old.secrets {
+            let record = row.record()?;
+            let mut next = SecretRow::new(&record);
+            if row.has_value() {
+                let value = self.open_secret(row)?;
+                let sealed = self.envelope.seal_secret(&next.associated(), &value)?;
+                next.nonce = sealed.nonce;
+                next.material = sealed.material;
+            }
+            list.put_secret(&record.secret, next.digest());
+            rows.secrets.push(next);
+        }
+        let mut next = self.meta.next(&list)?;
+        self.envelope.authenticate(&mut next)?;
+        let info = next.info()?;
+        self.store.convert(&rows, &next)?;
+        self.meta = next;
+        self.info = info;
+        Ok(rows)
+    }
+
     fn write(&mut self, changes: &[Change<'_>], list: &List) -> Result<(), KeyringError> {
         let next = self.meta.next(list)?;
         self.write_meta(changes, next)

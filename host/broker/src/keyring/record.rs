@@ -2,11 +2,16 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
+use claviger_core::audit::SecretSource;
 use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::profile::Profile;
-use claviger_core::{Algorithm, KeyRef, PublicKey, Secret};
+use claviger_core::{KeyAlgorithm, KeyIdentity, KeyRef, PublicKey, Secret};
 use jiff::Timestamp;
+
+use super::columns::{Reason, RotationPlan};
+use super::life::{Life, LifeEvent, after};
 
 /// What protects the root key. Fixed when the keyring is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,12 +131,21 @@ impl KeyState {
         }
     }
 
-    /// Whether a key may go from this state to that one by [`super::Keyring::set_state`].
-    pub(super) const fn may_become(self, to: Self) -> bool {
+    /// What an operator does to bring a version into this state, if an operator can.
+    pub(crate) const fn asked(self) -> Option<LifeEvent> {
         match self {
-            Self::Active => matches!(to, Self::Disabled | Self::Revoked),
-            Self::Disabled => matches!(to, Self::Active | Self::Revoked),
-            Self::Pending | Self::Retiring | Self::Retired | Self::Revoked | Self::Destroyed => false,
+            Self::Active => Some(LifeEvent::Enable),
+            Self::Disabled => Some(LifeEvent::Disable(None)),
+            Self::Revoked => Some(LifeEvent::Revoke(None)),
+            Self::Pending | Self::Retiring | Self::Retired | Self::Destroyed => None,
+        }
+    }
+
+    /// Whether a secret in this state still has its value: what was replaced is gone when its overlap is over.
+    pub(super) const fn keeps_value(self) -> bool {
+        match self {
+            Self::Pending | Self::Active | Self::Retiring | Self::Disabled | Self::Revoked => true,
+            Self::Retired | Self::Destroyed => false,
         }
     }
 }
@@ -158,6 +172,60 @@ impl FromStr for KeyState {
     }
 }
 
+/// Where the material of a key comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeySource {
+    /// Its custody made it: nobody ever had it.
+    Generated,
+    /// An operator brought it: whoever had it before may have it still.
+    Imported,
+    /// An operator restored it from a backup: whoever has that, and an identity that opens it, has the key.
+    Restored,
+}
+
+impl KeySource {
+    /// The name in the keyring and in listings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Generated => "generated",
+            Self::Imported => "imported",
+            Self::Restored => "restored",
+        }
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for KeySource {
+    type Err = UnknownName;
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        key_source_named(text)
+    }
+}
+
+/// The name of a source, read back from the keyring.
+pub(super) fn key_source_named(text: &str) -> Result<KeySource, UnknownName> {
+    named(
+        text,
+        &[KeySource::Generated, KeySource::Imported],
+        KeySource::as_str,
+    )
+}
+
+/// The name of whoever put a secret there, read back from the keyring.
+pub(super) fn secret_source_named(text: &str) -> Result<SecretSource, UnknownName> {
+    named(
+        text,
+        &[SecretSource::Operator, SecretSource::Server],
+        SecretSource::as_str,
+    )
+}
+
 /// One version of a key, without its material.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -169,18 +237,128 @@ pub struct KeyRecord {
     /// What it is for.
     pub profile: Profile,
     /// Which algorithm it is for.
-    pub algorithm: Algorithm,
+    pub algorithm: KeyAlgorithm,
     /// Where its material lives.
     pub custody: CustodyKind,
     /// How hard it is.
     pub assurance: Assurance,
-    /// Its public half.
-    pub public: PublicKey,
+    /// What it is told by: its public half, if it has one.
+    pub identity: KeyIdentity,
     /// When it was added.
     pub created: Timestamp,
     /// When its state last changed.
     pub updated: Timestamp,
+    /// Where its material comes from.
+    pub source: KeySource,
+    /// When a new version takes its place. The next version takes the plan over.
+    pub plan: RotationPlan,
+    /// When the present state ends by itself: a retiring version retires. Of a deleted one: when it may be purged.
+    pub until: Option<Timestamp>,
+    /// When it was deleted, if it is: it is used for nothing, and can be restored until it is purged.
+    pub deleted: Option<Timestamp>,
+    /// Why it was disabled or revoked.
+    pub reason: Option<Reason>,
+    /// Whether its purge is locked: the recovery window cannot be made shorter, and the lock cannot be taken away.
+    pub locked: bool,
+    /// What its custody keeps of its own about it; at most [`super::MAX_HARDWARE`] bytes.
+    pub hardware: Option<Vec<u8>>,
 }
+
+impl KeyRecord {
+    /// Its public half, if it has one.
+    #[must_use]
+    pub const fn public(&self) -> Option<&PublicKey> {
+        self.identity.public()
+    }
+
+    /// The text that tells it in listings and on the log.
+    #[must_use]
+    pub fn key_id(&self) -> String {
+        self.identity.key_id()
+    }
+
+    /// Its state in a word, `deleted` if it is.
+    #[must_use]
+    pub const fn standing(&self) -> &'static str {
+        match self.deleted {
+            Some(_) => "deleted",
+            None => self.state.as_str(),
+        }
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        Life {
+            state: self.state,
+            until: self.until,
+            deleted: self.deleted,
+            reason: self.reason.clone(),
+            locked: self.locked,
+        }
+    }
+
+    /// The same version at another place in its life.
+    pub(super) fn at(&self, life: Life, now: Timestamp) -> Self {
+        Self {
+            state: life.state,
+            until: life.until,
+            deleted: life.deleted,
+            reason: life.reason,
+            locked: life.locked,
+            updated: now,
+            ..self.clone()
+        }
+    }
+
+    /// Whether what it made is still good at this time: it verifies, or opens.
+    #[must_use]
+    pub fn is_accepted(&self, now: Timestamp) -> bool {
+        let accepted = match self.state {
+            KeyState::Active => true,
+            KeyState::Retiring => self.until.is_some_and(|until| now < until),
+            KeyState::Pending
+            | KeyState::Retired
+            | KeyState::Disabled
+            | KeyState::Revoked
+            | KeyState::Destroyed => false,
+        };
+        accepted && self.deleted.is_none()
+    }
+
+    /// Whether a use that was allowed with it may still be released: it was not stopped, only replaced.
+    #[must_use]
+    pub const fn may_finish(&self) -> bool {
+        matches!(
+            self.state,
+            KeyState::Active | KeyState::Retiring | KeyState::Retired
+        ) && self.deleted.is_none()
+    }
+
+    /// When its plan says that a new version takes its place, by its age. One that was made after now was made by a clock that had run
+    /// ahead, and is due at once.
+    #[must_use]
+    pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.plan.every.map(|every| due(self.created, every, now))
+    }
+
+    /// Whether it may be used for something new: sign, seal, or make a MAC.
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        matches!(self.state, KeyState::Active) && self.deleted.is_none()
+    }
+}
+
+/// When something that was made then is due.
+pub(super) fn due(created: Timestamp, every: Duration, now: Timestamp) -> Timestamp {
+    if created > after(now, AHEAD) {
+        return now;
+    }
+    after(created, every)
+}
+
+/// What two clocks may differ by.
+const AHEAD: Duration = Duration::from_secs(60);
 
 /// A key to add. It becomes active at once.
 pub struct NewKey {
@@ -189,15 +367,23 @@ pub struct NewKey {
     /// What it is for. Cannot be changed later.
     pub profile: Profile,
     /// Which algorithm it is for.
-    pub algorithm: Algorithm,
+    pub algorithm: KeyAlgorithm,
     /// Where its material lives.
     pub custody: CustodyKind,
     /// How hard it is.
     pub assurance: Assurance,
-    /// Its public half.
-    pub public: PublicKey,
+    /// What it is told by.
+    pub identity: KeyIdentity,
+    /// Where its material comes from.
+    pub source: KeySource,
+    /// When a new version shall take its place.
+    pub plan: RotationPlan,
+    /// Whether its purge is locked.
+    pub locked: bool,
     /// What custody gave for keeping.
     pub material: Secret,
+    /// What custody keeps of its own about it, if anything; at most [`super::MAX_HARDWARE`] bytes.
+    pub hardware: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for NewKey {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use claviger_core::audit::SecretRef;
+use claviger_core::audit::{SecretRef, SecretSource};
 use claviger_core::custody::Assurance;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::{KeyVersion, Secret, SecretName};
@@ -11,8 +11,10 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use super::KeyringError;
+use super::columns::{LifeCells, LifeColumns, Reason, duration, seconds};
 use super::envelope::append;
-use super::record::{KeyState, assurance_named};
+use super::life::Life;
+use super::record::{KeyState, assurance_named, secret_source_named};
 
 /// One version of a secret, without its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +22,8 @@ use super::record::{KeyState, assurance_named};
 pub struct SecretRecord {
     /// Its name and version.
     pub secret: SecretRef,
-    /// Where it is in its life. Only an active version is used; one that was replaced is retired, and its value is gone.
+    /// Where it is in its life. Only an active version is used. One that was replaced is kept for the overlap, in case the new one turns
+    /// out wrong, and then retired: its value is gone.
     pub state: KeyState,
     /// What it is for. The same for every version.
     pub kind: InjectionKind,
@@ -36,9 +39,79 @@ pub struct SecretRecord {
     pub expires: Option<Timestamp>,
     /// How often it shall be replaced, if there is a plan. In whole seconds. A plan reminds; it stops nothing.
     pub rotate_every: Option<Duration>,
+    /// How long the version before is kept after a replacement, in whole seconds.
+    pub overlap: Duration,
+    /// Who put this version there.
+    pub source: SecretSource,
+    /// When the present state ends by itself: a retiring version retires. Of a deleted one: when it may be purged.
+    pub until: Option<Timestamp>,
+    /// When it was deleted, if it is: it is used for nothing, and can be restored until it is purged.
+    pub deleted: Option<Timestamp>,
+    /// Why it was disabled or revoked.
+    pub reason: Option<Reason>,
+    /// Whether its purge is locked: the recovery window cannot be made shorter, and the lock cannot be taken away.
+    pub locked: bool,
 }
 
 impl SecretRecord {
+    /// Its state in a word, `deleted` if it is.
+    #[must_use]
+    pub const fn standing(&self) -> &'static str {
+        match self.deleted {
+            Some(_) => "deleted",
+            None => self.state.as_str(),
+        }
+    }
+
+    /// Whether it may be used.
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        matches!(self.state, KeyState::Active) && self.deleted.is_none()
+    }
+
+    /// Whether what was allowed with it goes on to its end: it was not stopped, only replaced.
+    #[must_use]
+    pub const fn may_finish(&self) -> bool {
+        matches!(
+            self.state,
+            KeyState::Active | KeyState::Retiring | KeyState::Retired
+        ) && self.deleted.is_none()
+    }
+
+    /// Whether its server may take it: it is used, waits, or was used until a moment ago.
+    #[must_use]
+    pub const fn is_good(&self) -> bool {
+        matches!(
+            self.state,
+            KeyState::Active | KeyState::Retiring | KeyState::Pending
+        ) && self.deleted.is_none()
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        Life {
+            state: self.state,
+            until: self.until,
+            deleted: self.deleted,
+            reason: self.reason.clone(),
+            locked: self.locked,
+        }
+    }
+
+    /// The same version at another place in its life.
+    pub(super) fn at(&self, life: Life, now: Timestamp) -> Self {
+        Self {
+            state: life.state,
+            until: life.until,
+            deleted: life.deleted,
+            reason: life.reason,
+            locked: life.locked,
+            updated: now,
+            ..self.clone()
+        }
+    }
+
     /// When it shall be replaced, if there is a plan.
     #[must_use]
     pub fn due(&self) -> Option<Timestamp> {
@@ -67,6 +140,10 @@ pub struct NewSecret {
     pub expires: Option<Timestamp>,
     /// How often it shall be replaced; at least a second.
     pub rotate_every: Option<Duration>,
+    /// How long the version before is kept after a replacement.
+    pub overlap: Duration,
+    /// Whether its purge is locked.
+    pub locked: bool,
     /// Its value.
     pub value: Secret,
 }
@@ -94,6 +171,8 @@ pub(super) struct SecretRow {
     pub(super) updated: String,
     pub(super) expires: Option<String>,
     pub(super) rotate_every: Option<i64>,
+    /// What format 4 added; none in a row of an earlier format.
+    pub(super) life: Option<LifeColumns>,
     pub(super) nonce: Vec<u8>,
     pub(super) material: Vec<u8>,
 }
@@ -111,9 +190,17 @@ impl SecretRow {
             created: record.created.to_string(),
             updated: record.updated.to_string(),
             expires: record.expires.map(|at| at.to_string()),
-            rotate_every: record
-                .rotate_every
-                .map(|every| i64::try_from(every.as_secs()).unwrap_or(i64::MAX)),
+            rotate_every: record.rotate_every.map(seconds),
+            life: Some(LifeColumns::new(
+                record.source.as_str(),
+                &LifeCells {
+                    overlap: record.overlap,
+                    until: record.until,
+                    deleted: record.deleted,
+                    reason: record.reason.clone(),
+                    locked: record.locked,
+                },
+            )),
             nonce: Vec::new(),
             material: Vec::new(),
         }
@@ -125,13 +212,14 @@ impl SecretRow {
         let wrong =
             |column: &str| KeyringError::integrity(format!("secret `{label}` has an impossible {column}"));
         let time = |text: &str| text.parse::<Timestamp>().map_err(|_| wrong("time"));
-        Ok(SecretRecord {
+        let kind = self.kind.parse::<InjectionKind>().map_err(|_| wrong("kind"))?;
+        let mut record = SecretRecord {
             secret: SecretRef {
                 name: self.name.parse().map_err(|_| wrong("name"))?,
                 version: KeyVersion(self.version),
             },
             state: self.state.parse::<KeyState>().map_err(|_| wrong("state"))?,
-            kind: self.kind.parse::<InjectionKind>().map_err(|_| wrong("kind"))?,
+            kind,
             origin: self.origin.parse::<Origin>().map_err(|_| wrong("origin"))?,
             assurance: assurance_named(&self.assurance).map_err(|_| wrong("assurance"))?,
             created: time(&self.created)?,
@@ -139,13 +227,37 @@ impl SecretRow {
             expires: self.expires.as_deref().map(time).transpose()?,
             rotate_every: self
                 .rotate_every
-                .map(|seconds| {
-                    u64::try_from(seconds)
-                        .map(Duration::from_secs)
-                        .map_err(|_| wrong("rotation plan"))
-                })
+                .map(|seconds| duration(seconds).ok_or_else(|| wrong("rotation plan")))
                 .transpose()?,
-        })
+            overlap: Duration::ZERO,
+            // Before it was kept: nothing but a refresh token was ever replaced by anybody but an operator.
+            source: match kind {
+                InjectionKind::OauthRefresh if self.version > KeyVersion::FIRST.0 => SecretSource::Server,
+                InjectionKind::OauthRefresh
+                | InjectionKind::Bearer
+                | InjectionKind::Basic
+                | InjectionKind::Header
+                | InjectionKind::Query
+                | InjectionKind::OauthClient
+                | InjectionKind::OauthSubject
+                | InjectionKind::AwsSigv4
+                | InjectionKind::WebhookHmac => SecretSource::Operator,
+            },
+            until: None,
+            deleted: None,
+            reason: None,
+            locked: false,
+        };
+        if let Some(life) = &self.life {
+            let cells = life.read(&wrong)?;
+            record.source = secret_source_named(&life.source).map_err(|_| wrong("source"))?;
+            record.overlap = cells.overlap;
+            record.until = cells.until;
+            record.deleted = cells.deleted;
+            record.reason = cells.reason;
+            record.locked = cells.locked;
+        }
+        Ok(record)
     }
 
     /// Whether the value is still there.
@@ -173,7 +285,13 @@ impl SecretRow {
     /// Every column that is not encrypted, each behind its length: a value cannot be moved to another secret, kind or origin.
     pub(super) fn associated(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        append(&mut bytes, b"claviger secret v1");
+        append(
+            &mut bytes,
+            match self.life {
+                None => b"claviger secret v1",
+                Some(_) => b"claviger secret v2",
+            },
+        );
         append(&mut bytes, self.name.as_bytes());
         append(&mut bytes, &self.version.to_be_bytes());
         for text in [
@@ -191,6 +309,9 @@ impl SecretRow {
         append(&mut bytes, self.expires.as_deref().unwrap_or_default().as_bytes());
         append(&mut bytes, &[u8::from(self.rotate_every.is_some())]);
         append(&mut bytes, &self.rotate_every.unwrap_or_default().to_be_bytes());
+        if let Some(life) = &self.life {
+            life.append_to(&mut bytes);
+        }
         bytes
     }
 }

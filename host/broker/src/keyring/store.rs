@@ -6,15 +6,18 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::envelope::{Meta, Row};
+use super::columns::LifeColumns;
+use super::envelope::{KeyLife, Meta, Row};
 use super::list::Rows;
 use super::secret_row::SecretRow;
 use super::{FORMAT, KeyringError};
 
 /// "CLVG": tells a keyring from other SQLite databases.
 const APPLICATION_ID: i64 = 0x434c_5647;
-/// The format before this one: it had no secrets. It is read, and becomes the newest when the keyring is opened.
-const WITHOUT_SECRETS: u32 = 2;
+/// A format that had no secrets. It is read, and becomes the newest when the keyring is opened.
+pub(super) const WITHOUT_SECRETS: u32 = 2;
+/// A format whose rows did not say how a version lives. As above.
+const WITHOUT_LIFE: u32 = 3;
 /// A reader of the public part waits so long for a write to end, which takes milliseconds.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -43,6 +46,15 @@ const KEYS: &str = "CREATE TABLE keys (
     public BLOB NOT NULL,
     created TEXT NOT NULL,
     updated TEXT NOT NULL,
+    source TEXT NOT NULL,
+    rotate_every INTEGER,
+    rotate_uses INTEGER,
+    overlap INTEGER NOT NULL,
+    until TEXT,
+    deleted TEXT,
+    reason TEXT,
+    locked INTEGER NOT NULL,
+    hardware BLOB,
     nonce BLOB NOT NULL,
     material BLOB NOT NULL,
     PRIMARY KEY (name, version)
@@ -58,15 +70,57 @@ const SECRETS: &str = "CREATE TABLE secrets (
     updated TEXT NOT NULL,
     expires TEXT,
     rotate_every INTEGER,
+    source TEXT NOT NULL,
+    overlap INTEGER NOT NULL,
+    until TEXT,
+    deleted TEXT,
+    reason TEXT,
+    locked INTEGER NOT NULL,
+    nonce BLOB NOT NULL,
+    material BLOB NOT NULL,
+    PRIMARY KEY (name, version)
+) STRICT, WITHOUT ROWID";
+// Of formats 2 and 3, and of format 3.
+const OLD_KEYS: &str = "CREATE TABLE keys (
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    profile TEXT NOT NULL,
+    algorithm TEXT NOT NULL,
+    custody TEXT NOT NULL,
+    assurance TEXT NOT NULL,
+    public BLOB NOT NULL,
+    created TEXT NOT NULL,
+    updated TEXT NOT NULL,
+    nonce BLOB NOT NULL,
+    material BLOB NOT NULL,
+    PRIMARY KEY (name, version)
+) STRICT, WITHOUT ROWID";
+const OLD_SECRETS: &str = "CREATE TABLE secrets (
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    assurance TEXT NOT NULL,
+    created TEXT NOT NULL,
+    updated TEXT NOT NULL,
+    expires TEXT,
+    rotate_every INTEGER,
     nonce BLOB NOT NULL,
     material BLOB NOT NULL,
     PRIMARY KEY (name, version)
 ) STRICT, WITHOUT ROWID";
 
-const SECRET_COLUMNS: &str =
+// What is common to all formats comes first.
+const OLD_SECRET_COLUMNS: &str =
     "name, version, state, kind, origin, assurance, created, updated, expires, rotate_every, nonce, material";
-const COLUMNS: &str =
+const OLD_COLUMNS: &str =
     "name, version, state, profile, algorithm, custody, assurance, public, created, updated, nonce, material";
+const SECRET_COLUMNS: &str = "name, version, state, kind, origin, assurance, created, updated, expires, rotate_every, nonce, material, \
+     source, overlap, until, deleted, reason, locked";
+const COLUMNS: &str = "name, version, state, profile, algorithm, custody, assurance, public, created, updated, nonce, material, \
+     source, overlap, until, deleted, reason, locked, rotate_every, rotate_uses, hardware";
 
 /// A change to one row, made together with the change of `meta`.
 pub(super) enum Change<'a> {
@@ -152,19 +206,39 @@ impl Store {
         Ok(Self { connection, format })
     }
 
-    /// Writes a generation of the keyring: all of it or nothing. A file of an earlier format is one of the newest afterwards.
+    /// Makes a file of an earlier format one of the newest, with these rows in the place of all that there are: all of it or nothing.
+    pub(super) fn convert(&mut self, rows: &Rows, meta: &Meta) -> Result<(), KeyringError> {
+        let converting = |e| KeyringError::database("convert", e);
+        let transaction = self
+            .connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .map_err(converting)?;
+        // Not altered: the schema's text is compared, and altering leaves another text than making.
+        transaction
+            .execute_batch(&format!(
+                "DROP TABLE IF EXISTS secrets; DROP TABLE keys;\n{KEYS};\n{SECRETS};"
+            ))
+            .and_then(|()| transaction.pragma_update(None, "user_version", FORMAT))
+            .map_err(converting)?;
+        for row in &rows.keys {
+            write_key(&transaction, "INSERT", row).map_err(converting)?;
+        }
+        for row in &rows.secrets {
+            write_secret(&transaction, row).map_err(converting)?;
+        }
+        write_meta(&transaction, meta)?;
+        transaction.commit().map_err(converting)?;
+        self.format = FORMAT;
+        Ok(())
+    }
+
+    /// Writes a generation of the keyring: all of it or nothing. The file has the newest format.
     pub(super) fn write(&mut self, changes: &[Change<'_>], meta: &Meta) -> Result<(), KeyringError> {
         let writing = |e| KeyringError::database("write", e);
         let transaction = self
             .connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(writing)?;
-        if self.format < FORMAT {
-            transaction
-                .execute_batch(SECRETS)
-                .and_then(|()| transaction.pragma_update(None, "user_version", FORMAT))
-                .map_err(writing)?;
-        }
         for change in changes {
             match change {
                 Change::Insert(row) => write_key(&transaction, "INSERT", row),
@@ -177,25 +251,15 @@ impl Store {
             }
             .map_err(writing)?;
         }
-        let changed = transaction
-            .execute(
-                "UPDATE meta SET vkey = ?1, log_size = ?2, generation = ?3, list = ?4, mac = ?5 WHERE id = 1 AND generation = ?6",
-                params![
-                    meta.vkey,
-                    signed(meta.log_size),
-                    signed(meta.generation),
-                    meta.list,
-                    meta.mac,
-                    signed(meta.generation).saturating_sub(1)
-                ],
-            )
-            .map_err(writing)?;
-        if changed != 1 {
-            return Err(KeyringError::integrity("another process wrote to it"));
-        }
-        transaction.commit().map_err(writing)?;
-        self.format = FORMAT;
-        Ok(())
+        write_meta(&transaction, meta)?;
+        transaction.commit().map_err(writing)
+    }
+
+    /// Overwrites what the write-ahead log still holds of what was destroyed. While somebody reads, the log is emptied later.
+    pub(super) fn scrub(&self) -> Result<(), KeyringError> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(|e| KeyringError::database("empty the log of", e))
     }
 
     pub(super) fn meta(&self) -> Result<Meta, KeyringError> {
@@ -226,19 +290,28 @@ impl Store {
     /// Every row, by name and version.
     pub(super) fn rows(&self) -> Result<Rows, KeyringError> {
         let reading = |e| KeyringError::database("read", e);
-        let sql = format!("SELECT {COLUMNS} FROM keys ORDER BY name, version");
+        let (columns, secret_columns) = if self.format < FORMAT {
+            (OLD_COLUMNS, OLD_SECRET_COLUMNS)
+        } else {
+            (COLUMNS, SECRET_COLUMNS)
+        };
+        let sql = format!("SELECT {columns} FROM keys ORDER BY name, version");
         let mut statement = self.connection.prepare(&sql).map_err(reading)?;
-        let keys = statement.query_map([], read_row).map_err(reading)?;
+        let keys = statement
+            .query_map([], |row| read_row(row, self.format))
+            .map_err(reading)?;
         let keys = keys.collect::<Result<_, _>>().map_err(reading)?;
-        if self.format < FORMAT {
+        if self.format <= WITHOUT_SECRETS {
             return Ok(Rows {
                 keys,
                 secrets: Vec::new(),
             });
         }
-        let sql = format!("SELECT {SECRET_COLUMNS} FROM secrets ORDER BY name, version");
+        let sql = format!("SELECT {secret_columns} FROM secrets ORDER BY name, version");
         let mut statement = self.connection.prepare(&sql).map_err(reading)?;
-        let secrets = statement.query_map([], read_secret).map_err(reading)?;
+        let secrets = statement
+            .query_map([], |row| read_secret(row, self.format))
+            .map_err(reading)?;
         let secrets = secrets.collect::<Result<_, _>>().map_err(reading)?;
         Ok(Rows { keys, secrets })
     }
@@ -248,7 +321,7 @@ impl Store {
         use rusqlite::OptionalExtension as _;
         let sql = format!("SELECT {SECRET_COLUMNS} FROM secrets WHERE name = ?1 AND version = ?2");
         self.connection
-            .query_row(&sql, params![name, version], read_secret)
+            .query_row(&sql, params![name, version], |row| read_secret(row, FORMAT))
             .optional()
             .map_err(|e| KeyringError::database("read", e))
     }
@@ -258,7 +331,7 @@ impl Store {
         use rusqlite::OptionalExtension as _;
         let sql = format!("SELECT {COLUMNS} FROM keys WHERE name = ?1 AND version = ?2");
         self.connection
-            .query_row(&sql, params![name, version], read_row)
+            .query_row(&sql, params![name, version], |row| read_row(row, FORMAT))
             .optional()
             .map_err(|e| KeyringError::database("read", e))
     }
@@ -283,9 +356,40 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, rusqlite::Error
     Ok(connection)
 }
 
+/// Writes the settings of a generation over those of the one before.
+fn write_meta(transaction: &Connection, meta: &Meta) -> Result<(), KeyringError> {
+    let changed = transaction
+        .execute(
+            "UPDATE meta SET vkey = ?1, log_size = ?2, generation = ?3, list = ?4, mac = ?5, root_kind = ?7, \
+             root_settings = ?8, root = ?9, root_digest = ?10 WHERE id = 1 AND generation = ?6",
+            params![
+                meta.vkey,
+                signed(meta.log_size),
+                signed(meta.generation),
+                meta.list,
+                meta.mac,
+                signed(meta.generation).saturating_sub(1),
+                meta.root_kind,
+                meta.root_settings,
+                meta.root,
+                meta.root_digest
+            ],
+        )
+        .map_err(|e| KeyringError::database("write", e))?;
+    if changed != 1 {
+        return Err(KeyringError::integrity("another process wrote to it"));
+    }
+    Ok(())
+}
+
 fn write_key(transaction: &Connection, verb: &str, row: &Row) -> Result<usize, rusqlite::Error> {
+    let life = row.life.as_ref();
+    let shared = life.map(|life| &life.shared);
     transaction.execute(
-        &format!("{verb} INTO keys ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"),
+        &format!(
+            "{verb} INTO keys ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
+             ?19, ?20, ?21)"
+        ),
         params![
             row.name,
             row.version,
@@ -298,15 +402,26 @@ fn write_key(transaction: &Connection, verb: &str, row: &Row) -> Result<usize, r
             row.created,
             row.updated,
             row.nonce,
-            row.material
+            row.material,
+            shared.map(|shared| &shared.source),
+            shared.map(|shared| shared.overlap),
+            shared.and_then(|shared| shared.until.as_ref()),
+            shared.and_then(|shared| shared.deleted.as_ref()),
+            shared.and_then(|shared| shared.reason.as_ref()),
+            shared.map(|shared| shared.locked),
+            life.and_then(|life| life.rotate_every),
+            life.and_then(|life| life.rotate_uses),
+            life.and_then(|life| life.hardware.as_ref())
         ],
     )
 }
 
 fn write_secret(transaction: &Connection, row: &SecretRow) -> Result<usize, rusqlite::Error> {
+    let life = row.life.as_ref();
     transaction.execute(
         &format!(
-            "REPLACE INTO secrets ({SECRET_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+            "REPLACE INTO secrets ({SECRET_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, \
+             ?17, ?18)"
         ),
         params![
             row.name,
@@ -320,7 +435,13 @@ fn write_secret(transaction: &Connection, row: &SecretRow) -> Result<usize, rusq
             row.expires,
             row.rotate_every,
             row.nonce,
-            row.material
+            row.material,
+            life.map(|life| &life.source),
+            life.map(|life| life.overlap),
+            life.and_then(|life| life.until.as_ref()),
+            life.and_then(|life| life.deleted.as_ref()),
+            life.and_then(|life| life.reason.as_ref()),
+            life.map(|life| life.locked)
         ],
     )
 }
@@ -337,8 +458,10 @@ fn check_format(connection: &Connection) -> Result<u32, KeyringError> {
     let found = number("user_version").map_err(opening)?;
     let (format, expected): (_, &[&str]) = if found == i64::from(FORMAT) {
         (FORMAT, &[KEYS, META, SECRETS])
+    } else if found == i64::from(WITHOUT_LIFE) {
+        (WITHOUT_LIFE, &[OLD_KEYS, META, OLD_SECRETS])
     } else if found == i64::from(WITHOUT_SECRETS) {
-        (WITHOUT_SECRETS, &[KEYS, META])
+        (WITHOUT_SECRETS, &[OLD_KEYS, META])
     } else {
         return Err(KeyringError::Format {
             found: format!("the keyring has format {found}"),
@@ -363,7 +486,7 @@ fn check_format(connection: &Connection) -> Result<u32, KeyringError> {
     Ok(format)
 }
 
-fn read_secret(row: &rusqlite::Row<'_>) -> Result<SecretRow, rusqlite::Error> {
+fn read_secret(row: &rusqlite::Row<'_>, format: u32) -> Result<SecretRow, rusqlite::Error> {
     Ok(SecretRow {
         name: row.get(0)?,
         version: row.get(1)?,
@@ -375,12 +498,28 @@ fn read_secret(row: &rusqlite::Row<'_>) -> Result<SecretRow, rusqlite::Error> {
         updated: row.get(7)?,
         expires: row.get(8)?,
         rotate_every: row.get(9)?,
+        life: read_life(row, format)?,
         nonce: row.get(10)?,
         material: row.get(11)?,
     })
 }
 
-fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {
+/// What a row says of its life; nothing before the newest format.
+fn read_life(row: &rusqlite::Row<'_>, format: u32) -> Result<Option<LifeColumns>, rusqlite::Error> {
+    if format < FORMAT {
+        return Ok(None);
+    }
+    Ok(Some(LifeColumns {
+        source: row.get(12)?,
+        overlap: row.get(13)?,
+        until: row.get(14)?,
+        deleted: row.get(15)?,
+        reason: row.get(16)?,
+        locked: row.get(17)?,
+    }))
+}
+
+fn read_row(row: &rusqlite::Row<'_>, format: u32) -> Result<Row, rusqlite::Error> {
     Ok(Row {
         name: row.get(0)?,
         version: row.get(1)?,
@@ -392,6 +531,15 @@ fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {
         public: row.get(7)?,
         created: row.get(8)?,
         updated: row.get(9)?,
+        life: match read_life(row, format)? {
+            None => None,
+            Some(shared) => Some(KeyLife {
+                shared,
+                rotate_every: row.get(18)?,
+                rotate_uses: row.get(19)?,
+                hardware: row.get(20)?,
+            }),
+        },
         nonce: row.get(10)?,
         material: row.get(11)?,
     })

@@ -22,22 +22,34 @@ use crate::keyring::{Keyring, KeyringError, Purpose, RootSpec};
 use crate::ledger::Ledger;
 use crate::operator::Control;
 
+mod act;
 mod admit;
 mod approvals;
+mod backup;
 mod control;
 mod denials;
 mod grants;
 mod keys;
+mod lives;
 mod perform;
 mod proposals;
 mod record;
+mod reseal;
+mod restore;
+mod rotation;
+mod schedule;
 mod secrets;
 mod send;
 mod stops;
 mod tokens;
 
 pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER_AGENT, PendingApproval};
+pub use backup::{BackUpError, BackupMade};
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
+pub use reseal::{NewRoot, ResealError, Resealing};
+pub use restore::{RestoreError, Restored, Restoring};
+pub use rotation::{Compromise, Rotation};
+pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 
@@ -154,6 +166,8 @@ pub struct LocalBroker {
     // The same record, for permits.
     permits: Arc<dyn AuditSink>,
     custodies: BTreeMap<&'static str, Arc<dyn Custody>>,
+    // What opened the root key: it seals and opens what is kept under the same.
+    sealer: Arc<dyn Sealer>,
     assurance: Assurance,
     durability: Durability,
     clock: Arc<dyn Clock>,
@@ -167,6 +181,8 @@ pub struct LocalBroker {
     exchanges: Arc<Exchanges>,
     approvals: Approvals,
     tokens: Tokens,
+    // When the schedule looks again after a failure.
+    retry: Mutex<Option<jiff::Timestamp>>,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
 }
@@ -256,7 +272,7 @@ impl LocalBroker {
         // Sealed by a passphrase would be software under a harder name.
         let sealed: Option<Arc<dyn Custody>> = match info.assurance {
             Assurance::Passphrase => None,
-            Assurance::Swtpm | Assurance::Hardware => Some(Arc::new(SealedCustody::new(sealer))),
+            Assurance::Swtpm | Assurance::Hardware => Some(Arc::new(SealedCustody::new(Arc::clone(&sealer)))),
         };
         for custody in [Some(software), sealed, resident].into_iter().flatten() {
             custodies.insert(custody.kind().as_str(), custody);
@@ -269,6 +285,7 @@ impl LocalBroker {
             permits: Arc::new(PermitSink(Arc::clone(&record))),
             record,
             custodies,
+            sealer,
             assurance: info.assurance,
             durability,
             clock,
@@ -282,6 +299,7 @@ impl LocalBroker {
             exchanges: Arc::default(),
             approvals: Approvals::with(approvers),
             tokens: Tokens::default(),
+            retry: Mutex::default(),
             me: Weak::clone(me),
         });
         broker.reconcile()?;
@@ -291,10 +309,17 @@ impl LocalBroker {
             recovered: broker.recovered.clone(),
         };
         broker.append(started).await?;
+        broker.pass_time().await.map_err(|error| match error {
+            NewKeyError::Keyring(error) => OpenError::Keyring(error),
+            NewKeyError::Audit(error) => OpenError::Audit(error),
+            other => OpenError::Disagree(other.to_string()),
+        })?;
         Ok(broker)
     }
 
-    /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused.
+    /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused. A request
+    /// for a token that was sent is waited for, for some 25 s at most: the server may have replaced the refresh token, and the new one
+    /// must be kept. Dropping the future before that loses it.
     ///
     /// # Errors
     /// When the log cannot be written; nothing was released that is not on it.
@@ -307,6 +332,7 @@ impl LocalBroker {
         for instance in running {
             self.end(instance, InstanceEnd::Dropped);
         }
+        self.tokens.finish().await;
         self.open_keys.close_all();
         self.open_secrets.close_all();
         self.tokens.forget_all();

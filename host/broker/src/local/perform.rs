@@ -8,7 +8,7 @@ use claviger_core::name::nearest;
 use claviger_core::profile::{FrameContext, FrameError, Framed, SigningRule};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::request::SignerInfo;
-use claviger_core::{GrantAlias, InstanceId, Outcome, Permit, Refusal, Request};
+use claviger_core::{GrantAlias, InstanceId, KeyRef, Outcome, Permit, PublicKey, Refusal, Request};
 use jiff::Timestamp;
 use rand_core::RngCore as _;
 
@@ -57,11 +57,12 @@ impl LocalBroker {
             Ok(found) => found,
             Err(denial) => return Err(self.deny(instance, alias.as_str(), denial).await),
         };
-        let public_key = record.public.to_openssh("").map_err(|_| Refusal::Unavailable)?;
+        let public = record.public().ok_or(Refusal::NotGranted)?;
+        let public_key = public.to_openssh("").map_err(|_| Refusal::Unavailable)?;
         Ok(Outcome::Signer(SignerInfo {
             profile: record.profile.kind().to_owned(),
             algorithm: record.algorithm.to_string(),
-            key_id: record.public.thumbprint(),
+            key_id: record.key_id(),
             version: record.key.version.0,
             public_key,
         }))
@@ -166,6 +167,7 @@ impl LocalBroker {
                 rate_until: allowance.rate_until,
                 approval,
             };
+            ledger.used(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -232,13 +234,17 @@ impl LocalBroker {
             let detail = "the instance ended while the signature was made; it was not released";
             return Err(Denial::new(Refusal::NotGranted, Rule::Instance, detail));
         }
-        match self.keyring.key(&record.key.name) {
-            Some(active) if active.key == record.key => Ok(()),
-            Some(_) | None => {
-                let detail = "the key was taken out of use while the signature was made; it was not released";
-                Err(Denial::new(Refusal::Revoked, Rule::KeyState, detail))
-            }
+        if self.may_finish(&record.key).is_none() {
+            let detail = "the key was taken out of use while the signature was made; it was not released";
+            return Err(Denial::new(Refusal::Revoked, Rule::KeyState, detail));
         }
+        Ok(())
+    }
+
+    /// The version that a use was allowed with, if the use may still be released: a rotation since then does not stop it, disabling,
+    /// revoking and deleting do.
+    pub(super) fn may_finish(&self, key: &KeyRef) -> Option<Arc<KeyRecord>> {
+        self.keyring.record(key).filter(|record| record.may_finish())
     }
 
     pub(super) fn trusted_now(&self) -> Result<Timestamp, Denial> {
@@ -294,6 +300,14 @@ async fn frame_anywhere(
         })?
 }
 
+/// The public half of a key that signs.
+pub(super) fn signs(record: &KeyRecord) -> Result<&PublicKey, Denial> {
+    record.public().ok_or_else(|| {
+        let text = format!("key `{}` signs nothing: it has no public half", record.key);
+        Denial::new(Refusal::NotGranted, Rule::Capability, &text)
+    })
+}
+
 /// What an operator is asked about a signature.
 fn signing_subject(rule: &SigningRule, record: &KeyRecord, content: &[u8]) -> Subject {
     Subject::Sign {
@@ -314,12 +328,15 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
             )
         })?,
         // No random number in their frames, and none drawn: a system call is a part of what a signature costs.
-        SigningRule::Sshsig { .. } | SigningRule::Labeled { .. } => {}
+        SigningRule::Sshsig { .. }
+        | SigningRule::Labeled { .. }
+        | SigningRule::Git(_)
+        | SigningRule::SshAuth(_) => {}
     }
     rule.frame(
         content,
         &FrameContext {
-            key: &record.public,
+            key: signs(record)?,
             now,
             nonce,
         },
@@ -330,6 +347,8 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
             FrameError::NotAnObject
             | FrameError::Number
             | FrameError::HostClaim(_)
+            | FrameError::Git(_)
+            | FrameError::SshAuth(_)
             // What proofs of requests alone can be; a grant to sign has none of them.
             | FrameError::Profile { .. }
             | FrameError::Destination { .. }

@@ -2,12 +2,17 @@
 
 mod approvals;
 mod certify;
+mod commands;
+mod control;
 mod large;
 mod nonces;
 mod proofs;
 mod rollback;
+mod rotation;
+mod rotations;
 mod send;
 mod slots;
+mod stops;
 mod time;
 mod tokens;
 mod web;
@@ -20,8 +25,8 @@ use claviger_core::key::{Algorithm, KeyRef, PublicKey, Signature};
 use claviger_core::permit::Permit;
 use claviger_core::profile::{Framed, Profile};
 use claviger_core::refusal::Rule;
-use claviger_core::{Entry, GrantAlias, KeyName, Secret};
-use jiff::SignedDuration;
+use claviger_core::{AgentName, Entry, GrantAlias, KeyName, Secret};
+use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 

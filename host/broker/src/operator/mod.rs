@@ -27,8 +27,6 @@ use crate::local::{AnswerError, KeyCreation, PendingApproval, SecretCreation};
 mod client;
 mod error;
 mod server;
-#[cfg(test)]
-mod tests;
 mod wire;
 
 pub use client::{Client, ClientError};
@@ -37,6 +35,8 @@ pub use server::{ControlError, MAX_CONNECTIONS, SOCKET};
 pub use wire::{MAX_FRAME, PROTOCOL};
 
 pub(crate) use server::Control;
+#[cfg(test)]
+pub(crate) use server::is_ours;
 
 /// A value that goes with a command has at most this many bytes.
 pub const MAX_VALUE: usize = MAX_SECRET;

@@ -75,7 +75,7 @@ impl Control {
         Self::bind_with(folder, broker, PATIENCE)
     }
 
-    pub(super) fn bind_with(
+    pub(crate) fn bind_with(
         folder: &Path,
         broker: Weak<LocalBroker>,
         patience: Duration,
@@ -209,7 +209,7 @@ async fn obey(broker: &Weak<LocalBroker>, command: Command, value: Option<Secret
 }
 
 /// Whether a process of this user is at the other end.
-pub(super) fn is_ours(uid: u32) -> bool {
+pub(crate) fn is_ours(uid: u32) -> bool {
     uid == rustix::process::geteuid().as_raw()
 }
 

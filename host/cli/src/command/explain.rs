@@ -2,7 +2,6 @@
 //! on. Unlocks nothing, touches no key, sends nothing, and writes nothing.
 
 use claviger_broker::guard::{self, Finding};
-use claviger_broker::keyring::KeyState;
 use claviger_core::manifest::{Capability, Grant};
 use claviger_core::name::{escape, nearest};
 use claviger_core::profile::Narrowing;
@@ -219,9 +218,13 @@ fn signing_key(cx: &Context, key: &KeyName, narrowing: &Narrowing) -> Result<Row
     let records = keys::list(cx)?;
     Ok(match keys::find(&records, key) {
         Err(failure) => row(false, failure.message),
-        Ok(record) if record.state != KeyState::Active => row(
+        Ok(record) if !record.is_in_use() => row(
             false,
-            format!("key `{}` is {}, only active keys sign", record.key, record.state),
+            format!(
+                "key `{}` is {}, only active keys sign",
+                record.key,
+                record.standing()
+            ),
         ),
         Ok(record) => match record.profile.narrow(narrowing) {
             Err(error) => row(false, format!("key `{key}`: {error}")),

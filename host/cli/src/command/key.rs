@@ -1,26 +1,19 @@
 //! `claviger key …`: makes keys and shows their public side. Nothing here can show a private key.
 
-use std::collections::BTreeSet;
-
 use claviger_broker::keyring::KeyRecord;
 use claviger_broker::operator::{Change, Command as Order, Reply};
-use claviger_core::KeyName;
 use claviger_core::custody::{Assurance, CustodyKind};
-use claviger_core::name::TokenType;
-use claviger_core::profile::proof::MAX_LIFETIME;
-use claviger_core::profile::{AssertionType, Profile};
+use claviger_core::profile::Profile;
+use claviger_core::{Algorithm, KeyName, PublicKey};
 
-use crate::args::{Key, KeyCreate, ProfileKind, PublicFormat};
+use crate::args::{Key, KeyCreate, PublicFormat};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keys;
 use crate::operate::{order, text, unexpected};
 use crate::output::{columns, shown};
 
-/// Where GitHub's API is, for whoever has no GitHub of their own.
-const GITHUB_API: &str = "https://api.github.com";
-/// What a token may live if nothing was said.
-const DEFAULT_TTL: u32 = 600;
+mod purpose;
 
 pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
     match args {
@@ -36,7 +29,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
 }
 
 fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
-    let profile = profile(&args)?;
+    let profile = purpose::profile(&args.purpose)?;
     let KeyCreate {
         name,
         algorithm,
@@ -76,137 +69,6 @@ fn made(cx: &Context, command: Order) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Each option that belongs to some profiles: which, and whether it was given.
-fn options(args: &KeyCreate) -> [(&'static str, &'static [ProfileKind], bool); 11] {
-    use ProfileKind::{ClientAssertion, GithubApp, HttpSignature, Jws, Labeled, Sshsig};
-    [
-        ("--namespace", &[Sshsig], !args.namespace.is_empty()),
-        ("--issuer", &[Jws], args.issuer.is_some()),
-        ("--audience", &[Jws, ClientAssertion], !args.audience.is_empty()),
-        ("--typ", &[Jws, ClientAssertion], args.typ.is_some()),
-        ("--max-ttl", &[Jws], args.max_ttl.is_some()),
-        ("--label", &[Labeled], args.label.is_some()),
-        ("--tag", &[HttpSignature], args.tag.is_some()),
-        ("--max-lifetime", &[HttpSignature], args.max_lifetime.is_some()),
-        ("--client-id", &[ClientAssertion], args.client_id.is_some()),
-        ("--app", &[GithubApp], args.app.is_some()),
-        ("--api", &[GithubApp], args.api.is_some()),
-    ]
-}
-
-/// The name of a kind of profile on the command line.
-const fn kind_name(kind: ProfileKind) -> &'static str {
-    match kind {
-        ProfileKind::Sshsig => "sshsig",
-        ProfileKind::Jws => "jws",
-        ProfileKind::Labeled => "labeled",
-        ProfileKind::HttpSignature => "http-signature",
-        ProfileKind::Dpop => "dpop",
-        ProfileKind::ClientAssertion => "client-assertion",
-        ProfileKind::GithubApp => "github-app",
-        ProfileKind::Mtls => "mtls",
-    }
-}
-
-fn profile(args: &KeyCreate) -> Result<Profile, Failure> {
-    let kind = kind_name(args.profile);
-    let foreign = options(args)
-        .into_iter()
-        .find(|(_, of, given)| *given && !of.contains(&args.profile));
-    if let Some((option, of, _)) = foreign {
-        let of: Vec<_> = of
-            .iter()
-            .map(|kind| format!("`--profile {}`", kind_name(*kind)))
-            .collect();
-        return Err(Failure::usage(format!(
-            "`{option}` belongs to {}, not to `--profile {kind}`",
-            of.join(" and ")
-        )));
-    }
-    let missing = |example: &str| Failure::usage(format!("`--profile {kind}` needs {example}"));
-    let profile = match args.profile {
-        ProfileKind::Sshsig if args.namespace.is_empty() => {
-            return Err(missing("at least one `--namespace`, such as `--namespace git`"));
-        }
-        ProfileKind::Sshsig => Profile::Sshsig {
-            namespaces: args.namespace.iter().cloned().collect(),
-        },
-        ProfileKind::Jws => {
-            let audiences: BTreeSet<_> = args.audience.iter().cloned().collect();
-            if audiences.is_empty() {
-                return Err(missing(
-                    "at least one `--audience`, such as `--audience https://api.example`",
-                ));
-            }
-            let issuer = args
-                .issuer
-                .clone()
-                .ok_or_else(|| missing("`--issuer`, such as `--issuer https://example`"))?;
-            let typ = match args.typ.clone() {
-                Some(typ) => typ,
-                None => "JWT".parse().map_err(|error| Failure::of(Exit::Failed, &error))?,
-            };
-            Profile::Jws {
-                issuer,
-                typ,
-                audiences,
-                max_ttl: args.max_ttl.unwrap_or(DEFAULT_TTL),
-            }
-        }
-        ProfileKind::Labeled => Profile::Labeled {
-            label: args
-                .label
-                .clone()
-                .ok_or_else(|| missing("`--label`, such as `--label build-attestation`"))?,
-        },
-        ProfileKind::HttpSignature => Profile::HttpSignature {
-            tag: args.tag.clone(),
-            max_lifetime: args.max_lifetime.unwrap_or(MAX_LIFETIME),
-        },
-        ProfileKind::Dpop => Profile::Dpop {},
-        ProfileKind::ClientAssertion => {
-            let [audience] = args.audience.as_slice() else {
-                return Err(missing(
-                    "one `--audience`, such as `--audience https://login.example/token`",
-                ));
-            };
-            Profile::ClientAssertion {
-                client_id: args
-                    .client_id
-                    .clone()
-                    .ok_or_else(|| missing("`--client-id`, as the server knows us"))?,
-                audience: audience.clone(),
-                typ: match args.typ.as_ref().map(TokenType::as_str) {
-                    None | Some("client-authentication+jwt") => AssertionType::Explicit,
-                    Some("JWT") => AssertionType::Plain,
-                    Some(_) => {
-                        return Err(missing(
-                            "no `--typ`, or `--typ JWT` for a server that takes nothing else",
-                        ));
-                    }
-                },
-            }
-        }
-        ProfileKind::GithubApp => Profile::GithubApp {
-            app: args
-                .app
-                .clone()
-                .ok_or_else(|| missing("`--app`, the app's client id, such as `--app Iv23liAbCdEf`"))?,
-            origin: match args.api.clone() {
-                Some(api) => api,
-                None => GITHUB_API
-                    .parse()
-                    .map_err(|error| Failure::of(Exit::Failed, &error))?,
-            },
-        },
-        ProfileKind::Mtls => Profile::Mtls {},
-    };
-    profile
-        .validate()
-        .map_err(|error| Failure::of(Exit::Usage, &error))?;
-    Ok(profile)
-}
-
 fn list(cx: &Context) -> Result<Exit, Failure> {
     let records = keys::list(cx)?;
     if cx.out.is_json() {
@@ -235,12 +97,12 @@ fn list(cx: &Context) -> Result<Exit, Failure> {
         vec![
             record.key.name.to_string(),
             record.key.version.to_string(),
-            record.state.to_string(),
+            record.standing().to_owned(),
             record.profile.kind().to_owned(),
             record.algorithm.to_string(),
             record.custody.to_string(),
             record.assurance.to_string(),
-            record.public.thumbprint(),
+            record.key_id(),
         ]
     }));
     cx.out.line(&columns(&rows));
@@ -257,19 +119,30 @@ fn show(cx: &Context, name: &KeyName) -> Result<Exit, Failure> {
 fn public(cx: &Context, name: &KeyName, format: PublicFormat) -> Result<Exit, Failure> {
     let records = keys::list(cx)?;
     let record = keys::find(&records, name)?;
+    let key = public_half(record)?;
     let text = match format {
-        PublicFormat::Openssh => record.public.to_openssh(name.as_str()),
-        PublicFormat::Pem => record.public.to_pem(),
-        PublicFormat::Jwk => Ok(record.public.to_jwk().to_string()),
+        PublicFormat::Openssh => key.to_openssh(name.as_str()),
+        PublicFormat::Pem => key.to_pem(),
+        PublicFormat::Jwk => Ok(key.to_jwk().to_string()),
     }
     .map_err(|error| Failure::of(Exit::Failed, &error))?;
     let json = match format {
-        PublicFormat::Jwk => record.public.to_jwk(),
+        PublicFormat::Jwk => key.to_jwk(),
         PublicFormat::Openssh => serde_json::json!({ "format": "openssh", "public": text }),
         PublicFormat::Pem => serde_json::json!({ "format": "pem", "public": text }),
     };
     cx.out.value(&json, |_| text.clone());
     Ok(Exit::Done)
+}
+
+/// The public half of a key that has one.
+fn public_half(record: &KeyRecord) -> Result<&PublicKey, Failure> {
+    record.public().ok_or_else(|| {
+        Failure::failed(format!(
+            "key `{}` is symmetric and has no public half",
+            record.key
+        ))
+    })
 }
 
 fn csr(cx: &Context, name: KeyName, subject: String) -> Result<Exit, Failure> {
@@ -282,16 +155,19 @@ fn csr(cx: &Context, name: KeyName, subject: String) -> Result<Exit, Failure> {
 }
 
 fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
-    let public = record.public.to_openssh(record.key.name.as_str());
+    let public = record
+        .public()
+        .map(|key| key.to_openssh(record.key.name.as_str()))
+        .transpose();
     Ok(serde_json::json!({
         "name": record.key.name,
         "version": record.key.version,
-        "state": record.state.as_str(),
+        "state": record.standing(),
         "profile": record.profile,
         "algorithm": record.algorithm,
         "custody": record.custody,
         "assurance": record.assurance,
-        "key_id": record.public.thumbprint(),
+        "key_id": record.key_id(),
         "public_key": public.map_err(|error| Failure::of(Exit::Failed, &error))?,
         "created": record.created,
         "updated": record.updated,
@@ -299,127 +175,26 @@ fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
 }
 
 fn describe(record: &KeyRecord) -> String {
-    let public = record.public.to_openssh(record.key.name.as_str());
+    let public = record.public().map_or_else(
+        || "none: the key is symmetric".to_owned(),
+        |key| {
+            key.to_openssh(record.key.name.as_str())
+                .unwrap_or_else(|error| error.to_string())
+        },
+    );
     let rows = [
         ("key", record.key.to_string()),
-        ("state", record.state.to_string()),
-        ("profile", purpose(&record.profile)),
+        ("state", record.standing().to_owned()),
+        ("profile", purpose::words(&record.profile)),
         ("algorithm", record.algorithm.to_string()),
         ("custody", custody(record.custody, record.assurance)),
-        ("key id", record.public.thumbprint()),
-        ("public key", public.unwrap_or_else(|error| error.to_string())),
+        ("key id", record.key_id()),
+        ("public key", public),
         ("created", record.created.to_string()),
     ];
     shown(&columns(&rows.map(|(name, value)| vec![name.to_owned(), value])))
 }
 
-/// A profile in words.
-fn purpose(profile: &Profile) -> String {
-    let list = |items: Vec<String>| items.join(", ");
-    match profile {
-        Profile::Sshsig { namespaces } => {
-            format!(
-                "sshsig for {}",
-                list(namespaces.iter().map(ToString::to_string).collect())
-            )
-        }
-        Profile::Jws {
-            issuer,
-            typ,
-            audiences,
-            max_ttl,
-        } => format!(
-            "jws of type {typ} by {issuer} for {}, of at most {max_ttl} s",
-            list(audiences.iter().map(ToString::to_string).collect())
-        ),
-        Profile::Labeled { label } => format!("labeled {label}"),
-        Profile::HttpSignature { tag, max_lifetime } => {
-            let tag = tag.as_ref().map(|tag| format!(" tagged {tag}"));
-            format!(
-                "http-signature{}, for at most {max_lifetime} s",
-                tag.unwrap_or_default()
-            )
-        }
-        Profile::Dpop {} => "dpop".to_owned(),
-        Profile::ClientAssertion {
-            client_id,
-            audience,
-            typ,
-        } => format!(
-            "client-assertion of type {} by {client_id} for {audience}",
-            typ.as_str()
-        ),
-        Profile::GithubApp { app, origin } => format!("github-app {app} at {origin}"),
-        Profile::Mtls {} => "mtls".to_owned(),
-    }
-}
-
 fn custody(custody: CustodyKind, assurance: Assurance) -> String {
     format!("{custody}, assurance {assurance}")
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-    use crate::args::{Arguments, Command};
-
-    fn parse(arguments: &str) -> Result<Profile, Failure> {
-        let all = format!("claviger key create x {arguments}");
-        match Arguments::try_parse_from(all.split(' ')).unwrap().command {
-            Command::Key(Key::Create(args)) => profile(&args),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_profile_takes_its_own_options_and_no_others() {
-        assert!(parse("--profile sshsig --namespace git --namespace file").is_ok());
-        assert!(parse("--profile labeled --label build").is_ok());
-        for good in [
-            "--profile http-signature",
-            "--profile http-signature --tag web-bot-auth --max-lifetime 60s",
-            "--profile dpop",
-            "--profile client-assertion --client-id a --audience https://as.example/token",
-            "--profile client-assertion --client-id a --audience https://as.example/token --typ JWT",
-            "--profile github-app --app 1234",
-            "--profile github-app --app 1234 --api https://github.acme.example",
-            "--profile mtls",
-        ] {
-            assert!(parse(good).is_ok(), "{good}");
-        }
-        assert_eq!(
-            parse("--profile jws --issuer a --audience b").unwrap(),
-            Profile::Jws {
-                issuer: "a".parse().unwrap(),
-                typ: "JWT".parse().unwrap(),
-                audiences: BTreeSet::from(["b".parse().unwrap()]),
-                max_ttl: 600,
-            }
-        );
-        for bad in [
-            "--profile sshsig",
-            "--profile jws --issuer a",
-            "--profile jws --audience a",
-            "--profile labeled",
-            "--profile sshsig --namespace git --label x",
-            "--profile labeled --label x --max-ttl 5s",
-            "--profile jws --issuer a --audience b --max-ttl 25h",
-            "--profile jws --issuer a --audience b --max-ttl 0s",
-            "--profile jws --issuer a --audience b --typ dpop+jwt",
-            "--profile http-signature --max-lifetime 6min",
-            "--profile http-signature --namespace git",
-            "--profile dpop --audience https://as.example/token",
-            "--profile client-assertion --client-id a",
-            "--profile client-assertion --audience https://as.example/token",
-            "--profile client-assertion --client-id a --audience as.example",
-            "--profile client-assertion --client-id a --audience https://as.example/token --typ at+jwt",
-            "--profile github-app",
-            "--profile mtls --tag x",
-        ] {
-            let failure = parse(bad).unwrap_err();
-            assert_eq!(failure.exit, Exit::Usage, "{bad}");
-        }
-    }
 }

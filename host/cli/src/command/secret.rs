@@ -133,7 +133,7 @@ fn show(cx: &Context, name: &SecretName) -> Result<Exit, Failure> {
 
 /// What an operator has to do about an active secret because of the time, if anything.
 pub(crate) fn standing(record: &SecretRecord, now: Timestamp) -> Option<String> {
-    if record.state != KeyState::Active {
+    if !record.is_in_use() {
         return None;
     }
     if let Some(expires) = record.expires.filter(|_| record.is_expired(now)) {
@@ -155,7 +155,7 @@ fn to_json(record: &SecretRecord, now: Timestamp) -> serde_json::Value {
     serde_json::json!({
         "name": record.secret.name,
         "version": record.secret.version,
-        "state": record.state.as_str(),
+        "state": record.standing(),
         "kind": record.kind,
         "origin": record.origin,
         "assurance": record.assurance,
@@ -176,7 +176,7 @@ fn describe(record: &SecretRecord) -> String {
     };
     let rows = [
         ("secret", record.secret.to_string()),
-        ("state", record.state.to_string()),
+        ("state", record.standing().to_owned()),
         ("kind", record.kind.to_string()),
         ("origin", record.origin.to_string()),
         ("assurance", record.assurance.to_string()),

@@ -76,6 +76,12 @@ fields! {
         SUBJECT: "subject", "the `sub` of every token", "\"release-bot\"";
         TTL: "ttl", "the life of a token", "\"10 min\"";
         LABEL: "label", "the label of the key's `labeled` profile", "\"acme/build\"";
+        OBJECT: "object", "`commit` or `tag`", "\"tag\"";
+        MAIL: "mail", "a mail address, in which `*` stands for any characters but `@`", "\"bot@acme.example\"";
+        TAG: "tag", "the name of a tag, in which `*` stands for any characters", "\"v*\"";
+        LOGIN_USER: "user", "a user of the key's `ssh-auth` profile", "\"deploy\"";
+        HOST_KEYS: "host-keys", "a list of fingerprints of servers' host keys",
+            "[\"SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU\"]";
     }
     /// In each `http`.
     HTTP = {

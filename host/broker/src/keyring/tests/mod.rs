@@ -12,6 +12,7 @@ use super::*;
 use crate::custody::permits::key_ref;
 use crate::custody::{KdfCost, PassphraseSealer, SoftwareCustody};
 
+mod formats;
 mod secrets;
 mod tamper;
 
@@ -57,11 +58,15 @@ pub(super) async fn new_key(key: KeyRef, algorithm: Algorithm) -> NewKey {
         profile: Profile::Labeled {
             label: "test".parse().unwrap(),
         },
-        algorithm,
+        algorithm: algorithm.into(),
         custody: CustodyKind::Software,
         assurance: Assurance::Passphrase,
-        public,
+        identity: public.into(),
+        source: KeySource::Generated,
+        plan: RotationPlan::default(),
+        locked: false,
         material,
+        hardware: None,
     }
 }
 
@@ -107,7 +112,7 @@ async fn a_key_is_there_with_its_material_after_reopening() {
     let software = SoftwareCustody
         .open(
             &record.key,
-            &record.public,
+            record.public().unwrap(),
             keyring.material(&record.key).unwrap(),
         )
         .await;
@@ -400,7 +405,7 @@ async fn a_key_that_contradicts_itself_is_not_added() {
     let (_outer, folder) = place();
     let keyring = created(&folder).await;
     let mut new = new_key(key_ref("first"), Algorithm::Ed25519).await;
-    new.algorithm = Algorithm::P256;
+    new.algorithm = Algorithm::P256.into();
     assert!(matches!(
         keyring.insert(new, now()),
         Err(KeyringError::Algorithm { .. })
@@ -508,16 +513,16 @@ async fn a_full_disk_leaves_the_keyring_as_it_was() {
 async fn a_keyring_of_another_format_or_another_database_is_named_as_such() {
     for (pragma, expected) in [
         (
-            "user_version = 4",
-            "the keyring has format 4; expected a keyring of format 3",
+            "user_version = 5",
+            "the keyring has format 5; expected a keyring of format 4",
         ),
         (
             "user_version = 1",
-            "the keyring has format 1; expected a keyring of format 3",
+            "the keyring has format 1; expected a keyring of format 4",
         ),
         (
             "application_id = 7",
-            "the file is another program's database; expected a keyring of format 3",
+            "the file is another program's database; expected a keyring of format 4",
         ),
     ] {
         let (_outer, folder) = place();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use claviger_core::audit::SecretSource;
 use claviger_core::http::InjectionKind;
 use rusqlite::Connection;
 
@@ -127,7 +128,9 @@ async fn a_killed_host_leaves_a_whole_keyring_wherever_its_write_was_cut() {
         rotate_every: None,
         value: Secret::take(&mut b"the-second-refresh-token".to_vec()).unwrap(),
     };
-    keyring.replace_secret(replacement, now()).unwrap();
+    keyring
+        .replace_secret(replacement, SecretSource::Server, now())
+        .unwrap();
     states.push(content(&keyring).unwrap());
     let database = std::fs::read(folder.join(DATABASE)).unwrap();
     let log = std::fs::read(folder.join("keyring.db-wal")).unwrap();
@@ -170,6 +173,17 @@ async fn every_cell_of_every_row_is_authenticated() {
         ("public", "(SELECT public FROM keys WHERE name = 'second')"),
         ("created", "'2026-01-02T03:04:05.679Z'"),
         ("updated", "'2026-01-02T03:04:05.679Z'"),
+        ("source", "'imported'"),
+        ("rotate_every", "0"),
+        ("rotate_every", "60"),
+        ("rotate_uses", "1"),
+        ("overlap", "0"),
+        ("until", "'2026-01-02T03:04:05.679Z'"),
+        ("deleted", "'2026-01-02T03:04:05.679Z'"),
+        ("reason", "''"),
+        ("reason", "'because'"),
+        ("locked", "1"),
+        ("hardware", "zeroblob(0)"),
         ("nonce", "(SELECT nonce FROM keys WHERE name = 'second')"),
         ("material", "(SELECT material FROM keys WHERE name = 'second')"),
         ("material", "zeroblob(48)"),
@@ -203,6 +217,12 @@ async fn every_cell_of_every_row_is_authenticated() {
         ("updated", "'2026-01-02T03:04:05.679Z'"),
         ("expires", "'2030-01-02T03:04:05Z'"),
         ("rotate_every", "0"),
+        ("source", "'server'"),
+        ("overlap", "60"),
+        ("until", "'2026-01-02T03:04:05.679Z'"),
+        ("deleted", "'2026-01-02T03:04:05.679Z'"),
+        ("reason", "'because'"),
+        ("locked", "1"),
         ("nonce", "(SELECT nonce FROM secrets WHERE name = 'hooks')"),
         ("material", "(SELECT material FROM secrets WHERE name = 'hooks')"),
         ("material", "zeroblob(0)"),
@@ -312,13 +332,13 @@ async fn rows_cannot_be_deleted_added_swapped_or_rolled_back() {
         ("DELETE FROM keys".to_owned(), "`first@v1` is missing"),
         (
             "INSERT INTO keys SELECT 'copy', version, state, profile, algorithm, custody, assurance, public, created, \
-             updated, nonce, material FROM keys WHERE name = 'first'"
+             updated, source, rotate_every, rotate_uses, overlap, until, deleted, reason, locked, hardware, nonce, material FROM keys WHERE name = 'first'"
                 .to_owned(),
             "`copy@v1` was not put there",
         ),
         (
             "INSERT INTO keys SELECT name, 2, state, profile, algorithm, custody, assurance, public, created, \
-             updated, nonce, material FROM keys WHERE name = 'first'"
+             updated, source, rotate_every, rotate_uses, overlap, until, deleted, reason, locked, hardware, nonce, material FROM keys WHERE name = 'first'"
                 .to_owned(),
             "`first@v2` was not put there",
         ),
@@ -328,7 +348,7 @@ async fn rows_cannot_be_deleted_added_swapped_or_rolled_back() {
         ),
         (
             "INSERT INTO secrets SELECT 'copy', version, state, kind, origin, assurance, created, updated, expires, \
-             rotate_every, nonce, material FROM secrets WHERE name = 'github'"
+             rotate_every, source, overlap, until, deleted, reason, locked, nonce, material FROM secrets WHERE name = 'github'"
                 .to_owned(),
             "secret `copy@v1` was not put there",
         ),

@@ -73,11 +73,19 @@ impl Stop {
             Self::Ended | Self::Closed => Settlement::Abandoned,
         }
     }
+
+    /// Whether it stops even what was [let finish](Exchange::let_finish).
+    const fn stops_everything(self) -> bool {
+        match self {
+            Self::Revoked | Self::Panic => true,
+            Self::Suspended | Self::AgentSuspended | Self::Ended | Self::Closed => false,
+        }
+    }
 }
 
 /// A request that is under way.
 pub(in super::super) struct Exchange {
-    /// None if it goes on when whoever asked for it goes away.
+    // None of a request for a token: its end is not that of the instance that asked first.
     pub(in super::super) instance: Option<InstanceId>,
     pub(in super::super) agent: AgentName,
     pub(in super::super) alias: GrantAlias,
@@ -90,6 +98,8 @@ pub(in super::super) struct Exchange {
 #[derive(Default)]
 struct State {
     stop: Option<Stop>,
+    // Invariant: never false again.
+    finishing: bool,
     flow: Option<Flow>,
     waker: Option<Waker>,
 }
@@ -129,6 +139,18 @@ impl Exchange {
         }
     }
 
+    /// From here on it comes to its end, unless a credential of it is taken out of use: what a server rotates must not be lost.
+    pub(in super::super) fn let_finish(&self) -> Result<(), Stop> {
+        let mut state = self.state();
+        match state.stop {
+            Some(stop) => Err(stop),
+            None => {
+                state.finishing = true;
+                Ok(())
+            }
+        }
+    }
+
     /// Takes over the answer's body; if the exchange was stopped, settles it instead.
     pub(super) fn attach(&self, mut flow: Flow) -> Result<(), Stop> {
         let mut state = self.state();
@@ -143,6 +165,9 @@ impl Exchange {
 
     fn stop(&self, why: Stop) {
         let mut state = self.state();
+        if state.finishing && !why.stops_everything() {
+            return;
+        }
         state.stop.get_or_insert(why);
         let flow = state.flow.take();
         let waker = state.waker.take();
@@ -446,7 +471,7 @@ impl Drop for Guarded {
 }
 
 /// Whether the credential may have reached anybody before an exchange failed.
-pub(super) const fn may_have_left(error: &SendError) -> bool {
+pub(in super::super) const fn may_have_left(error: &SendError) -> bool {
     match error {
         SendError::Refused { .. } => false,
         SendError::Failed { fault } => match fault {

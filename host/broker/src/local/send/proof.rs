@@ -16,6 +16,7 @@ use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{BoxFuture, GrantAlias, KeyName, KeyRef, Permit, Refusal, Secret, Signature};
 use rand_core::{OsRng, RngCore as _};
 
+use super::super::perform::signs;
 use super::super::tokens::Verifier;
 use super::super::{Instance, LocalBroker};
 use super::slots::field;
@@ -57,8 +58,9 @@ impl Proof {
 
 /// Checks that a key of the right kind makes the proofs that a grant needs: the reason why not is for the operator who admits.
 pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRecord) -> Result<(), String> {
+    let key = signs(record).map_err(|denial| denial.detail)?;
     let context = FrameContext {
-        key: &record.public,
+        key,
         now: jiff::Timestamp::UNIX_EPOCH,
         nonce: [0; 16],
     };
@@ -94,7 +96,7 @@ pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRe
             Injection::Mtls { chain, .. } => chain
                 .first()
                 .ok_or(FrameError::Certificate)
-                .and_then(|first| certificate_is_for(first, &record.public)),
+                .and_then(|first| certificate_is_for(first, key)),
             Injection::Bearer { .. }
             | Injection::Basic { .. }
             | Injection::Header { .. }
@@ -107,9 +109,13 @@ pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRe
             | Injection::WebhookHmac { .. } => return Err(misplaced(record)),
         },
         Profile::Dpop {} => Ok(()),
-        Profile::Sshsig { .. } | Profile::Jws { .. } | Profile::Labeled { .. } => {
-            return Err(misplaced(record));
-        }
+        Profile::Sshsig { .. }
+        | Profile::Jws { .. }
+        | Profile::Labeled { .. }
+        | Profile::Git { .. }
+        | Profile::SshAuth { .. }
+        | Profile::Seal {}
+        | Profile::Mac { .. } => return Err(misplaced(record)),
     };
     framed.map_err(|error| format!("key `{}`: {error}", record.key.name))
 }
@@ -235,7 +241,7 @@ impl LocalBroker {
             .try_fill_bytes(&mut nonce)
             .map_err(|_| custody("the system gives no random numbers"))?;
         let context = FrameContext {
-            key: &record.public,
+            key: signs(record)?,
             now: self.trusted_now()?,
             nonce,
         };
@@ -279,6 +285,7 @@ impl LocalBroker {
                 approval: None,
             };
             ledger.saw(time);
+            ledger.used(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -320,9 +327,9 @@ impl LocalBroker {
             .sign(permit, framed)
             .await
             .map_err(|error| custody(&error.to_string()))?;
-        match self.keyring.key(&record.key.name) {
-            Some(active) if active.key == record.key => Ok(signature),
-            Some(_) | None => Err(revoked(&record.key.name)),
+        match self.may_finish(&record.key) {
+            Some(_) => Ok(signature),
+            None => Err(revoked(&record.key.name)),
         }
     }
 }
@@ -362,9 +369,8 @@ impl Handshakes {
             let text = "the permit is not for this connection";
             return Err(Denial::new(Refusal::NotGranted, Rule::Egress, text));
         }
-        let record = match broker.keyring.key(&self.key.name) {
-            Some(active) if active.key == self.key => active,
-            Some(_) | None => return Err(revoked(&self.key.name)),
+        let Some(record) = broker.may_finish(&self.key) else {
+            return Err(revoked(&self.key.name));
         };
         let framed = broker.framed(&record, |context| {
             certificate_verify(&record.profile, content, context)

@@ -25,7 +25,14 @@ pub(super) async fn key(scene: &Scene, key: &str, profile: Profile, algorithm: A
         algorithm,
         custody: CustodyKind::Software,
     };
-    scene.broker().create_key(creation).await.unwrap().public.clone()
+    scene
+        .broker()
+        .create_key(creation)
+        .await
+        .unwrap()
+        .public()
+        .unwrap()
+        .clone()
 }
 
 pub(super) fn grant(inject: &str) -> String {

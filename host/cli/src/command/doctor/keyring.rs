@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use claviger_broker::audit::{Verified, verify};
 use claviger_broker::guard::trusted_time;
-use claviger_broker::keyring::{KeyState, Keyring, KeyringError, KeyringInfo, RootKind};
+use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind};
 use claviger_broker::local::AUDIT_FOLDER;
 use claviger_tpm::{Tpm, TpmChoice, TpmError};
 use jiff::Timestamp;
@@ -116,10 +116,7 @@ fn secrets(folder: &Path, now: Timestamp) -> Finding {
             return Finding::fail(name, error.to_string(), fix);
         }
     };
-    let active = records
-        .iter()
-        .filter(|record| record.state == KeyState::Active)
-        .count();
+    let active = records.iter().filter(|record| record.is_in_use()).count();
     let late: Vec<_> = records
         .iter()
         .filter_map(|record| standing(record, now).map(|text| (&record.secret.name, text)))

@@ -16,15 +16,22 @@ use crate::manifest::problem::{Report, code};
 use crate::manifest::quantity::{format_duration, parse_duration};
 use crate::manifest::{Capability, Constraints, Grant, Hours, Limits, MAX_GRANTS, MAX_HOURS, OnViolation};
 use crate::name::GrantAlias;
+use crate::profile::git::GitNarrowing;
+use crate::profile::ssh_auth::{HostKeyId, MAX_LISTED, SshAuthNarrowing};
 use crate::profile::{MAX_TOKEN_LIFE, Narrowing};
 
 /// Which profile each narrowing field belongs to.
-const PROFILES: [(Field, &str); 5] = [
+const PROFILES: [(Field, &str); 10] = [
     (fields::NAMESPACE, "sshsig"),
     (fields::AUDIENCE, "jws"),
     (fields::SUBJECT, "jws"),
     (fields::TTL, "jws"),
     (fields::LABEL, "labeled"),
+    (fields::OBJECT, "git"),
+    (fields::MAIL, "git"),
+    (fields::TAG, "git"),
+    (fields::LOGIN_USER, "ssh-auth"),
+    (fields::HOST_KEYS, "ssh-auth"),
 ];
 
 /// The grants that can be had; the report holds an error for every other.
@@ -224,6 +231,23 @@ fn read_sign(grant: &Section<'_, '_>, alias: &str, report: &mut Report) -> Optio
             .read(fields::TTL, report, read_ttl)
             .map(toml::Spanned::into_inner),
         label: sign.parsed(fields::LABEL, report).map(toml::Spanned::into_inner),
+        git: GitNarrowing {
+            object: sign.parsed(fields::OBJECT, report).map(toml::Spanned::into_inner),
+            mail: sign.parsed(fields::MAIL, report).map(toml::Spanned::into_inner),
+            tag: sign.parsed(fields::TAG, report).map(toml::Spanned::into_inner),
+        },
+        ssh: SshAuthNarrowing {
+            user: sign
+                .parsed(fields::LOGIN_USER, report)
+                .map(toml::Spanned::into_inner),
+            host_keys: sign
+                .list(fields::HOST_KEYS, 1..=MAX_LISTED, report, |text| {
+                    text.parse::<HostKeyId>().map_err(|error| error.to_string())
+                })
+                .into_iter()
+                .map(toml::Spanned::into_inner)
+                .collect(),
+        },
     };
     refuse_mixed_profiles(&sign, report);
     Some(Capability::Sign {

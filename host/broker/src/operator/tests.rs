@@ -1,1 +1,0 @@
-//! Commands and the socket that carries them.
