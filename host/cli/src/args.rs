@@ -9,10 +9,12 @@ use claviger_core::manifest::parse_duration;
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 
+mod approvals;
 mod purpose;
 mod recovery;
 mod stops;
 
+pub(crate) use approvals::{Approvals, Approve, Deny, Run};
 pub(crate) use purpose::{ProfileKind, Purpose};
 pub(crate) use recovery::{Backup, BackupCreate, BackupRestore, BackupShow, KeyringCommand, Reseal};
 pub(crate) use stops::{Agent, Grant, GrantName, Panic};
@@ -39,8 +41,8 @@ pub(crate) struct Arguments {
 
 /// At the foot of the help; the numbers are those of [`crate::exit::Exit`].
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 5 the audit log cannot be used, 6 something was changed or damaged; \
-4 is kept for `needs approval`. 129, 130 and 143: stopped by SIGHUP, Ctrl-C and SIGTERM.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 4 an approval was missing, 5 the audit log cannot be used, 6 something was \
+changed or damaged. 129, 130 and 143: stopped by SIGHUP, Ctrl-C and SIGTERM.
 Data goes to stdout, messages to stderr.";
 
 /// What every command takes.
@@ -100,7 +102,13 @@ pub(crate) enum Command {
     Run(Run),
     /// Say which rule allows or denies a use of a grant, without touching a key
     Explain(Explain),
-    /// List, suspend and resume grants
+    /// List the uses that wait for an approval, or show one of them
+    Approvals(Approvals),
+    /// Approve one use that waits
+    Approve(Approve),
+    /// Deny one use that waits
+    Deny(Deny),
+    /// List, suspend and resume grants, and see what agents ask for
     #[command(subcommand, arg_required_else_help = true)]
     Grant(Grant),
     /// List, suspend and resume agents as a whole
@@ -370,22 +378,6 @@ pub(crate) struct Pin {
     /// Only show what would change
     #[arg(long)]
     pub(crate) dry_run: bool,
-}
-
-/// `claviger run`.
-#[derive(Debug, Args)]
-pub(crate) struct Run {
-    #[command(flatten)]
-    pub(crate) manifest: ManifestArg,
-    /// What the agent is given
-    #[arg(group = "given")]
-    pub(crate) input: Option<String>,
-    /// Give the agent what is in this file
-    #[arg(long, value_name = "FILE", group = "given")]
-    pub(crate) input_file: Option<PathBuf>,
-    /// Give the agent what comes on stdin
-    #[arg(long, group = "given")]
-    pub(crate) stdin: bool,
 }
 
 /// `claviger explain`.

@@ -52,7 +52,12 @@ fn change(cx: &Context, name: KeyName, change: Change) -> Result<Exit, Failure> 
 fn made(cx: &Context, command: Order) -> Result<Exit, Failure> {
     let keys = match order(cx, command, None)? {
         Reply::Keys(keys) => keys,
-        Reply::Done { .. } | Reply::Secrets(_) | Reply::Text(_) | Reply::Status(_) => {
+        Reply::Done { .. }
+        | Reply::Secrets(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Approvals(_)
+        | Reply::Approval(_) => {
             return Err(unexpected());
         }
     };

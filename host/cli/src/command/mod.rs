@@ -1,6 +1,7 @@
 //! The commands, one a file.
 
 pub(crate) mod agent;
+pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod check;

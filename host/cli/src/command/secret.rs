@@ -67,7 +67,12 @@ fn change(cx: &Context, name: SecretName, change: Change) -> Result<Exit, Failur
 fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Failure> {
     let secrets = match order(cx, command, value)? {
         Reply::Secrets(secrets) => secrets,
-        Reply::Done { .. } | Reply::Keys(_) | Reply::Text(_) | Reply::Status(_) => {
+        Reply::Done { .. }
+        | Reply::Keys(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Approvals(_)
+        | Reply::Approval(_) => {
             return Err(unexpected());
         }
     };
