@@ -6,7 +6,7 @@ use claviger_core::manifest::{Constraints, OnViolation, Rate};
 use claviger_core::refusal::{Denial, Rule};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::ledger::GrantState;
+use crate::ledger::{GrantState, Stopped};
 
 /// The wall clock may be this far behind the latest time on record: what NTP corrects in one step without being asked.
 pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
@@ -27,6 +27,22 @@ pub fn trusted_time(now: Timestamp, latest: Option<Timestamp>) -> Result<Timesta
         Some(latest) => Ok(now.max(latest)),
         None => Ok(now),
     }
+}
+
+/// Whether nothing is suspended or stopped that the grant is a part of. A part of [`decide`], and asked again after whatever took time.
+///
+/// # Errors
+/// What is stopped, and what lifts it; the agent learns no more than `suspended`.
+pub fn in_force(state: &GrantState) -> Result<(), Denial> {
+    let detail = match (state.stopped, state.suspended) {
+        (Some(Stopped::Everything), _) => {
+            "all use of credentials is stopped; `claviger panic --lift` lifts it"
+        }
+        (Some(Stopped::Agent), _) => "the agent is suspended; `claviger agent resume` resumes it",
+        (None, true) => "the grant is suspended; `claviger grant resume` resumes it",
+        (None, false) => return Ok(()),
+    };
+    Err(Denial::new(Refusal::Suspended, Rule::Suspension, detail))
 }
 
 /// What a use that may happen does to the grant's state.
@@ -208,14 +224,7 @@ type Check = fn(&Constraints, &GrantState, Timestamp) -> Result<(), Denial>;
 const CHECKS: [Check; 5] = [suspension, expiry, hours, uses, rate];
 
 fn suspension(_: &Constraints, state: &GrantState, _: Timestamp) -> Result<(), Denial> {
-    if state.suspended {
-        return Err(Denial::new(
-            Refusal::Suspended,
-            Rule::Suspension,
-            "the grant is suspended; `claviger grant resume` resumes it",
-        ));
-    }
-    Ok(())
+    in_force(state)
 }
 
 fn expiry(constraints: &Constraints, _: &GrantState, now: Timestamp) -> Result<(), Denial> {
@@ -342,12 +351,18 @@ mod tests {
             suspended: true,
             ..none
         };
-        check(
-            &constraints(|_| {}),
-            suspended,
-            "2026-06-01T12:00:00Z",
-            Err(Rule::Suspension),
-        );
+        let stopped = [Stopped::Everything, Stopped::Agent].map(|stopped| GrantState {
+            stopped: Some(stopped),
+            ..none
+        });
+        for state in [&[suspended], &stopped[..]].concat() {
+            check(
+                &constraints(|_| {}),
+                state,
+                "2026-06-01T12:00:00Z",
+                Err(Rule::Suspension),
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Budgets, suspensions, known keys and secrets as a fold of the audit log. Not a store: what is not on the log is not here after a restart.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use claviger_core::audit::{Entry, Event, RequestPurpose, SecretRef, Use};
 use claviger_core::key::{KeyRef, KeyVersion};
@@ -16,6 +16,8 @@ pub struct Ledger {
     secrets: BTreeMap<SecretName, KeyVersion>,
     // Requests that may still move fewer bytes than were reserved for them. What a crash leaves here stays reserved.
     reserved: HashMap<EntryIndex, Reserved>,
+    suspended: BTreeSet<AgentName>,
+    panic: bool,
     latest: Option<Timestamp>,
     last_instance: u64,
     keyring: u64,
@@ -29,12 +31,24 @@ pub struct GrantState {
     pub uses: u64,
     /// When the rate's bucket is full again.
     pub rate_until: Option<Timestamp>,
-    /// Whether it is suspended.
+    /// Whether it is suspended by itself.
     pub suspended: bool,
+    /// Whether something that it is a part of is stopped.
+    pub stopped: Option<Stopped>,
     /// Bytes of requests' bodies that were sent, or may be sent by what is under way.
     pub sent: u64,
     /// Bytes of answers' bodies that were received, or may be.
     pub received: u64,
+}
+
+/// What an operator stopped that a grant is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// All use of every credential.
+    Everything,
+    /// Every grant of its agent.
+    Agent,
 }
 
 /// Bytes of one request, taken from a grant's budget before it is sent.
@@ -71,6 +85,14 @@ impl Ledger {
             }
             Event::Suspended { agent, grant, .. } => self.suspend(agent, grant),
             Event::Resumed { agent, grant } => self.resume(agent, grant),
+            Event::AgentSuspended { agent } => {
+                self.suspended.insert(agent.clone());
+            }
+            Event::AgentResumed { agent } => {
+                self.suspended.remove(agent);
+            }
+            Event::Panic => self.panic = true,
+            Event::PanicLifted => self.panic = false,
             Event::KeyCreated { key, key_id, .. } => {
                 self.keys.insert(key.to_string(), (key.clone(), key_id.clone()));
             }
@@ -94,6 +116,10 @@ impl Ledger {
             Event::HostStopped
             | Event::KeyStateChanged { .. }
             | Event::CertificateRequested { .. }
+            | Event::BackupRequested { .. }
+            | Event::RestoreRequested { .. }
+            | Event::ResealRequested { .. }
+            | Event::ProofRequested { .. }
             | Event::Admitted { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
@@ -107,17 +133,36 @@ impl Ledger {
     /// The state of a grant; of one never used, the default.
     #[must_use]
     pub fn grant(&self, agent: &AgentName, alias: &GrantAlias) -> GrantState {
-        self.grants
-            .get(&(agent.clone(), alias.clone()))
-            .copied()
-            .unwrap_or_default()
+        let state = self.grants.get(&(agent.clone(), alias.clone()));
+        self.within(agent, state.copied().unwrap_or_default())
     }
 
     /// Every grant on the log, by agent and alias.
     pub fn grants(&self) -> impl Iterator<Item = (&AgentName, &GrantAlias, GrantState)> {
         self.grants
             .iter()
-            .map(|((agent, alias), state)| (agent, alias, *state))
+            .map(|((agent, alias), state)| (agent, alias, self.within(agent, *state)))
+    }
+
+    /// Every agent that is suspended as a whole.
+    pub fn suspended_agents(&self) -> impl Iterator<Item = &AgentName> {
+        self.suspended.iter()
+    }
+
+    /// Whether all use of every credential is stopped.
+    #[must_use]
+    pub const fn in_panic(&self) -> bool {
+        self.panic
+    }
+
+    /// A grant's state as a part of its agent, and of everything.
+    fn within(&self, agent: &AgentName, state: GrantState) -> GrantState {
+        let stopped = if self.panic {
+            Some(Stopped::Everything)
+        } else {
+            self.suspended.contains(agent).then_some(Stopped::Agent)
+        };
+        GrantState { stopped, ..state }
     }
 
     /// Every key version that was created, with its thumbprint.

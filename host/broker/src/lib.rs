@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod backup;
 pub mod clock;
 pub mod custody;
 pub mod guard;
 pub mod keyring;
 pub mod ledger;
 pub mod local;
+pub mod operator;
 
 pub use clock::{ManualClock, SystemClock};
 pub use local::LocalBroker;

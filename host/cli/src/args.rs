@@ -11,8 +11,12 @@ use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 
 mod purpose;
+mod recovery;
+mod stops;
 
 pub(crate) use purpose::{ProfileKind, Purpose};
+pub(crate) use recovery::{Backup, BackupCreate, BackupRestore, BackupShow, KeyringCommand, Reseal};
+pub(crate) use stops::{Agent, Grant, GrantName, Panic};
 
 /// Runs agents and carries their keys.
 ///
@@ -100,9 +104,20 @@ pub(crate) enum Command {
     /// List, suspend and resume grants
     #[command(subcommand, arg_required_else_help = true)]
     Grant(Grant),
+    /// List, suspend and resume agents as a whole
+    #[command(subcommand, arg_required_else_help = true)]
+    Agent(Agent),
+    /// Stop all use of every credential at once, until it is lifted
+    Panic(Panic),
     /// Read, verify and sign the audit log
     #[command(subcommand, arg_required_else_help = true)]
     Audit(Audit),
+    /// Make and restore backups, for the day that the TPM or the disk dies
+    #[command(subcommand, arg_required_else_help = true)]
+    Backup(Backup),
+    /// Change what protects the keyring
+    #[command(subcommand, arg_required_else_help = true)]
+    Keyring(KeyringCommand),
     /// Look for what is wrong or weak here, and say how to mend it
     Doctor,
     /// Write shell completions to stdout
@@ -425,26 +440,6 @@ fn header_field(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.trim_start_matches(' ').to_owned()))
 }
 
-/// `claviger grant …`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Grant {
-    /// List the grants that the audit log knows: uses, suspensions
-    List,
-    /// Suspend a grant, from the next request on
-    Suspend(GrantName),
-    /// Resume a suspended grant
-    Resume(GrantName),
-}
-
-/// A grant of an agent.
-#[derive(Debug, Args)]
-pub(crate) struct GrantName {
-    /// The agent's name in its manifest
-    pub(crate) agent: AgentName,
-    /// The grant's alias in the manifest
-    pub(crate) grant: GrantAlias,
-}
-
 /// `claviger audit …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
@@ -502,45 +497,4 @@ fn whole_seconds(text: &str) -> Result<u32, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn a_passphrase_cannot_be_given_as_a_value() {
-        for bad in [
-            &["claviger", "--passphrase", "x", "key", "list"][..],
-            &["claviger", "init", "--passphrase=x"],
-        ] {
-            assert!(Arguments::try_parse_from(bad).is_err(), "{bad:?}");
-        }
-        assert!(Arguments::try_parse_from(["claviger", "key", "list", "--passphrase-file", "x"]).is_ok());
-    }
-
-    #[test]
-    fn global_options_are_taken_before_and_after_the_command() {
-        for good in [["claviger", "--json", "doctor"], ["claviger", "doctor", "--json"]] {
-            assert!(Arguments::try_parse_from(good).unwrap().global.json);
-        }
-    }
-
-    #[test]
-    fn one_input_at_most() {
-        assert!(Arguments::try_parse_from(["claviger", "run", "m.toml", "x", "--stdin"]).is_err());
-        assert!(Arguments::try_parse_from(["claviger", "run", "m.toml", "x"]).is_ok());
-        assert!(Arguments::try_parse_from(["claviger", "run", "m.toml"]).is_ok());
-    }
-
-    #[test]
-    fn lives_of_tokens_are_whole_seconds() {
-        assert_eq!(whole_seconds("10 min"), Ok(600));
-        assert!(whole_seconds("10").is_err());
-        assert!(whole_seconds("1500 ms").is_err());
-    }
-}
+mod tests;

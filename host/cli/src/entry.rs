@@ -27,9 +27,12 @@ pub(crate) fn to_json(index: EntryIndex, entry: &Entry) -> serde_json::Value {
 pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
     let (word, text) = words(&entry.event);
     let style = match &entry.event {
-        Event::Denied { .. } | Event::NotAdmitted { .. } | Event::Suspended { .. } | Event::Alert { .. } => {
-            Style::Warn
-        }
+        Event::Denied { .. }
+        | Event::NotAdmitted { .. }
+        | Event::Suspended { .. }
+        | Event::AgentSuspended { .. }
+        | Event::Panic
+        | Event::Alert { .. } => Style::Warn,
         Event::Settled {
             settlement: Settlement::Failed | Settlement::Indeterminate,
             ..
@@ -38,7 +41,10 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
             end: InstanceEnd::Trapped { .. } | InstanceEnd::Stopped { .. },
             ..
         } => Style::Warn,
-        Event::Allowed(_) | Event::CertificateRequested { .. } => Style::Good,
+        Event::BackupRequested { .. } | Event::RestoreRequested { .. } | Event::ResealRequested { .. } => {
+            Style::Warn
+        }
+        Event::Allowed(_) | Event::CertificateRequested { .. } | Event::ProofRequested { .. } => Style::Good,
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyStateChanged { .. }
@@ -50,6 +56,8 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::Ended { .. }
         | Event::Settled { .. }
         | Event::ClockAccepted
+        | Event::AgentResumed { .. }
+        | Event::PanicLifted
         | Event::Resumed { .. } => Style::Dim,
     };
     // One line whatever the entry holds.
@@ -85,6 +93,43 @@ fn words(event: &Event) -> (&'static str, String) {
         Event::CertificateRequested { key, subject } => (
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
+        ),
+        Event::BackupRequested {
+            by,
+            recipients,
+            keys,
+            secrets,
+            left_out,
+        } => (
+            "backup",
+            format!(
+                "{by} has {keys} keys and {secrets} secrets written for {}; {left_out} keys live in a TPM",
+                recipients.join(", ")
+            ),
+        ),
+        Event::RestoreRequested {
+            by,
+            made,
+            of,
+            keys,
+            secrets,
+            weaken,
+        } => {
+            let weaken = if *weaken { ", weaker if need be" } else { "" };
+            (
+                "restore",
+                format!("{by} restores {keys} keys and {secrets} secrets of {of} as of {made:.0}{weaken}"),
+            )
+        }
+        Event::ResealRequested { by, from, to, keys } => (
+            "reseal",
+            format!(
+                "{by} has the root key, until now under {from}, sealed under {to}, and {keys} keys with it"
+            ),
+        ),
+        Event::ProofRequested { key, by } => (
+            "prove",
+            format!("key {key}: a proof by {by} that it lives in the TPM is asked for"),
         ),
         Event::HostStopped => ("stopped", "host, in order".to_owned()),
         Event::KeyCreated {
@@ -216,6 +261,13 @@ fn words(event: &Event) -> (&'static str, String) {
         }
         Event::ClockAccepted => ("clock", "an operator vouched for the clock".to_owned()),
         Event::Resumed { agent, grant } => ("resumed", format!("{agent} {grant} by an operator")),
+        Event::AgentSuspended { agent } => ("suspended", format!("{agent}, all of it, by an operator")),
+        Event::AgentResumed { agent } => ("resumed", format!("{agent}, by an operator")),
+        Event::Panic => (
+            "panic",
+            "an operator stopped all use of every credential".to_owned(),
+        ),
+        Event::PanicLifted => ("lifted", "an operator lets credentials be used again".to_owned()),
     }
 }
 

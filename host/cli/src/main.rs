@@ -25,6 +25,7 @@ mod interruption;
 mod keys;
 mod log;
 mod manifest;
+mod operate;
 mod output;
 mod passphrase;
 mod progress;
@@ -111,7 +112,11 @@ fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Run(args) => command::run::run(cx, &args),
         Command::Explain(args) => command::explain::run(cx, &args),
         Command::Grant(args) => command::grant::run(cx, args),
+        Command::Agent(args) => command::agent::run(cx, args),
+        Command::Panic(args) => command::panic::run(cx, &args),
         Command::Audit(args) => command::audit::run(cx, &args),
+        Command::Backup(args) => command::backup::run(cx, args),
+        Command::Keyring(args) => command::keyring::run(cx, args),
         Command::Doctor => command::doctor::run(cx),
         Command::Completions { shell } => command::docs::completions(cx, shell),
         Command::Man { dir } => command::docs::man(cx, &dir),

@@ -29,6 +29,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_PID: u64 = 20;
 
 /// What opens a keyring's root key, and the device that holds resident keys.
+#[derive(Clone)]
 pub(crate) struct Unlocking {
     pub(crate) sealer: Arc<dyn Sealer>,
     pub(crate) resident: Option<Arc<dyn Custody>>,
@@ -58,6 +59,14 @@ pub(crate) fn with_broker<T>(
     cx: &Context,
     work: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    with_unlocked(cx, async |broker, _| work(broker).await)
+}
+
+/// As [`with_broker`], with what opened the keyring.
+pub(crate) fn with_unlocked<T>(
+    cx: &Context,
+    work: impl AsyncFnOnce(&Arc<LocalBroker>, &Unlocking) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let folder = cx.keyring()?;
     let info = Keyring::peek(&folder)?;
     let runtime = runtime()?;
@@ -68,9 +77,9 @@ pub(crate) fn with_broker<T>(
             RootKind::Tpm | RootKind::Swtpm => None,
         };
         let mut interruption = Interruption::new()?;
-        let broker = open(cx, &folder, &info, passphrase, &mut interruption).await?;
+        let (broker, unlocking) = open(cx, &folder, &info, passphrase, &mut interruption).await?;
         let result = tokio::select! {
-            done = work(&broker) => done,
+            done = work(&broker, &unlocking) => done,
             signal = interruption.next() => Err(signal.stopped()),
         };
         let closed = tokio::select! {
@@ -93,20 +102,21 @@ async fn open(
     info: &KeyringInfo,
     passphrase: Option<Secret>,
     interruption: &mut Interruption,
-) -> Result<Arc<LocalBroker>, Failure> {
+) -> Result<(Arc<LocalBroker>, Unlocking), Failure> {
     let opening = async {
         let unlocking = unlocking(folder, info, passphrase).await?;
-        LocalBroker::open(options(cx, folder, unlocking))
+        let broker = LocalBroker::open(options(cx, folder, unlocking.clone()))
             .await
-            .map_err(Failure::from)
+            .map_err(Failure::from)?;
+        Ok::<_, Failure>((broker, unlocking))
     };
     let mut opening = pin!(progress::during(&cx.out, "opening the keyring", opening));
-    let broker = tokio::select! {
+    let (broker, unlocking) = tokio::select! {
         opened = &mut opening => opened?,
         signal = interruption.next() => {
             let closing = async {
                 match opening.await {
-                    Ok(broker) => broker.close().await.is_ok(),
+                    Ok((broker, _)) => broker.close().await.is_ok(),
                     Err(_) => true,
                 }
             };
@@ -126,7 +136,7 @@ async fn open(
             found.entries, found.dropped_bytes, found.indeterminate
         ));
     }
-    Ok(broker)
+    Ok((broker, unlocking))
 }
 
 fn not_closed(signal: Signal) -> Failure {

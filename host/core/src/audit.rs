@@ -93,6 +93,53 @@ pub enum Event {
         /// Whom the certificate shall be for, escaped.
         subject: String,
     },
+    /// An operator has a backup made. Durable before anything of it is written; `Settled` says what came of it.
+    BackupRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// Whose identities open it: public X25519 keys as age writes them.
+        recipients: Vec<String>,
+        /// How many versions of keys are in it with their material.
+        keys: u64,
+        /// How many versions of secrets are in it with their values.
+        secrets: u64,
+        /// How many versions of keys are in it without: they live in a TPM.
+        left_out: u64,
+    },
+    /// An operator restores a backup. Durable before anything of it is; each version that is restored has an entry of its own, and `Settled`
+    /// says whether all were.
+    RestoreRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// When it was made.
+        made: Timestamp,
+        /// The audit log of the keyring that it is of, as a verifier key, escaped.
+        of: String,
+        /// How many versions of keys are to be restored.
+        keys: u64,
+        /// How many versions of secrets are to be restored.
+        secrets: u64,
+        /// Whether something may become weaker than it was.
+        weaken: bool,
+    },
+    /// An operator has the root key sealed anew. Durable before it is; `Settled` says what came of it.
+    ResealRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// What protects it until now: `passphrase`, `tpm` or `swtpm`.
+        from: String,
+        /// What shall protect it.
+        to: String,
+        /// How many versions of keys are sealed anew with it.
+        keys: u64,
+    },
+    /// An operator asks for proof that a key lives in the TPM. Durable before the TPM certifies; `Settled` says what came of it.
+    ProofRequested {
+        /// Of which key.
+        key: KeyRef,
+        /// By which key.
+        by: KeyRef,
+    },
     /// An agent was admitted under a manifest.
     Admitted {
         /// The agent.
@@ -212,6 +259,20 @@ pub enum Event {
         /// The grant.
         grant: GrantAlias,
     },
+    /// An operator suspended an agent: every grant that it has or will have.
+    AgentSuspended {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator resumed an agent. Grants of it that were suspended by themselves stay so.
+    AgentResumed {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator stopped all use of every credential.
+    Panic,
+    /// An operator lifted the stop. What was suspended by itself stays so.
+    PanicLifted,
 }
 
 /// An authorised use: which agent, under which revision of which manifest, with which version of which key, on what.

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod attest;
 pub mod audit;
 pub mod broker;
 pub mod clock;

@@ -133,7 +133,7 @@ impl MacCustody for SealedCustody {
 }
 
 /// Binds the sealed seed to one version of one key, so that blobs cannot be swapped between keys.
-fn purpose(key: &KeyRef) -> String {
+pub(crate) fn purpose(key: &KeyRef) -> String {
     format!("key:{key}")
 }
 

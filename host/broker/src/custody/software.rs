@@ -95,7 +95,7 @@ fn make(algorithm: Algorithm) -> Result<Generated, CustodyError> {
 }
 
 /// Opens a key from its seed; the seed is wiped when the caller drops it, the opened key keeps a form of its own.
-pub(super) fn open(
+pub(crate) fn open(
     custody: CustodyKind,
     key: &KeyRef,
     public: &PublicKey,

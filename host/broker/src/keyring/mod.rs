@@ -20,6 +20,8 @@ mod error;
 mod folder;
 mod list;
 mod record;
+mod reseal;
+mod restore;
 mod secret_row;
 mod secrets;
 mod store;
@@ -30,6 +32,8 @@ pub use columns::{DEFAULT_OVERLAP, MAX_HARDWARE, MAX_REASON, Reason, RotationPla
 pub(crate) use envelope::Purpose;
 pub use error::KeyringError;
 pub use record::{KeyRecord, KeySource, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
+pub(crate) use reseal::Resealed;
+pub(crate) use restore::{check_restored, has_use};
 pub use secret_row::{NewSecret, SecretRecord};
 pub use secrets::{GOOD_SECRET, MAX_SECRET_VALUE, MIN_SECRET, SecretReplacement};
 
@@ -43,6 +47,14 @@ use store::{Change, Store};
 /// The version of the file's format that this code writes. It also reads the two before: 3, whose rows did not say how a version
 /// lives, and 2, which had no secrets.
 pub const FORMAT: u32 = 4;
+/// The folder, absolute and without links, if it is this user's alone.
+///
+/// # Errors
+/// When it is not there, is none, or others can reach it.
+pub(crate) fn private_folder(folder: &Path) -> Result<PathBuf, KeyringError> {
+    Folder::check(folder).map(|folder| folder.path().to_path_buf())
+}
+
 /// A keyring has at most this many versions of keys and secrets: its list is written anew with every change.
 pub const MAX_KEYS: usize = 4096;
 /// The settings of a root have at most this many bytes: a TCTI, a name, a path.

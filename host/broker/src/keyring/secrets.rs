@@ -290,6 +290,14 @@ impl Keyring {
         file.open_secret(&file.secret_row(secret)?)
     }
 
+    /// Whether the value of a version is still there.
+    ///
+    /// # Errors
+    /// As [`Keyring::secret_material`].
+    pub(crate) fn has_value(&self, secret: &SecretRef) -> Result<bool, KeyringError> {
+        Ok(self.file().secret_row(secret)?.has_value())
+    }
+
     fn newest_secret(&self, name: &SecretName) -> Result<Arc<SecretRecord>, KeyringError> {
         self.secret_records()
             .get(name)
@@ -373,7 +381,7 @@ impl Keyring {
 
 impl OpenFile {
     /// The row of a secret as it is on disk, if it is still the one on the list.
-    fn secret_row(&self, secret: &SecretRef) -> Result<SecretRow, KeyringError> {
+    pub(super) fn secret_row(&self, secret: &SecretRef) -> Result<SecretRow, KeyringError> {
         let list = self.meta.list()?;
         let listed = list.secrets.into_iter().find(|item| item.secret == *secret);
         let Some(listed) = listed else {
@@ -455,7 +463,7 @@ fn check_plan(
 }
 
 /// Whether a value can be attached in the way its kind says. What does not fit is refused when it is added, not when it is used.
-fn check_value(kind: InjectionKind, value: &Secret) -> Result<(), String> {
+pub(super) fn check_value(kind: InjectionKind, value: &Secret) -> Result<(), String> {
     let length = value.len();
     if length < MIN_SECRET {
         return Err(format!(

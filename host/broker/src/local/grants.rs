@@ -107,7 +107,7 @@ pub(super) fn suspend(
     grant: &GrantAlias,
     cause: Option<Rule>,
 ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
-    let appended = record.append(Event::Suspended {
+    let appended = record.append_stopping(Event::Suspended {
         agent: agent.clone(),
         grant: grant.clone(),
         cause,

@@ -15,6 +15,7 @@ use tokio::sync::OnceCell;
 
 use super::secrets::OpenSecrets;
 use super::send::Stop;
+use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
 use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, NewKey, RotationPlan};
 
@@ -70,6 +71,9 @@ pub enum CertificateRequestError {
     /// The key's profile is another, or the subject is not a name.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// All use of credentials is stopped.
+    #[error("{STOPPED}")]
+    Stopped,
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
@@ -176,11 +180,11 @@ impl LocalBroker {
             self.exchanges
                 .stop(Stop::Revoked, |one| one.keys.contains(&record.key));
         }
-        self.append(Event::KeyStateChanged {
+        let appended = self.record.append_stopping(Event::KeyStateChanged {
             key: record.key.clone(),
             state: state.to_string(),
-        })
-        .await?;
+        });
+        appended.await?;
         Ok(record)
     }
 
@@ -209,6 +213,9 @@ impl LocalBroker {
         let (message, request) = certificate_request(&record.profile, subject, &context)?;
         let recording = {
             let mut ledger = self.ledger();
+            if ledger.in_panic() {
+                return Err(CertificateRequestError::Stopped);
+            }
             let now = self.clock.now();
             let time = ledger.latest().map_or(now, |latest| latest.max(now));
             ledger.saw(time);
@@ -232,7 +239,13 @@ impl LocalBroker {
         let signed = key.sign(&permit, &message).await;
         let finished = signed
             .map_err(CertificateRequestError::from)
-            .and_then(|signature| Ok(request.finish(&signature)?));
+            .and_then(|signature| Ok(request.finish(&signature)?))
+            .and_then(|pem| {
+                if self.in_panic() {
+                    return Err(CertificateRequestError::Stopped);
+                }
+                Ok(pem)
+            });
         permit.settle(if finished.is_ok() {
             Settlement::Released
         } else {
@@ -303,6 +316,11 @@ impl LocalBroker {
                 custody.open(&record.key, public, material).await
             })
             .await?;
+        // Looked at after it was opened: what is opened later was stopped before, and what was opened before is closed by the stop.
+        if self.in_panic() {
+            self.open_keys.close(&record.key);
+            return Err(CustodyError::Unavailable(STOPPED.to_owned()));
+        }
         Ok(Arc::clone(key))
     }
 
@@ -311,7 +329,7 @@ impl LocalBroker {
     }
 }
 
-fn created(record: &KeyRecord) -> Event {
+pub(super) fn created(record: &KeyRecord) -> Event {
     Event::KeyCreated {
         key: record.key.clone(),
         profile: record.profile.kind().to_owned(),
@@ -381,6 +399,14 @@ impl OpenKeys {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(key);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     pub(super) fn close_all(&self) {

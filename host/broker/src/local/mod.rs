@@ -20,18 +20,28 @@ use crate::clock::SystemClock;
 use crate::custody::{SealedCustody, SoftwareCustody};
 use crate::keyring::{Keyring, KeyringError, Purpose, RootSpec};
 use crate::ledger::Ledger;
+use crate::operator::Control;
 
+mod act;
 mod admit;
+mod backup;
+mod control;
 mod denials;
 mod grants;
 mod keys;
 mod perform;
 mod record;
+mod reseal;
+mod restore;
 mod secrets;
 mod send;
+mod stops;
 mod tokens;
 
+pub use backup::{BackUpError, BackupMade};
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
+pub use reseal::{NewRoot, ResealError, Resealing};
+pub use restore::{RestoreError, Restored, Restoring};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 
@@ -130,11 +140,15 @@ pub enum OpenError {
 
 /// Decides, logs and uses the credentials of one keyring. One at a time has a keyring open.
 pub struct LocalBroker {
+    // Declared before the keyring: the socket is removed while its folder is still this process's.
+    control: Mutex<Option<Control>>,
     keyring: Arc<Keyring>,
     record: Arc<Record>,
     // The same record, for permits.
     permits: Arc<dyn AuditSink>,
     custodies: BTreeMap<&'static str, Arc<dyn Custody>>,
+    // What opened the root key: it seals and opens what is kept under the same.
+    sealer: Arc<dyn Sealer>,
     assurance: Assurance,
     durability: Durability,
     clock: Arc<dyn Clock>,
@@ -235,7 +249,7 @@ impl LocalBroker {
         // Sealed by a passphrase would be software under a harder name.
         let sealed: Option<Arc<dyn Custody>> = match info.assurance {
             Assurance::Passphrase => None,
-            Assurance::Swtpm | Assurance::Hardware => Some(Arc::new(SealedCustody::new(sealer))),
+            Assurance::Swtpm | Assurance::Hardware => Some(Arc::new(SealedCustody::new(Arc::clone(&sealer)))),
         };
         for custody in [Some(software), sealed, resident].into_iter().flatten() {
             custodies.insert(custody.kind().as_str(), custody);
@@ -243,10 +257,12 @@ impl LocalBroker {
         let record = Record::new(log, ledger, Arc::clone(&clock));
         let open_secrets = Arc::new(OpenSecrets::default());
         let broker = Arc::new_cyclic(|me| Self {
+            control: Mutex::new(None),
             keyring,
             permits: Arc::new(PermitSink(Arc::clone(&record))),
             record,
             custodies,
+            sealer,
             assurance: info.assurance,
             durability,
             clock,
@@ -271,16 +287,21 @@ impl LocalBroker {
         Ok(broker)
     }
 
-    /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused.
+    /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused. A request
+    /// for a token that was sent is waited for, for some 25 s at most: the server may have replaced the refresh token, and the new one
+    /// must be kept. Dropping the future before that loses it.
     ///
     /// # Errors
     /// When the log cannot be written; nothing was released that is not on it.
     pub async fn close(&self) -> Result<(), AuditError> {
+        // First: a command that is being done is done on an open log.
+        self.stop_control().await;
         self.exchanges.close();
         let running: Vec<_> = read(&self.instances).keys().copied().collect();
         for instance in running {
             self.end(instance, InstanceEnd::Dropped);
         }
+        self.tokens.finish().await;
         self.open_keys.close_all();
         self.open_secrets.close_all();
         self.tokens.forget_all();
@@ -431,7 +452,7 @@ impl Broker for LocalBroker {
         let Some(instance) = write(&self.instances).remove(&who) else {
             return;
         };
-        self.exchanges.stop(Stop::Ended, |one| one.instance == who);
+        self.exchanges.stop(Stop::Ended, |one| one.instance == Some(who));
         self.flush_denials(&instance);
         self.note(Event::Ended {
             instance: who,

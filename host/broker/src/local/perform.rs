@@ -77,13 +77,20 @@ impl LocalBroker {
         // From here the use is on the log: whatever happens, the permit settles it.
         match self.sign_with(&permit, &record, &message).await {
             Ok(signature) => {
-                // A device may have taken seconds: what was stopped meanwhile gets nothing.
-                if let Err(denial) = self.still_holds(instance, alias, &record) {
-                    permit.settle(Settlement::Failed);
-                    return Err(self.refuse(instance, alias, denial).await);
+                let released = {
+                    let _releasing = self.record.releasing();
+                    // A device may have taken seconds: what was stopped meanwhile gets nothing.
+                    let holds = self.still_holds(instance, alias, &record);
+                    permit.settle(match &holds {
+                        Ok(()) => Settlement::Released,
+                        Err(_) => Settlement::Failed,
+                    });
+                    holds
+                };
+                match released {
+                    Ok(()) => Ok(Outcome::Signed { signature }),
+                    Err(denial) => Err(self.refuse(instance, alias, denial).await),
                 }
-                permit.settle(Settlement::Released);
-                Ok(Outcome::Signed { signature })
             }
             Err(denial) => {
                 permit.settle(Settlement::Failed);
@@ -194,10 +201,7 @@ impl LocalBroker {
 
     /// Whether nothing that stops a use at once has happened since it was authorised.
     fn still_holds(&self, instance: &Instance, alias: &GrantAlias, record: &KeyRecord) -> Result<(), Denial> {
-        if self.ledger().grant(&instance.admitted.agent, alias).suspended {
-            let detail = "the grant was suspended while the signature was made; it was not released";
-            return Err(Denial::new(Refusal::Suspended, Rule::Suspension, detail));
-        }
+        guard::in_force(&self.ledger().grant(&instance.admitted.agent, alias))?;
         if self.instance(instance.id).is_none() {
             let detail = "the instance ended while the signature was made; it was not released";
             return Err(Denial::new(Refusal::NotGranted, Rule::Instance, detail));

@@ -1,19 +1,16 @@
 //! `claviger key …`: makes keys and shows their public side. Nothing here can show a private key.
 
-use claviger_broker::LocalBroker;
-use claviger_broker::keyring::{KeyRecord, KeyState};
-use claviger_broker::local::KeyCreation;
+use claviger_broker::keyring::KeyRecord;
+use claviger_broker::operator::{Change, Command as Order, Reply};
 use claviger_core::custody::{Assurance, CustodyKind};
-use claviger_core::profile::Profile;
-use claviger_core::{Algorithm, KeyName, PublicKey};
+use claviger_core::{KeyName, PublicKey};
 
 use crate::args::{Key, KeyCreate, PublicFormat};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keys;
+use crate::operate::{order, text, unexpected};
 use crate::output::{columns, shown};
-use crate::progress;
-use crate::unlock::with_broker;
 
 mod purpose;
 
@@ -22,10 +19,10 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::Create(args) => create(cx, args),
         Key::List => list(cx),
         Key::Show { name } => show(cx, &name),
-        Key::Disable { name } => change(cx, &name, KeyState::Disabled),
-        Key::Enable { name } => change(cx, &name, KeyState::Active),
-        Key::Revoke { name } => change(cx, &name, KeyState::Revoked),
-        Key::Csr { name, subject } => csr(cx, &name, &subject),
+        Key::Disable { name } => change(cx, name, Change::Disable),
+        Key::Enable { name } => change(cx, name, Change::Enable),
+        Key::Revoke { name } => change(cx, name, Change::Revoke),
+        Key::Csr { name, subject } => csr(cx, name, subject),
         Key::Public { name, format } => public(cx, &name, format),
     }
 }
@@ -38,43 +35,32 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
         custody,
         ..
     } = args;
-    let record = with_broker(cx, async |broker| {
-        let algorithm =
-            algorithm.unwrap_or_else(|| default_algorithm(broker, &profile, custody.map(CustodyKind::from)));
-        let custody = custody.map_or_else(|| broker.default_custody(algorithm), CustodyKind::from);
-        let creation = KeyCreation {
-            name,
-            profile,
-            algorithm,
-            custody,
-        };
-        Ok(progress::during(&cx.out, "making the key", broker.create_key(creation)).await?)
-    })?;
-    cx.out.value(&to_json(&record)?, |_| describe(&record));
-    Ok(Exit::Done)
+    let command = Order::CreateKey {
+        name,
+        profile,
+        algorithm,
+        custody: custody.map(CustodyKind::from),
+    };
+    made(cx, command)
 }
 
-fn change(cx: &Context, name: &KeyName, state: KeyState) -> Result<Exit, Failure> {
-    let record = with_broker(cx, async |broker| Ok(broker.set_key_state(name, state).await?))?;
-    cx.out.value(&to_json(&record)?, |_| describe(&record));
-    Ok(Exit::Done)
+fn change(cx: &Context, name: KeyName, change: Change) -> Result<Exit, Failure> {
+    made(cx, Order::ChangeKey { name, change })
 }
 
-/// The only one that the profile has, or the one that it prefers; else the one that the TPM signs with itself, if it is there; else the
-/// one that is fastest.
-fn default_algorithm(broker: &LocalBroker, profile: &Profile, custody: Option<CustodyKind>) -> Algorithm {
-    if let Some(first) = profile.algorithms().first()
-        && *first != Algorithm::Ed25519
-        && custody != Some(CustodyKind::TpmSealed)
-    {
-        return *first;
+/// Has it done, and shows what the keyring has then.
+fn made(cx: &Context, command: Order) -> Result<Exit, Failure> {
+    let keys = match order(cx, command, None)? {
+        Reply::Keys(keys) => keys,
+        Reply::Done { .. } | Reply::Secrets(_) | Reply::Text(_) | Reply::Status(_) => {
+            return Err(unexpected());
+        }
+    };
+    let records = keys::list(cx)?;
+    for record in records.iter().filter(|record| keys.contains(&record.key)) {
+        cx.out.value(&to_json(record)?, |_| describe(record));
     }
-    let custody = custody.unwrap_or_else(|| broker.default_custody(Algorithm::P256));
-    if custody == CustodyKind::Tpm {
-        Algorithm::P256
-    } else {
-        Algorithm::Ed25519
-    }
+    Ok(Exit::Done)
 }
 
 fn list(cx: &Context) -> Result<Exit, Failure> {
@@ -153,10 +139,8 @@ fn public_half(record: &KeyRecord) -> Result<&PublicKey, Failure> {
     })
 }
 
-fn csr(cx: &Context, name: &KeyName, subject: &str) -> Result<Exit, Failure> {
-    let pem = with_broker(cx, async |broker| {
-        Ok(broker.certificate_request(name, subject).await?)
-    })?;
+fn csr(cx: &Context, name: KeyName, subject: String) -> Result<Exit, Failure> {
+    let pem = text(order(cx, Order::RequestCertificate { name, subject }, None)?)?;
     cx.out
         .value(&serde_json::json!({ "format": "pem", "request": pem }), |_| {
             pem.clone()

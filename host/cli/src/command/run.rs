@@ -1,5 +1,6 @@
 //! `claviger run`: loads an agent under its manifest and runs it once. What the agent writes never looks like a message of ours.
 
+use std::error::Error as _;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,6 +35,8 @@ pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
     let agent = manifest.agent.name.clone();
     let (report, uses) =
         with_broker(cx, async |broker| {
+            serve_control(cx, broker);
+            say_what_is_stopped(cx, broker, &agent);
             let before = uses(broker, &agent);
             let report = load_and_run(cx, broker, &manifest, &file, &component, input).await?;
             let after = uses(broker, &agent);
@@ -103,6 +106,32 @@ async fn load_and_run(
     let report = agent.run(run).await?;
     lines.finish();
     Ok(report)
+}
+
+/// So that an operator's commands reach this process while it has the keyring open.
+fn serve_control(cx: &Context, broker: &LocalBroker) {
+    if let Err(error) = broker.serve_control() {
+        let cause = error
+            .source()
+            .map_or_else(String::new, |cause| format!(": {cause}"));
+        cx.out.warn(&format!(
+            "while the agent runs, no command reaches it, and revocations have to wait: {error}{cause}"
+        ));
+    }
+}
+
+/// An agent that is refused everything looks broken.
+fn say_what_is_stopped(cx: &Context, broker: &LocalBroker, agent: &AgentName) {
+    let ledger = broker.snapshot();
+    if ledger.in_panic() {
+        cx.out
+            .note("all use of credentials is stopped; `claviger panic --lift` lifts it");
+    }
+    if ledger.suspended_agents().any(|one| one == agent) {
+        cx.out.note(&format!(
+            "agent `{agent}` is suspended; `claviger agent resume {agent}` resumes it"
+        ));
+    }
 }
 
 fn input(args: &Run) -> Result<String, Failure> {

@@ -5,10 +5,9 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
 
-use claviger_broker::keyring::{
-    GOOD_SECRET, KeyState, Keyring, MAX_SECRET_VALUE, SecretRecord, SecretReplacement,
-};
-use claviger_broker::local::{NewSecretError, SecretCreation};
+use claviger_broker::keyring::{GOOD_SECRET, KeyState, Keyring, MAX_SECRET_VALUE, SecretRecord};
+use claviger_broker::local::NewSecretError;
+use claviger_broker::operator::{Change, Command as Order, Reply};
 use claviger_core::manifest::format_duration;
 use claviger_core::name::nearest;
 use claviger_core::{Secret, SecretName};
@@ -17,9 +16,9 @@ use jiff::Timestamp;
 use crate::args::{Secret as Args, SecretAdd, SecretReplace, SecretValue};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::operate::{order, unexpected};
 use crate::output::{columns, shown};
 use crate::passphrase::{self, Source};
-use crate::unlock::with_broker;
 
 pub(crate) fn run(cx: &Context, args: Args) -> Result<Exit, Failure> {
     match args {
@@ -27,53 +26,56 @@ pub(crate) fn run(cx: &Context, args: Args) -> Result<Exit, Failure> {
         Args::List => list(cx),
         Args::Show { name } => show(cx, &name),
         Args::Replace(args) => replace(cx, args),
-        Args::Rm { name } => remove(cx, &name),
-        Args::Disable { name } => change(cx, &name, KeyState::Disabled),
-        Args::Enable { name } => change(cx, &name, KeyState::Active),
-        Args::Revoke { name } => change(cx, &name, KeyState::Revoked),
+        Args::Rm { name } => remove(cx, name),
+        Args::Disable { name } => change(cx, name, Change::Disable),
+        Args::Enable { name } => change(cx, name, Change::Enable),
+        Args::Revoke { name } => change(cx, name, Change::Revoke),
     }
 }
 
 fn add(cx: &Context, args: SecretAdd) -> Result<Exit, Failure> {
     let value = read(cx, &args.value)?;
-    let creation = SecretCreation {
+    let command = Order::AddSecret {
         name: args.name,
         kind: args.kind,
         origin: args.origin,
         expires: args.expires,
         rotate_every: args.rotate_every,
-        value,
     };
-    let record = with_broker(cx, async |broker| Ok(broker.add_secret(creation).await?))?;
-    Ok(tell(cx, &record))
+    made(cx, command, Some(value))
 }
 
 fn replace(cx: &Context, args: SecretReplace) -> Result<Exit, Failure> {
     let value = read(cx, &args.value)?;
-    let replacement = SecretReplacement {
+    let command = Order::ReplaceSecret {
         name: args.name,
-        of: None,
         expires: args.expires,
         rotate_every: args.rotate_every,
-        value,
     };
-    let record = with_broker(cx, async |broker| Ok(broker.replace_secret(replacement).await?))?;
-    Ok(tell(cx, &record))
+    made(cx, command, Some(value))
 }
 
-fn remove(cx: &Context, name: &SecretName) -> Result<Exit, Failure> {
-    let records = with_broker(cx, async |broker| Ok(broker.destroy_secret(name).await?))?;
-    for record in &records {
+fn remove(cx: &Context, name: SecretName) -> Result<Exit, Failure> {
+    made(cx, Order::DestroySecret { name }, None)
+}
+
+fn change(cx: &Context, name: SecretName, change: Change) -> Result<Exit, Failure> {
+    made(cx, Order::ChangeSecret { name, change }, None)
+}
+
+/// Has it done, and shows what the keyring has then.
+fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Failure> {
+    let secrets = match order(cx, command, value)? {
+        Reply::Secrets(secrets) => secrets,
+        Reply::Done { .. } | Reply::Keys(_) | Reply::Text(_) | Reply::Status(_) => {
+            return Err(unexpected());
+        }
+    };
+    let records = Keyring::list_public_secrets(&cx.keyring()?)?;
+    for record in records.iter().filter(|record| secrets.contains(&record.secret)) {
         tell(cx, record);
     }
     Ok(Exit::Done)
-}
-
-fn change(cx: &Context, name: &SecretName, state: KeyState) -> Result<Exit, Failure> {
-    let record = with_broker(cx, async |broker| {
-        Ok(broker.set_secret_state(name, state).await?)
-    })?;
-    Ok(tell(cx, &record))
 }
 
 fn list(cx: &Context) -> Result<Exit, Failure> {

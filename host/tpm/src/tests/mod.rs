@@ -7,6 +7,7 @@ mod formats;
 mod interposer;
 mod queues;
 mod recovery;
+mod revocation;
 mod sealing;
 
 use std::sync::Arc;

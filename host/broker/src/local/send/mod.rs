@@ -23,12 +23,12 @@ mod proof;
 mod slots;
 mod terms;
 
-pub(super) use exchange::{Exchange, Exchanges, Stop};
+pub(super) use exchange::{Exchange, Exchanges, Stop, may_have_left};
 pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 
 use body::{Counted, NotRead, read_whole};
-use exchange::{Flow, Guarded, Registered, Settling, may_have_left, reflected};
+use exchange::{Flow, Guarded, Registered, Settling, reflected};
 use proof::Proof;
 use slots::{Filling, fill};
 
@@ -252,7 +252,7 @@ impl LocalBroker {
         let agent = &instance.admitted.agent;
         let credentials = self.credentials(terms)?;
         let exchange = Exchange::new(
-            instance.id,
+            Some(instance.id),
             agent.clone(),
             alias.clone(),
             credentials.secrets(),

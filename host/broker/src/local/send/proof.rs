@@ -262,9 +262,7 @@ impl LocalBroker {
             let mut ledger = self.ledger();
             let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
             let state = ledger.grant(agent, alias);
-            if state.suspended {
-                return Err(suspended());
-            }
+            guard::in_force(&state)?;
             let allowed = Use {
                 instance: instance.id,
                 agent: agent.clone(),
@@ -302,9 +300,7 @@ impl LocalBroker {
             .await
             .and_then(|signature| {
                 // A device may have taken seconds: what was stopped meanwhile gets nothing.
-                if self.ledger().grant(agent, alias).suspended {
-                    return Err(suspended());
-                }
+                guard::in_force(&self.ledger().grant(agent, alias))?;
                 Ok(signature)
             });
         permit.settle(match &signed {
@@ -431,11 +427,6 @@ impl fmt::Debug for Handshakes {
 
 fn custody(text: &str) -> Denial {
     Denial::new(Refusal::Unavailable, Rule::Custody, text)
-}
-
-fn suspended() -> Denial {
-    let text = "the grant is suspended; `claviger grant resume` resumes it";
-    Denial::new(Refusal::Suspended, Rule::Suspension, text)
 }
 
 pub(super) fn revoked(key: &KeyName) -> Denial {
