@@ -17,6 +17,7 @@ use super::secrets::OpenSecrets;
 use super::send::Stop;
 use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
+use crate::import::ImportError;
 use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, NewKey, RotationPlan};
 
 /// An open key that nobody used for this long is closed and wiped.
@@ -47,6 +48,14 @@ pub enum NewKeyError {
     /// There is a key of this name.
     #[error("there is a key `{0}` already; it was left as it is")]
     Exists(KeyName),
+    /// The keyring has this very key.
+    #[error(
+        "the keyring has this key already, as `{0}`; one key has one purpose, and a second name would give it another"
+    )]
+    Known(KeyRef),
+    /// The file that an operator brought is no key that can be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// There is no such custody here.
     #[error("this keyring has no `{0}` custody")]
     NoCustody(CustodyKind),
@@ -324,7 +333,7 @@ impl LocalBroker {
         Ok(Arc::clone(key))
     }
 
-    fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
+    pub(super) fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
         self.custodies.get(kind.as_str())
     }
 }
@@ -337,6 +346,10 @@ pub(super) fn created(record: &KeyRecord) -> Event {
         custody: record.custody,
         assurance: record.assurance,
         key_id: record.key_id(),
+        source: match record.source {
+            KeySource::Generated => None,
+            KeySource::Imported | KeySource::Restored => Some(record.source.to_string()),
+        },
     }
 }
 

@@ -28,6 +28,7 @@ mod backup;
 mod control;
 mod denials;
 mod grants;
+mod import;
 mod keys;
 mod perform;
 mod record;
@@ -39,6 +40,7 @@ mod stops;
 mod tokens;
 
 pub use backup::{BackUpError, BackupMade};
+pub use import::KeyImport;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
