@@ -6,6 +6,7 @@ pub mod backup;
 pub mod clock;
 pub mod custody;
 pub mod guard;
+pub mod import;
 pub mod keyring;
 pub mod ledger;
 pub mod local;

@@ -15,7 +15,7 @@ mod recovery;
 mod stops;
 
 pub(crate) use approvals::{Approvals, Approve, Deny, Run};
-pub(crate) use purpose::{ProfileKind, Purpose};
+pub(crate) use purpose::{KeyImport, ProfileKind, Purpose};
 pub(crate) use recovery::{Backup, BackupCreate, BackupRestore, BackupShow, KeyringCommand, Reseal};
 pub(crate) use stops::{Agent, Grant, GrantName, Panic};
 
@@ -190,6 +190,8 @@ pub(crate) enum Language {
 pub(crate) enum Key {
     /// Make a key for one purpose, fixed for good
     Create(KeyCreate),
+    /// Take in a private key that was made elsewhere; it comes from stdin, a file or a file descriptor
+    Import(KeyImport),
     /// List the keys
     List,
     /// Show a key: profile, custody, assurance, public key

@@ -156,9 +156,15 @@ fn words(event: &Event) -> (&'static str, String) {
             custody,
             assurance,
             key_id,
+            source,
         } => (
             "key-created",
-            format!("{key} {profile} {algorithm} in {custody} ({assurance}), id {key_id}"),
+            format!(
+                "{key} {profile} {algorithm} in {custody} ({assurance}{}), id {key_id}",
+                source
+                    .as_ref()
+                    .map_or_else(String::new, |source| format!(", {}", shown(source)))
+            ),
         ),
         Event::Admitted {
             agent,

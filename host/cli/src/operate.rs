@@ -80,6 +80,7 @@ fn ask(
 const fn words(command: &Command) -> &'static str {
     match command {
         Command::CreateKey { .. } => "making the key",
+        Command::ImportKey { .. } => "importing the key",
         Command::RequestCertificate { .. } => "signing the request",
         Command::Status
         | Command::SuspendGrant { .. }

@@ -81,6 +81,9 @@ pub enum Event {
         assurance: Assurance,
         /// RFC 7638 thumbprint; of a key without a public half, its identifier.
         key_id: String,
+        /// Where its material comes from, if its custody did not make it: `imported` or `restored`. Whoever has that may have the key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<String>,
     },
     /// A version of a key is in another state: an operator, a rotation or the time brought it there.
     KeyStateChanged {

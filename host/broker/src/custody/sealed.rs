@@ -57,6 +57,28 @@ impl Custody for SealedCustody {
         })
     }
 
+    fn import<'a>(
+        &'a self,
+        key: &'a KeyRef,
+        algorithm: Algorithm,
+        private: Secret,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        Box::pin(async move {
+            if !self.algorithms().contains(&algorithm) {
+                return Err(CustodyError::Algorithm {
+                    custody: self.kind(),
+                    algorithm,
+                });
+            }
+            let Generated { public, material } = software::import(algorithm, private)?;
+            let mut blob = self.sealer.seal(&purpose(key), &material).await?;
+            Ok(Generated {
+                public,
+                material: Secret::take(&mut blob)?,
+            })
+        })
+    }
+
     fn open<'a>(
         &'a self,
         key: &'a KeyRef,

@@ -18,6 +18,7 @@ use super::making::{self, OpenKey};
 use super::secrets::OpenSecrets;
 use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
+use crate::import::ImportError;
 use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, Lock, NewKey, RotationPlan};
 
 /// An open key that nobody used for this long is closed and wiped.
@@ -53,6 +54,14 @@ pub enum NewKeyError {
         "a certificate belongs to key `{0}`: rotate it with `--stage`, have the new version certified, and promote it"
     )]
     NeedsStaging(KeyName),
+    /// The keyring has this very key.
+    #[error(
+        "the keyring has this key already, as `{0}`; one key has one purpose, and a second name would give it another"
+    )]
+    Known(KeyRef),
+    /// The file that an operator brought is no key that can be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// There is no such custody here.
     #[error("this keyring has no `{0}` custody")]
     NoCustody(CustodyKind),
@@ -457,6 +466,10 @@ pub(super) fn created(record: &KeyRecord) -> Event {
         custody: record.custody,
         assurance: record.assurance,
         key_id: record.key_id(),
+        source: match record.source {
+            KeySource::Generated => None,
+            KeySource::Imported | KeySource::Restored => Some(record.source.to_string()),
+        },
     }
 }
 

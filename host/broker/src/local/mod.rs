@@ -32,6 +32,7 @@ mod evidence;
 mod grants;
 mod guesses;
 mod hardware;
+mod import;
 mod keys;
 mod lives;
 mod making;
@@ -52,6 +53,7 @@ pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER
 pub use backup::{BackUpError, BackupMade};
 pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
 pub use hardware::ProofError;
+pub use import::KeyImport;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};

@@ -387,7 +387,11 @@ impl LocalBroker {
         let record = KeyRecord {
             custody,
             assurance: self.assurance,
-            source: KeySource::Restored,
+            source: match record.source {
+                // Whoever had it before may have it still, wherever else it has been since.
+                KeySource::Imported => KeySource::Imported,
+                KeySource::Generated | KeySource::Restored => KeySource::Restored,
+            },
             updated: self.clock.now(),
             ..record
         };

@@ -7,6 +7,7 @@ use claviger_core::profile::FrameError;
 use claviger_core::{AgentName, AuditError, GrantAlias};
 use serde::{Deserialize, Serialize};
 
+use crate::import::ImportError;
 use crate::keyring::KeyringError;
 use crate::local::{AnswerError, CertificateRequestError, NewKeyError, NewSecretError};
 
@@ -88,7 +89,7 @@ impl CommandError {
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Key(NewKeyError::Profile(_))
+            Self::Key(NewKeyError::Profile(_) | NewKeyError::Import(ImportError::OtherFormat { .. }))
             | Self::Certificate(CertificateRequestError::Frame(FrameError::Subject))
             | Self::ValueMissing
             | Self::ValueUnexpected => Fault::Usage,

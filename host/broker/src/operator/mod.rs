@@ -21,8 +21,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::LocalBroker;
+use crate::import::{ImportedKey, KeyFormat};
 use crate::keyring::{KeyState, SecretReplacement};
-use crate::local::{AnswerError, KeyCreation, PendingApproval, SecretCreation};
+use crate::local::{AnswerError, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation};
 
 mod client;
 mod error;
@@ -86,6 +87,17 @@ pub enum Command {
         /// Its algorithm; if none is said, what the profile needs or the custody is best at.
         algorithm: Option<Algorithm>,
         /// Where it lives; if nothing is said, in the hardest custody there is.
+        custody: Option<CustodyKind>,
+    },
+    /// Take in a key that was made elsewhere. The file goes beside the command.
+    ImportKey {
+        /// Its name.
+        name: KeyName,
+        /// What it is for.
+        profile: Profile,
+        /// The form that its file is in; if none is said, whichever it is.
+        format: Option<KeyFormat>,
+        /// Where it lives; if nothing is said, in the hardest custody there is, which may take none.
         custody: Option<CustodyKind>,
     },
     /// Take the newest version of a key out of use, or back into it.
@@ -173,7 +185,7 @@ impl Command {
     #[must_use]
     pub const fn takes_value(&self) -> bool {
         match self {
-            Self::AddSecret { .. } | Self::ReplaceSecret { .. } => true,
+            Self::AddSecret { .. } | Self::ReplaceSecret { .. } | Self::ImportKey { .. } => true,
             Self::Status
             | Self::SuspendGrant { .. }
             | Self::ResumeGrant { .. }
@@ -324,6 +336,22 @@ impl LocalBroker {
                     custody: custody.unwrap_or_else(|| self.default_custody(algorithm)),
                 };
                 let record = self.create_key(creation).await?;
+                Ok(Reply::Keys(vec![record.key.clone()]))
+            }
+            Command::ImportKey {
+                name,
+                profile,
+                format,
+                custody,
+            } => {
+                let private = ImportedKey::read(&value()?, format).map_err(NewKeyError::from)?;
+                let import = KeyImport {
+                    name,
+                    profile,
+                    custody,
+                    private,
+                };
+                let record = self.import_key(import).await?;
                 Ok(Reply::Keys(vec![record.key.clone()]))
             }
             Command::ChangeKey { name, change } => {

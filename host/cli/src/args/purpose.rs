@@ -6,7 +6,57 @@ use claviger_core::name::{Label, Namespace, Principal, SshUser, TokenType};
 use claviger_core::profile::git::{MailPattern, TagPattern};
 use claviger_core::profile::ssh_auth::HostKeyId;
 
-use super::whole_seconds;
+use claviger_broker::import::KeyFormat;
+use claviger_core::KeyName;
+
+use super::{Custody, SecretValue, whole_seconds};
+
+/// `claviger key import`.
+#[derive(Debug, Args)]
+pub(crate) struct KeyImport {
+    /// Its name: 1 to 64 of a-z, 0-9 and -
+    pub(crate) name: KeyName,
+    #[command(flatten)]
+    pub(crate) purpose: Purpose,
+    /// In which form the private key is
+    #[arg(long, value_enum, default_value_t = ImportFormat::Auto)]
+    pub(crate) format: ImportFormat,
+    /// Where it lives [default: `tpm-sealed` for Ed25519 where there is a TPM, `software` with a passphrase]
+    #[arg(long, value_enum)]
+    pub(crate) custody: Option<Custody>,
+    /// Take a key that others may have: whoever made it, its file, its backups. It is marked as imported for good
+    #[arg(long)]
+    pub(crate) accept_imported: bool,
+    #[command(flatten)]
+    pub(crate) value: SecretValue,
+}
+
+/// Forms of private keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportFormat {
+    /// Whichever of the others it is
+    Auto,
+    /// PEM with `BEGIN PRIVATE KEY` (`openssl genpkey`)
+    Pkcs8,
+    /// PEM with `BEGIN EC PRIVATE KEY` (`openssl ecparam -genkey`)
+    Sec1,
+    /// PEM with `BEGIN OPENSSH PRIVATE KEY` (`ssh-keygen`), not encrypted
+    Openssh,
+    /// JSON Web Key (RFC 7517)
+    Jwk,
+}
+
+impl From<ImportFormat> for Option<KeyFormat> {
+    fn from(format: ImportFormat) -> Self {
+        match format {
+            ImportFormat::Auto => None,
+            ImportFormat::Pkcs8 => Some(KeyFormat::Pkcs8),
+            ImportFormat::Sec1 => Some(KeyFormat::Sec1),
+            ImportFormat::Openssh => Some(KeyFormat::Openssh),
+            ImportFormat::Jwk => Some(KeyFormat::Jwk),
+        }
+    }
+}
 
 /// A profile and its parameters.
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ use claviger_core::manifest::format_duration;
 use claviger_core::name::nearest;
 use claviger_core::{Secret, SecretName};
 use jiff::Timestamp;
+use zeroize::Zeroizing;
 
 use crate::args::{Secret as Args, SecretAdd, SecretReplace, SecretValue};
 use crate::context::Context;
@@ -199,43 +200,53 @@ fn in_days(every: Duration) -> String {
 }
 
 /// The value from where it was said to be. Buffers are wiped.
-fn read(cx: &Context, from: &SecretValue) -> Result<Secret, Failure> {
-    let cannot = |error: io::Error| Failure::failed("the secret cannot be read").because(Some(&error));
+/// Reads at most `max` bytes, or tells of too much, from where the arguments say; `what` is what it is, as in "the secret".
+pub(crate) fn read_value(
+    cx: &Context,
+    from: &SecretValue,
+    max: usize,
+    what: &str,
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let cannot =
+        |error: io::Error| Failure::failed(format!("the {what} cannot be read")).because(Some(&error));
     let bytes = match (&from.file, from.fd) {
         (Some(path), _) => {
             let file = File::open(path).map_err(cannot)?;
-            passphrase::read_line(file, MAX_SECRET_VALUE)
+            passphrase::read_line(file, max)
         }
         (None, Some(number)) => {
             let file = passphrase::open_descriptor(number).map_err(cannot)?;
-            passphrase::read_line(file, MAX_SECRET_VALUE)
+            passphrase::read_line(file, max)
         }
         (None, None) => {
             if io::stdin().is_terminal() {
-                return Err(
-                    Failure::usage("a secret is not typed where it shows; stdin is a terminal")
-                        .help("give it through a pipe, with `--file FILE`, or with `--fd N`"),
-                );
+                return Err(Failure::usage(format!(
+                    "a {what} is not typed where it shows; stdin is a terminal"
+                ))
+                .help("give it through a pipe, with `--file FILE`, or with `--fd N`"));
             }
             if matches!(cx.passphrase, Source::Descriptor(0))
                 || matches!(&cx.passphrase, Source::File(path) if path == Path::new("/dev/stdin"))
             {
-                return Err(Failure::usage(
-                    "the passphrase and the secret cannot both come from stdin",
-                ));
+                return Err(Failure::usage(format!(
+                    "the passphrase and the {what} cannot both come from stdin"
+                )));
             }
-            passphrase::read_line(io::stdin().lock(), MAX_SECRET_VALUE)
+            passphrase::read_line(io::stdin().lock(), max)
         }
     };
-    let mut bytes = bytes.map_err(cannot)?;
+    let bytes = bytes.map_err(cannot)?;
     if bytes.is_empty() {
-        return Err(Failure::failed("the secret is empty"));
+        return Err(Failure::failed(format!("the {what} is empty")));
     }
-    if bytes.len() > MAX_SECRET_VALUE {
-        return Err(Failure::failed(format!(
-            "a secret has at most {MAX_SECRET_VALUE} bytes"
-        )));
+    if bytes.len() > max {
+        return Err(Failure::failed(format!("a {what} has at most {max} bytes")));
     }
+    Ok(bytes)
+}
+
+fn read(cx: &Context, from: &SecretValue) -> Result<Secret, Failure> {
+    let mut bytes = read_value(cx, from, MAX_SECRET_VALUE, "secret")?;
     if bytes.len() < GOOD_SECRET {
         cx.out.warn(&format!(
             "the secret has under {GOOD_SECRET} bytes: it can be guessed, and what looks for it in answers can be wrong"
