@@ -52,7 +52,7 @@ fn a_key_that_signs_nothing_is_made_listed_and_shown_without_a_public_half() {
     for (arguments, says) in [
         (
             &["key", "create", "x", "--profile", "seal", "--algorithm", "p256"][..],
-            "such keys are xchacha20-poly1305",
+            "is xchacha20-poly1305, not p256",
         ),
         (&["key", "create", "x", "--profile", "mac"], "needs `--label`"),
         (

@@ -155,6 +155,7 @@ impl ToyBroker {
                     grants: granted.iter().map(described).collect(),
                 }))
             }
+            Request::Attest { .. } => Err(Refusal::NotGranted),
             Request::OpenSealer { alias } => {
                 let grant = opened(granted, &alias)?;
                 Ok(Some(Outcome::SealerOpened { grant }))
@@ -194,6 +195,10 @@ impl ToyBroker {
             Request::VerifyTag { content, tag, .. } => Ok(Some(Outcome::Verified {
                 valid: tag == toy_tag(&content),
             })),
+            Request::ProposeGrant { wish, .. } => {
+                claviger_core::proposal::Wish::parse(&wish).map_err(|_| Refusal::Invalid)?;
+                Ok(Some(Outcome::Proposed))
+            }
         }
     }
 }

@@ -21,6 +21,8 @@ pub enum CapabilityKind {
     Sign,
     /// `wasi:http/outgoing-handler`.
     Http,
+    /// `claviger:credentials/attestation`.
+    Attest,
     /// `claviger:credentials/sealing`.
     Seal,
     /// `claviger:credentials/mac`.
@@ -34,6 +36,7 @@ impl CapabilityKind {
         match self {
             Self::Sign => "sign",
             Self::Http => "http",
+            Self::Attest => "attest",
             Self::Seal => "seal",
             Self::Mac => "mac",
         }

@@ -33,6 +33,8 @@ pub struct Permit {
     message: Option<Serial>,
     // The one origin that it allows to send to; none for a use that sends nothing.
     origin: Option<Origin>,
+    // The one key that it allows to prove something of; none for every other use.
+    subject: Option<KeyRef>,
     sink: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     settlement: Settlement,
@@ -47,6 +49,7 @@ struct Terms {
     key: Option<KeyRef>,
     message: Option<Serial>,
     origin: Option<Origin>,
+    subject: Option<KeyRef>,
 }
 
 impl Permit {
@@ -136,6 +139,32 @@ impl Permit {
             key: Some(key),
             message: Some(message.into()),
             origin: None,
+            subject: None,
+        };
+        Self::recorded(sink, clock, Entry { time, event }, terms)
+    }
+
+    /// As [`Permit::record`], for an operator who asks for proof of where a key lives: for one certificate of this key by that one.
+    ///
+    /// # Errors
+    /// When the entry cannot be made durable: then nothing may be certified.
+    pub fn to_prove(
+        sink: Arc<dyn AuditSink>,
+        clock: Arc<dyn Clock>,
+        time: Timestamp,
+        key: KeyRef,
+        by: KeyRef,
+    ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
+        let event = Event::ProofRequested {
+            key: key.clone(),
+            by: by.clone(),
+        };
+        let terms = Terms {
+            instance: InstanceId::OPERATOR,
+            key: Some(by),
+            message: None,
+            origin: None,
+            subject: Some(key),
         };
         Self::recorded(sink, clock, Entry { time, event }, terms)
     }
@@ -153,6 +182,7 @@ impl Permit {
             key: allowed.key.clone(),
             message,
             origin,
+            subject: None,
         };
         let event = Event::Allowed(allowed);
         Self::recorded(sink, clock, Entry { time, event }, terms)
@@ -173,6 +203,7 @@ impl Permit {
                 key,
                 message,
                 origin,
+                subject,
             } = terms;
             Ok(Self {
                 index,
@@ -180,6 +211,7 @@ impl Permit {
                 key,
                 message,
                 origin,
+                subject,
                 sink,
                 clock,
                 settlement: Settlement::Abandoned,
@@ -200,6 +232,13 @@ impl Permit {
     #[must_use]
     pub fn spend(&self, key: &KeyRef, message: impl Into<Serial>) -> bool {
         self.covers(key, message) && !self.spent.swap(true, Ordering::AcqRel)
+    }
+
+    /// Takes the one certificate that this permit is good for: true once, and only for this key by that one.
+    #[must_use]
+    pub fn spend_to_prove(&self, subject: &KeyRef, by: &KeyRef) -> bool {
+        let covered = self.key.as_ref() == Some(by) && self.subject.as_ref() == Some(subject);
+        covered && !self.spent.swap(true, Ordering::AcqRel)
     }
 
     /// Whether this permit is for sending to this origin.

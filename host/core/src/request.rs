@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::GrantAlias;
 use crate::profile::Plaintext;
+use crate::proposal::WishText;
 use crate::refusal::Refusal;
 
 /// One running agent. Given out by the broker; never by the agent or the worker.
@@ -45,8 +46,24 @@ pub enum Request {
         /// The content; at most [`crate::profile::MAX_SSHSIG_CONTENT`] bytes.
         content: Vec<u8>,
     },
+    /// Asks for evidence of the agent, for somebody else to verify.
+    Attest {
+        /// For whom: any text, at most [`MAX_AUDIENCE_TEXT`] bytes.
+        audience: String,
+        /// What the verifier gave; at most [`MAX_NONCE_BYTES`].
+        nonce: Vec<u8>,
+    },
     /// Lists the agent's own grants.
     ListGrants,
+    /// Asks for a grant. Gives none: it goes on record as a proposal.
+    ProposeGrant {
+        /// The alias that it would have: any text, at most [`MAX_ALIAS_TEXT`] bytes.
+        alias: String,
+        /// What it would allow.
+        wish: WishText,
+        /// Why; cut to [`crate::proposal::MAX_REASON`] characters.
+        reason: String,
+    },
     /// Opens a grant to seal or unseal. Uses nothing up.
     OpenSealer {
         /// As of [`Request::OpenSigner`].
@@ -106,13 +123,27 @@ pub enum Request {
 /// The worker cuts an alias to this many bytes, four times a valid one, so that the log shows what was tried.
 pub const MAX_ALIAS_TEXT: usize = 256;
 
+/// The worker cuts an audience to this many bytes, four times the longest that a manifest holds.
+pub const MAX_AUDIENCE_TEXT: usize = 1024;
+/// The worker cuts a nonce to this many bytes, one more than any that is taken.
+pub const MAX_NONCE_BYTES: usize = crate::attest::MAX_NONCE + 1;
+
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OpenSigner { alias } => write!(f, "OpenSigner({})", crate::name::escape(alias, 64)),
             Self::DescribeSigner { grant } => write!(f, "DescribeSigner({grant})"),
             Self::Sign { grant, content } => write!(f, "Sign({grant}, {} bytes)", content.len()),
+            Self::Attest { audience, nonce } => {
+                write!(
+                    f,
+                    "Attest({}, {} bytes)",
+                    crate::name::escape(audience, 64),
+                    nonce.len()
+                )
+            }
             Self::ListGrants => f.write_str("ListGrants"),
+            Self::ProposeGrant { alias, .. } => write!(f, "ProposeGrant({})", crate::name::escape(alias, 64)),
             Self::OpenSealer { alias } => write!(f, "OpenSealer({})", crate::name::escape(alias, 64)),
             Self::DescribeSealer { grant } => write!(f, "DescribeSealer({grant})"),
             Self::Seal { grant, plaintext, .. } => write!(f, "Seal({grant}, {plaintext:?})"),
@@ -147,11 +178,15 @@ pub enum Outcome {
         /// Armoured SSHSIG, compact JWS, or 64 bytes.
         signature: Vec<u8>,
     },
+    /// Evidence of the agent.
+    Evidence(EvidenceInfo),
     /// The agent's grants.
     Grants {
         /// By alias.
         grants: Vec<GrantInfo>,
     },
+    /// The proposal is on record.
+    Proposed,
     /// The grant exists and is a right to seal or unseal.
     SealerOpened {
         /// The alias, now known to be one.
@@ -216,12 +251,29 @@ pub struct SignerInfo {
     pub public_key: String,
 }
 
+/// Evidence as the agent passes it on. Nothing in it is a secret, and none of it works for another audience or nonce.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceInfo {
+    /// A compact JWS: an Entity Attestation Token (RFC 9711).
+    pub token: String,
+    /// `TPMS_ATTEST` of a quote; its `extraData` is the SHA-256 digest of the token up to its second dot.
+    pub quote: Vec<u8>,
+    /// Over the quote: ECDSA on P-256 with SHA-256, in DER.
+    pub quote_signature: Vec<u8>,
+    /// The values of the registers 0 to 7 of the bank of SHA-256, one after the other.
+    pub pcrs: Vec<u8>,
+    /// The key that signed the quote, as SubjectPublicKeyInfo in PEM.
+    pub attestation_key: String,
+    /// The key that signed the token, likewise.
+    pub token_key: String,
+}
+
 /// What an agent may know of a grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantInfo {
     /// Its alias.
     pub alias: GrantAlias,
-    /// Its capability: `sign`, `http`, `seal` or `mac`.
+    /// Its capability: `sign`, `http`, `seal`, `mac` or `attest`.
     pub capability: String,
     /// Uses left, if counted.
     pub uses_left: Option<u64>,

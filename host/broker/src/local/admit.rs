@@ -15,6 +15,7 @@ use claviger_core::{
     SecretName,
 };
 
+use super::evidence::AttestTerms;
 use super::send::HttpTerms;
 use super::{LocalBroker, write};
 use crate::keyring::KeyRecord;
@@ -36,7 +37,7 @@ impl Admitted {
     pub(super) fn http(&self, alias: &GrantAlias) -> Option<&HttpTerms> {
         match &self.grants.get(alias)?.capability {
             Granted::Http(terms) => Some(terms),
-            Granted::Sign { .. } | Granted::Seal { .. } | Granted::Mac { .. } => None,
+            Granted::Sign { .. } | Granted::Attest(_) | Granted::Seal { .. } | Granted::Mac { .. } => None,
         }
     }
 }
@@ -53,6 +54,8 @@ pub(super) enum Granted {
     Sign { key: KeyName, rule: SigningRule },
     /// Requests.
     Http(HttpTerms),
+    /// Evidence.
+    Attest(AttestTerms),
     /// Boxes.
     Seal {
         key: KeyName,
@@ -73,6 +76,7 @@ impl Granted {
         match self {
             Self::Sign { .. } => CapabilityKind::Sign,
             Self::Http(_) => CapabilityKind::Http,
+            Self::Attest(_) => CapabilityKind::Attest,
             Self::Seal { .. } => CapabilityKind::Seal,
             Self::Mac { .. } => CapabilityKind::Mac,
         }
@@ -81,7 +85,9 @@ impl Granted {
     /// Every credential that it uses.
     fn credentials(&self) -> Vec<CredentialName> {
         match self {
-            Self::Sign { key, .. } => vec![CredentialName::Key(key.clone())],
+            Self::Sign { key, .. } | Self::Seal { key, .. } | Self::Mac { key, .. } => {
+                vec![CredentialName::Key(key.clone())]
+            }
             Self::Http(terms) => {
                 let secrets = terms
                     .secrets()
@@ -89,7 +95,7 @@ impl Granted {
                 let keys = terms.keys().map(|(name, _)| CredentialName::Key(name.clone()));
                 secrets.chain(keys).collect()
             }
-            Self::Seal { key, .. } | Self::Mac { key, .. } => vec![CredentialName::Key(key.clone())],
+            Self::Attest(terms) => vec![CredentialName::Key(terms.key.clone())],
         }
     }
 }
@@ -163,7 +169,7 @@ impl LocalBroker {
                     router.add(alias, &terms.grant.origin, &terms.grant.allow);
                     watched.extend(terms.secrets().map(|(name, _, _)| name.clone()));
                 }
-                Granted::Sign { .. } | Granted::Seal { .. } | Granted::Mac { .. } => {}
+                Granted::Sign { .. } | Granted::Attest(_) | Granted::Seal { .. } | Granted::Mac { .. } => {}
             }
         }
         let admitted = Admitted {
@@ -199,6 +205,10 @@ impl LocalBroker {
                         rule,
                     }),
                 Capability::Http(http) => self.resolve_http(http).map(Granted::Http),
+                Capability::Attest(attest) => self
+                    .resolve_attest(attest)
+                    .map(Granted::Attest)
+                    .map_err(|text| vec![text]),
                 Capability::Seal { key, allow, bytes } => {
                     self.resolve_key(key, Profile::sealing).map(|rule| Granted::Seal {
                         key: key.clone(),
@@ -337,7 +347,10 @@ fn overlaps(manifest: &Manifest) -> Vec<NotAdmittedReason> {
         .iter()
         .filter_map(|(alias, grant)| match &grant.capability {
             Capability::Http(http) => Some((alias, http)),
-            Capability::Sign { .. } | Capability::Seal { .. } | Capability::Mac { .. } => None,
+            Capability::Sign { .. }
+            | Capability::Attest(_)
+            | Capability::Seal { .. }
+            | Capability::Mac { .. } => None,
         })
         .collect();
     let mut reasons = Vec::new();

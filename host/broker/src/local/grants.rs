@@ -81,6 +81,7 @@ impl LocalBroker {
     fn credential_refused(&self, grant: &AdmittedGrant) -> Option<Refusal> {
         match &grant.capability {
             Granted::Sign { key, .. } => self.keyring.key(key).is_none().then_some(Refusal::Revoked),
+            Granted::Attest(terms) => self.keyring.key(&terms.key).is_none().then_some(Refusal::Revoked),
             // Something of it can be done while any version opens.
             Granted::Seal { key, .. } | Granted::Mac { key, .. } => {
                 self.some_opens(key).err().map(|denial| denial.refusal)
@@ -107,7 +108,7 @@ pub(super) fn suspend(
     grant: &GrantAlias,
     cause: Option<Rule>,
 ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
-    let appended = record.append(Event::Suspended {
+    let appended = record.append_stopping(Event::Suspended {
         agent: agent.clone(),
         grant: grant.clone(),
         cause,

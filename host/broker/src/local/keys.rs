@@ -13,9 +13,12 @@ use claviger_core::profile::{FrameContext, FrameError, Profile, ProfileError};
 use claviger_core::{AuditError, KeyName, KeyRef, Permit};
 use tokio::sync::OnceCell;
 
+use super::hardware::Enforced;
 use super::making::{self, OpenKey};
 use super::secrets::OpenSecrets;
+use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
+use crate::import::ImportError;
 use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, Lock, NewKey, RotationPlan};
 
 /// An open key that nobody used for this long is closed and wiped.
@@ -51,6 +54,14 @@ pub enum NewKeyError {
         "a certificate belongs to key `{0}`: rotate it with `--stage`, have the new version certified, and promote it"
     )]
     NeedsStaging(KeyName),
+    /// The keyring has this very key.
+    #[error(
+        "the keyring has this key already, as `{0}`; one key has one purpose, and a second name would give it another"
+    )]
+    Known(KeyRef),
+    /// The file that an operator brought is no key that can be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// There is no such custody here.
     #[error("this keyring has no `{0}` custody")]
     NoCustody(CustodyKind),
@@ -60,6 +71,28 @@ pub enum NewKeyError {
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
+    /// No device there gives evidence.
+    #[error(
+        "`{0}` custody gives no evidence; a key with profile `attest` needs a TPM (`claviger init --tpm`, `--custody tpm`)"
+    )]
+    CannotAttest(CustodyKind),
+    /// Two options that exclude each other.
+    #[error(
+        "a key with profile `attest` cannot have `--revocation hardware`: evidence is told from when it was given"
+    )]
+    NotBoth,
+    /// The keyring refuses the key from now on, the device not yet.
+    #[error(
+        "key `{key}` is revoked and this keyring refuses it, but the TPM does not refuse it yet ({cause}); it is told again whenever the \
+         keyring is opened, with `claviger doctor` say"
+    )]
+    NotEnforcedYet {
+        /// Which.
+        key: KeyRef,
+        /// Why.
+        #[source]
+        cause: Box<Self>,
+    },
     /// The keyring failed, or has a key of this name.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -78,6 +111,9 @@ pub enum CertificateRequestError {
     /// The key's profile is another, or the subject is not a name.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// All use of credentials is stopped.
+    #[error("{STOPPED}")]
+    Stopped,
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
@@ -87,6 +123,14 @@ pub enum CertificateRequestError {
     /// The log cannot be written; nothing was signed.
     #[error(transparent)]
     Audit(#[from] AuditError),
+}
+
+/// [`KeyCreation`], of a key with a public half or without.
+struct Creation {
+    name: KeyName,
+    profile: Profile,
+    algorithm: KeyAlgorithm,
+    custody: CustodyKind,
 }
 
 impl LocalBroker {
@@ -114,7 +158,7 @@ impl LocalBroker {
     /// # Errors
     /// When the name is taken, the custody is not there or fails, or something cannot be written.
     pub async fn create_key(&self, creation: KeyCreation) -> Result<Arc<KeyRecord>, NewKeyError> {
-        self.create_planned_key(creation, RotationPlan::default(), None)
+        self.create_key_with(creation, RotationPlan::default(), None, Enforced::Keyring)
             .await
     }
 
@@ -128,14 +172,30 @@ impl LocalBroker {
         plan: RotationPlan,
         lock: Option<Lock>,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        self.create_key_with(creation, plan, lock, Enforced::Keyring)
+            .await
+    }
+
+    pub(super) async fn create_key_with(
+        &self,
+        creation: KeyCreation,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+        enforced: Enforced,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let KeyCreation {
             name,
             profile,
             algorithm,
             custody,
         } = creation;
-        self.create_first(name, profile, algorithm.into(), custody, plan, lock)
-            .await
+        let creation = Creation {
+            name,
+            profile,
+            algorithm: algorithm.into(),
+            custody,
+        };
+        self.create_first(creation, plan, lock, enforced).await
     }
 
     /// As [`LocalBroker::create_key`], for a key without a public half: its profile says its algorithm.
@@ -167,20 +227,29 @@ impl LocalBroker {
         let algorithm = profile
             .symmetric()
             .ok_or_else(|| NewKeyError::HasPublicHalf(profile.kind()))?;
-        self.create_first(name, profile, algorithm.into(), custody, plan, lock)
-            .await
+        let creation = Creation {
+            name,
+            profile,
+            algorithm: algorithm.into(),
+            custody,
+        };
+        self.create_first(creation, plan, lock, Enforced::Keyring).await
     }
 
     async fn create_first(
         &self,
-        name: KeyName,
-        profile: Profile,
-        algorithm: KeyAlgorithm,
-        custody: CustodyKind,
+        creation: Creation,
         plan: RotationPlan,
         lock: Option<Lock>,
+        enforced: Enforced,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
-        profile.validate()?;
+        let Creation {
+            name,
+            profile,
+            algorithm,
+            custody,
+        } = creation;
+        profile.validate_new()?;
         profile.accept(algorithm)?;
         let versions = self.keyring.versions(&name);
         if versions.iter().any(|record| record.state != KeyState::Destroyed) {
@@ -190,19 +259,21 @@ impl LocalBroker {
             version: self.keyring.next_version(&name),
             name,
         };
-        let (identity, material) = self.make_key(&key, algorithm, custody).await?;
+        let made = self
+            .make_key(&key, &profile, algorithm, custody, enforced)
+            .await?;
         let new = NewKey {
             key,
             profile,
             algorithm,
             custody,
             assurance: self.assurance,
-            identity,
+            identity: made.identity,
             source: KeySource::Generated,
             plan,
             locked: lock.is_some(),
-            material,
-            hardware: None,
+            material: made.material,
+            hardware: made.hardware,
         };
         let record = self.keyring.insert(new, self.now())?;
         self.append(created(&record)).await?;
@@ -257,6 +328,9 @@ impl LocalBroker {
         let (message, request) = certificate_request(&record.profile, subject, &context)?;
         let recording = {
             let mut ledger = self.ledger();
+            if ledger.in_panic() {
+                return Err(CertificateRequestError::Stopped);
+            }
             let now = self.clock.now();
             let time = ledger.latest().map_or(now, |latest| latest.max(now));
             ledger.saw(time);
@@ -281,7 +355,13 @@ impl LocalBroker {
         let signed = key.sign(&permit, &message).await;
         let finished = signed
             .map_err(CertificateRequestError::from)
-            .and_then(|signature| Ok(request.finish(&signature)?));
+            .and_then(|signature| Ok(request.finish(&signature)?))
+            .and_then(|pem| {
+                if self.in_panic() {
+                    return Err(CertificateRequestError::Stopped);
+                }
+                Ok(pem)
+            });
         permit.settle(if finished.is_ok() {
             Settlement::Released
         } else {
@@ -379,6 +459,11 @@ impl LocalBroker {
                 making::open(custody.as_ref(), record, material).await
             })
             .await?;
+        // Looked at after it was opened: what is opened later was stopped before, and what was opened before is closed by the stop.
+        if self.in_panic() {
+            self.open_keys.close(&record.key);
+            return Err(CustodyError::Unavailable(STOPPED.to_owned()));
+        }
         Ok(key.clone())
     }
 
@@ -395,6 +480,10 @@ pub(super) fn created(record: &KeyRecord) -> Event {
         custody: record.custody,
         assurance: record.assurance,
         key_id: record.key_id(),
+        source: match record.source {
+            KeySource::Generated => None,
+            KeySource::Imported | KeySource::Restored => Some(record.source.to_string()),
+        },
     }
 }
 
@@ -461,6 +550,14 @@ impl OpenKeys {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(key);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     pub(super) fn close_all(&self) {

@@ -9,6 +9,7 @@ use claviger_core::profile::Profile;
 use claviger_core::{KeyName, KeyRef};
 use jiff::Timestamp;
 
+use super::hardware::{Enforced, gone_for_good};
 use super::keys::{NewKeyError, created};
 use super::{LocalBroker, Stop};
 use crate::keyring::{
@@ -216,22 +217,35 @@ impl LocalBroker {
             name: current.key.name.clone(),
             version: self.keyring.next_version(&current.key.name),
         };
-        let (identity, material) = self.make_key(&key, current.algorithm, current.custody).await?;
+        let enforced = if current.hardware.is_some() {
+            Enforced::Hardware
+        } else {
+            Enforced::Keyring
+        };
+        let made = self
+            .make_key(
+                &key,
+                &current.profile,
+                current.algorithm,
+                current.custody,
+                enforced,
+            )
+            .await?;
         Ok(NewKey {
             key,
             profile: current.profile.clone(),
             algorithm: current.algorithm,
             custody: current.custody,
             assurance: self.assurance,
-            identity,
+            identity: made.identity,
             source: KeySource::Generated,
             plan: RotationPlan {
                 overlap: overlap.unwrap_or(current.plan.overlap),
                 ..current.plan
             },
             locked: current.locked,
-            material,
-            hardware: None,
+            material: made.material,
+            hardware: made.hardware,
         })
     }
 
@@ -263,10 +277,14 @@ impl LocalBroker {
         // All have their places in the log before one is waited for: whoever goes away meanwhile takes none of them along.
         let appended: Vec<_> = events
             .into_iter()
-            .map(|event| self.record.append(event))
+            .map(|event| self.record.append_stopping(event))
             .collect();
         for one in appended {
             one.await?;
+        }
+        // Last: what the keyring says is on disk and holds, whatever becomes of the device.
+        for record in changed.iter().filter(|record| gone_for_good(record.state)) {
+            self.enforce_revocation(record).await?;
         }
         Ok(())
     }
@@ -284,12 +302,15 @@ pub(super) const fn is_certified(profile: &Profile) -> bool {
         Profile::Mtls {} => true,
         Profile::Sshsig { .. }
         | Profile::Jws { .. }
+        | Profile::Git { .. }
+        | Profile::SshAuth { .. }
+        | Profile::Attest {}
+        | Profile::Seal {}
+        | Profile::Mac { .. }
         | Profile::Labeled { .. }
         | Profile::HttpSignature { .. }
         | Profile::Dpop {}
         | Profile::ClientAssertion { .. }
-        | Profile::GithubApp { .. }
-        | Profile::Seal {}
-        | Profile::Mac { .. } => false,
+        | Profile::GithubApp { .. } => false,
     }
 }

@@ -1,7 +1,10 @@
 //! Why a profile, its narrowing or a frame is not acceptable. Texts for operators: no agent sees them, and none quotes content.
 
+use super::git::GitError;
 use super::proof::{MAX_LIFETIME, MAX_SUBJECT};
+use super::ssh_auth::SshAuthError;
 use super::{MAX_CONTEXT, MAX_TOKEN_LIFE};
+use crate::attest::{MAX_NONCE, MIN_NONCE};
 use crate::http::Origin;
 use crate::key::{Algorithm, KeyAlgorithm, KeyError, SymmetricAlgorithm};
 use crate::name::{Principal, TokenType};
@@ -16,6 +19,27 @@ pub enum ProfileError {
     /// The life of tokens is out of bounds.
     #[error("tokens may live 1 to {MAX_TOKEN_LIFE} seconds, not {0}")]
     Life(u32),
+    /// A list names too much.
+    #[error("the profile may name at most {allowed} of `{field}`")]
+    TooMany {
+        /// The field.
+        field: &'static str,
+        /// The bound.
+        allowed: usize,
+    },
+    /// Commits and tags are not signed unread.
+    #[error(
+        "commits and tags are signed by a key with profile `git`, which reads them first; a key with profile `sshsig` does not sign under the namespace `git`"
+    )]
+    GitNamespace,
+    /// A grant for commits that names a tag.
+    #[error("`tag` does not apply to a grant with `object = \"commit\"`")]
+    TagOfCommits,
+    /// Neither the key nor the grant says which servers.
+    #[error(
+        "the key was made for any server; the grant must name host keys in `host-keys`, as `ssh-keygen -lf HOST_KEY.pub` prints them"
+    )]
+    NoHostKeys,
     /// The field belongs to another profile.
     #[error("`{field}` does not apply to a key with profile `{profile}`")]
     Foreign {
@@ -56,6 +80,9 @@ pub enum ProfileError {
         /// The key's profile.
         found: &'static str,
     },
+    /// The key signs evidence.
+    #[error("a key with profile `attest` signs evidence alone: a grant names it in `attest`, not in `sign`")]
+    ForEvidence,
     /// The algorithm is not one of the profile's.
     #[error("a key with profile `{profile}` is {}, not {asked}", one_of(allowed))]
     Algorithm {
@@ -155,6 +182,9 @@ pub enum FrameError {
     /// A value from a server that does not belong into a proof.
     #[error("the server's nonce is not one that a proof can hold")]
     Nonce,
+    /// A verifier's nonce is too short to be one, or longer than a token holds.
+    #[error("a nonce has {MIN_NONCE} to {MAX_NONCE} bytes, the agent sent {0}")]
+    VerifierNonce(usize),
     /// Not what a TLS 1.3 client signs.
     #[error("expected the content of a TLS 1.3 client's `CertificateVerify`")]
     Handshake,
@@ -166,6 +196,12 @@ pub enum FrameError {
     /// Not the name of a certificate's subject.
     #[error("expected a subject such as `CN=claviger,O=Acme`, of at most {MAX_SUBJECT} bytes")]
     Subject,
+    /// Not a commit or tag that the grant signs.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// Not a login that the grant signs.
+    #[error(transparent)]
+    SshAuth(#[from] SshAuthError),
     /// The key or message cannot be encoded, which the types exclude.
     #[error("the message cannot be encoded")]
     Encoding,

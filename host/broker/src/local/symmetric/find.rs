@@ -13,6 +13,7 @@ use claviger_core::{GrantAlias, KeyName, KeyRef, Refusal};
 use super::super::admit::{AdmittedGrant, Granted};
 use super::super::perform::no_such_grant;
 use super::super::{Instance, LocalBroker};
+use crate::guard;
 use crate::keyring::KeyRecord;
 
 /// A grant to seal, as it was admitted.
@@ -97,10 +98,7 @@ impl LocalBroker {
     }
 
     fn still_granted(&self, instance: &Instance, alias: &GrantAlias) -> Result<(), Denial> {
-        if self.ledger().grant(&instance.admitted.agent, alias).suspended {
-            let detail = "the grant was suspended while the key was used; nothing was released";
-            return Err(Denial::new(Refusal::Suspended, Rule::Suspension, detail));
-        }
+        guard::in_force(&self.ledger().grant(&instance.admitted.agent, alias))?;
         if self.instance(instance.id).is_none() {
             let detail = "the instance ended while the key was used; nothing was released";
             return Err(Denial::new(Refusal::NotGranted, Rule::Instance, detail));
@@ -133,7 +131,7 @@ pub(super) fn sealing<'a>(
                 budget: *budget,
             })
         }
-        other @ (Granted::Sign { .. } | Granted::Http(_) | Granted::Mac { .. }) => {
+        other @ (Granted::Sign { .. } | Granted::Http(_) | Granted::Attest(_) | Granted::Mac { .. }) => {
             Err(another(alias, other, CapabilityKind::Seal))
         }
     }
@@ -153,7 +151,7 @@ pub(super) fn macs<'a>(
             }
             Ok(Macs { grant, key, rule })
         }
-        other @ (Granted::Sign { .. } | Granted::Http(_) | Granted::Seal { .. }) => {
+        other @ (Granted::Sign { .. } | Granted::Http(_) | Granted::Attest(_) | Granted::Seal { .. }) => {
             Err(another(alias, other, CapabilityKind::Mac))
         }
     }

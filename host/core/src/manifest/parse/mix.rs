@@ -87,6 +87,7 @@ fn mix(manifest: &Manifest) -> Option<Mix> {
                 Capability::Http(http) if holds(http) => Some(format!("[grants.{alias}]")),
                 Capability::Http(_)
                 | Capability::Sign { .. }
+                | Capability::Attest(_)
                 | Capability::Seal { .. }
                 | Capability::Mac { .. } => None,
             })
