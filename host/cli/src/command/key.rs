@@ -3,19 +3,22 @@
 use std::collections::BTreeSet;
 
 use claviger_broker::LocalBroker;
-use claviger_broker::keyring::{KeyRecord, KeyState};
+use claviger_broker::keyring::KeyRecord;
 use claviger_broker::local::KeyCreation;
 use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::name::TokenType;
 use claviger_core::profile::proof::MAX_LIFETIME;
 use claviger_core::profile::{AssertionType, Profile};
 use claviger_core::{Algorithm, KeyName, PublicKey};
+use jiff::Timestamp;
 
 use crate::args::{Key, KeyCreate, ProfileKind, PublicFormat};
+use crate::command::{life, secret};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keys;
 use crate::output::{columns, shown};
+use crate::overview;
 use crate::progress;
 use crate::unlock::with_broker;
 
@@ -29,9 +32,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::Create(args) => create(cx, args),
         Key::List => list(cx),
         Key::Show { name } => show(cx, &name),
-        Key::Disable { name } => change(cx, &name, KeyState::Disabled),
-        Key::Enable { name } => change(cx, &name, KeyState::Active),
-        Key::Revoke { name } => change(cx, &name, KeyState::Revoked),
+        Key::Life(args) => life::key(cx, args),
         Key::Csr { name, subject } => csr(cx, &name, &subject),
         Key::Public { name, format } => public(cx, &name, format),
     }
@@ -39,6 +40,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
 
 fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
     let profile = profile(&args)?;
+    let (plan, lock) = life::planned(&args.plan);
     let KeyCreate {
         name,
         algorithm,
@@ -55,14 +57,13 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
             algorithm,
             custody,
         };
-        Ok(progress::during(&cx.out, "making the key", broker.create_key(creation)).await?)
+        Ok(progress::during(
+            &cx.out,
+            "making the key",
+            broker.create_planned_key(creation, plan, lock),
+        )
+        .await?)
     })?;
-    cx.out.value(&to_json(&record)?, |_| describe(&record));
-    Ok(Exit::Done)
-}
-
-fn change(cx: &Context, name: &KeyName, state: KeyState) -> Result<Exit, Failure> {
-    let record = with_broker(cx, async |broker| Ok(broker.set_key_state(name, state).await?))?;
     cx.out.value(&to_json(&record)?, |_| describe(&record));
     Ok(Exit::Done)
 }
@@ -216,14 +217,26 @@ fn profile(args: &KeyCreate) -> Result<Profile, Failure> {
 }
 
 fn list(cx: &Context) -> Result<Exit, Failure> {
-    let records = keys::list(cx)?;
+    let overview = overview::read(cx)?;
     if cx.out.is_json() {
-        for record in &records {
-            cx.out.value(&to_json(record)?, |_| String::new());
+        for record in &overview.keys {
+            let tally = overview.key_tally(record);
+            let mut json = to_json(record)?;
+            if let Some(json) = json.as_object_mut() {
+                json.extend([
+                    ("uses".to_owned(), tally.uses.into()),
+                    ("last_use".to_owned(), serde_json::json!(tally.last)),
+                    (
+                        "used_by".to_owned(),
+                        serde_json::json!(overview.holders_of_key(record)),
+                    ),
+                ]);
+            }
+            cx.out.value(&json, |_| String::new());
         }
         return Ok(Exit::Done);
     }
-    if records.is_empty() {
+    if overview.keys.is_empty() {
         cx.out
             .note("the keyring has no keys; `claviger key create NAME --profile …` makes one");
         return Ok(Exit::Done);
@@ -232,22 +245,30 @@ fn list(cx: &Context) -> Result<Exit, Failure> {
         "NAME",
         "VERSION",
         "STATE",
+        "AGE",
         "PROFILE",
         "ALGORITHM",
         "CUSTODY",
         "ASSURANCE",
+        "NEXT ROTATION",
+        "LAST USE",
+        "USED BY",
         "KEY ID",
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    rows.extend(records.iter().map(|record| {
+    rows.extend(overview.keys.iter().map(|record| {
         vec![
             record.key.name.to_string(),
             record.key.version.to_string(),
             record.standing().to_owned(),
+            overview.age(record.created),
             record.profile.kind().to_owned(),
             record.algorithm.to_string(),
             record.custody.to_string(),
             record.assurance.to_string(),
+            overview.next_rotation(record),
+            overview::minute(overview.key_tally(record).last),
+            overview::holders(&overview.holders_of_key(record)),
             record.key_id(),
         ]
     }));
@@ -302,7 +323,7 @@ fn csr(cx: &Context, name: &KeyName, subject: &str) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
+pub(crate) fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
     let public = record
         .public()
         .map(|key| key.to_openssh(record.key.name.as_str()))
@@ -319,10 +340,19 @@ fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
         "public_key": public.map_err(|error| Failure::of(Exit::Failed, &error))?,
         "created": record.created,
         "updated": record.updated,
+        "source": record.source.as_str(),
+        "rotate_every_seconds": record.plan.every.map(|every| every.as_secs()),
+        "rotate_uses": record.plan.uses,
+        "overlap_seconds": record.plan.overlap.as_secs(),
+        "due": record.due(Timestamp::now()),
+        "until": record.until,
+        "deleted": record.deleted,
+        "reason": record.reason,
+        "purge_lock": record.locked,
     }))
 }
 
-fn describe(record: &KeyRecord) -> String {
+pub(crate) fn describe(record: &KeyRecord) -> String {
     let public = record.public().map_or_else(
         || "none: the key is symmetric".to_owned(),
         |key| {
@@ -340,7 +370,37 @@ fn describe(record: &KeyRecord) -> String {
         ("public key", public),
         ("created", record.created.to_string()),
     ];
-    shown(&columns(&rows.map(|(name, value)| vec![name.to_owned(), value])))
+    let more = [
+        ("until", record.until.map(|until| until.to_string())),
+        ("reason", record.reason.as_ref().map(ToString::to_string)),
+        ("rotation", rotation(record)),
+        (
+            "purge",
+            record.locked.then(|| "locked: at least 30 days".to_owned()),
+        ),
+    ];
+    let rows = rows
+        .into_iter()
+        .chain(more.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    let rows: Vec<_> = rows.map(|(name, value)| vec![name.to_owned(), value]).collect();
+    shown(&columns(&rows))
+}
+
+/// A plan in words, if there is one.
+fn rotation(record: &KeyRecord) -> Option<String> {
+    let every = record
+        .plan
+        .every
+        .map(|every| format!("every {}", secret::in_days(every)));
+    let uses = record.plan.uses.map(|uses| format!("after {uses} uses"));
+    let when: Vec<_> = every.into_iter().chain(uses).collect();
+    (!when.is_empty()).then(|| {
+        format!(
+            "{}; the old version is good for {} more",
+            when.join(" or "),
+            secret::in_days(record.plan.overlap)
+        )
+    })
 }
 
 /// A profile in words.

@@ -34,6 +34,8 @@ pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
     let agent = manifest.agent.name.clone();
     let (report, uses) =
         with_broker(cx, async |broker| {
+            // What is due while the agent runs is done while it runs.
+            let _schedule = broker.schedule();
             let before = uses(broker, &agent);
             let report = load_and_run(cx, broker, &manifest, &file, &component, input).await?;
             let after = uses(broker, &agent);
