@@ -154,6 +154,8 @@ impl Keyring {
         }
         let problem = if current.state == KeyState::Disabled {
             format!("`{}` is disabled; enable it or revoke it first", current.key)
+        } else if current.state == KeyState::Destroyed {
+            format!("`{}` is destroyed; make the key anew", current.key)
         } else if new.key.version != self.next_version(name) {
             format!("its next version is {}", self.next_version(name))
         } else if new.profile != current.profile
