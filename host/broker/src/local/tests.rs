@@ -8,6 +8,7 @@ mod rollback;
 mod rotation;
 mod send;
 mod slots;
+mod staging;
 mod time;
 mod tokens;
 mod web;
