@@ -19,6 +19,7 @@ mod cli_scene;
 mod cli_signals;
 mod constraints;
 mod crash;
+mod crash_lives;
 mod custody;
 mod device;
 mod hygiene;
