@@ -321,7 +321,7 @@ async fn every_constraint_holds_on_every_custody_while_the_agent_runs() {
 /// The key's profile, the grant's narrowing of it, and whether it is admitted.
 fn narrowings() -> [(Profile, &'static str, bool); 12] {
     let both = Profile::Sshsig {
-        namespaces: [named("file"), named("git")].into(),
+        namespaces: [named("file"), named("mail")].into(),
     };
     [
         (both.clone(), "namespace = \"file\"", true),

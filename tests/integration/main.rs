@@ -7,7 +7,9 @@
     reason = "clippy.toml allows these in tests; what tests share stands beside them"
 )]
 
+mod cli_approvals;
 mod cli_components;
+mod cli_control;
 mod cli_files;
 mod cli_keyring;
 mod cli_log;
@@ -29,6 +31,7 @@ mod interop;
 mod interop_proofs;
 mod interop_requests;
 mod interop_sigv4;
+mod operating;
 mod requests;
 mod requests_scene;
 mod requests_servers;

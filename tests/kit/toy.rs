@@ -154,6 +154,10 @@ impl ToyBroker {
                     grants: granted.iter().map(described).collect(),
                 }))
             }
+            Request::ProposeGrant { wish, .. } => {
+                claviger_core::proposal::Wish::parse(&wish).map_err(|_| Refusal::Invalid)?;
+                Ok(Some(Outcome::Proposed))
+            }
         }
     }
 }

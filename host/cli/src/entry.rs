@@ -1,8 +1,9 @@
 //! One entry of the audit log as one line for people, and as JSON with its index. Trusts no text of it: what reads a damaged log must
 //! not obey it.
 
+use claviger_core::approval::AnsweredBy;
 use claviger_core::audit::{
-    Event, InstanceEnd, RequestLine, RequestPurpose, SecretSource, Settlement, Traffic, Use,
+    ApprovalEnd, Event, InstanceEnd, RequestLine, RequestPurpose, SecretSource, Settlement, Traffic, Use,
 };
 use claviger_core::{ContentDigest, Entry, EntryIndex};
 
@@ -29,18 +30,26 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
     let style = match &entry.event {
         Event::Denied { .. }
         | Event::NotAdmitted { .. }
-        | Event::RotationFailed { .. }
         | Event::Suspended { .. }
+        | Event::AgentSuspended { .. }
+        | Event::RotationFailed { .. }
+        | Event::Panic
         | Event::Alert { .. } => Style::Warn,
         Event::Settled {
-            settlement: Settlement::Failed | Settlement::Indeterminate,
+            settlement: Settlement::Failed | Settlement::Mismatch | Settlement::Indeterminate,
             ..
         } => Style::Warn,
         Event::Ended {
             end: InstanceEnd::Trapped { .. } | InstanceEnd::Stopped { .. },
             ..
         } => Style::Warn,
-        Event::Allowed(_) | Event::CertificateRequested { .. } => Style::Good,
+        Event::BackupRequested { .. } | Event::RestoreRequested { .. } | Event::ResealRequested { .. } => {
+            Style::Warn
+        }
+        Event::Allowed(_) | Event::CertificateRequested { .. } | Event::ProofRequested { .. } => Style::Good,
+        Event::ApprovalRequested(_) | Event::ApprovalEnded { .. } | Event::GrantProposed { .. } => {
+            Style::Bold
+        }
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyStateChanged { .. }
@@ -52,6 +61,9 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::Ended { .. }
         | Event::Settled { .. }
         | Event::ClockAccepted
+        | Event::ProposalDismissed { .. }
+        | Event::AgentResumed { .. }
+        | Event::PanicLifted
         | Event::Resumed { .. } => Style::Dim,
     };
     // One line whatever the entry holds.
@@ -99,6 +111,43 @@ fn words(event: &Event) -> (&'static str, String) {
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
         ),
+        Event::BackupRequested {
+            by,
+            recipients,
+            keys,
+            secrets,
+            left_out,
+        } => (
+            "backup",
+            format!(
+                "{by} has {keys} keys and {secrets} secrets written for {}; {left_out} keys live in a TPM",
+                recipients.join(", ")
+            ),
+        ),
+        Event::RestoreRequested {
+            by,
+            made,
+            of,
+            keys,
+            secrets,
+            weaken,
+        } => {
+            let weaken = if *weaken { ", weaker if need be" } else { "" };
+            (
+                "restore",
+                format!("{by} restores {keys} keys and {secrets} secrets of {of} as of {made:.0}{weaken}"),
+            )
+        }
+        Event::ResealRequested { by, from, to, keys } => (
+            "reseal",
+            format!(
+                "{by} has the root key, until now under {from}, sealed under {to}, and {keys} keys with it"
+            ),
+        ),
+        Event::ProofRequested { key, by } => (
+            "prove",
+            format!("key {key}: a proof by {by} that it lives in the TPM is asked for"),
+        ),
         Event::HostStopped => ("stopped", "host, in order".to_owned()),
         Event::KeyCreated {
             key,
@@ -107,9 +156,15 @@ fn words(event: &Event) -> (&'static str, String) {
             custody,
             assurance,
             key_id,
+            source,
         } => (
             "key-created",
-            format!("{key} {profile} {algorithm} in {custody} ({assurance}), id {key_id}"),
+            format!(
+                "{key} {profile} {algorithm} in {custody} ({assurance}{}), id {key_id}",
+                source
+                    .as_ref()
+                    .map_or_else(String::new, |source| format!(", {}", shown(source)))
+            ),
         ),
         Event::Admitted {
             agent,
@@ -151,7 +206,8 @@ fn words(event: &Event) -> (&'static str, String) {
                 used.number,
                 used.grant,
                 credential(used),
-                used.profile,
+                used.operation
+                    .map_or_else(|| used.profile.clone(), |operation| name(&operation)),
                 used.size,
                 short_content(&used.content),
                 used.request.as_ref().map_or_else(String::new, requested)
@@ -238,6 +294,66 @@ fn words(event: &Event) -> (&'static str, String) {
         }
         Event::ClockAccepted => ("clock", "an operator vouched for the clock".to_owned()),
         Event::Resumed { agent, grant } => ("resumed", format!("{agent} {grant} by an operator")),
+        Event::ApprovalRequested(request) => (
+            "approval",
+            format!(
+                "{} asked for {} {}, {}, until {}",
+                request.id,
+                request.agent,
+                request.grant,
+                cut(&request.request.to_string()),
+                request.expires
+            ),
+        ),
+        Event::ApprovalEnded { request, end } => (
+            "approval",
+            format!(
+                "{} {}, {} {}",
+                request.id,
+                ended(end),
+                request.agent,
+                request.grant
+            ),
+        ),
+        Event::GrantProposed {
+            agent,
+            grant,
+            wish,
+            reason,
+            ..
+        } => {
+            let lines = wish.lines(grant);
+            let lines = lines.trim_end().replace('\n', " ");
+            ("proposal", format!("{agent} asks for {lines}, because: {reason}"))
+        }
+        Event::ProposalDismissed { agent, grant } => {
+            ("proposal", format!("{agent} {grant} put aside by an operator"))
+        }
+        Event::AgentSuspended { agent } => ("suspended", format!("{agent}, all of it, by an operator")),
+        Event::AgentResumed { agent } => ("resumed", format!("{agent}, by an operator")),
+        Event::Panic => (
+            "panic",
+            "an operator stopped all use of every credential".to_owned(),
+        ),
+        Event::PanicLifted => ("lifted", "an operator lets credentials be used again".to_owned()),
+    }
+}
+
+fn ended(end: &ApprovalEnd) -> String {
+    match end {
+        ApprovalEnd::Approved { by } => format!("approved by {}", answered_by(by)),
+        ApprovalEnd::Denied { by, reason } if reason.is_empty() => format!("denied by {}", answered_by(by)),
+        ApprovalEnd::Denied { by, reason } => format!("denied by {}: {reason}", answered_by(by)),
+        ApprovalEnd::Expired => "expired, nobody answered".to_owned(),
+        ApprovalEnd::Withdrawn => "withdrawn, who asked is gone".to_owned(),
+    }
+}
+
+fn answered_by(by: &AnsweredBy) -> String {
+    match by {
+        AnsweredBy::Operator { uid } => format!("user {uid}"),
+        AnsweredBy::Terminal { uid } => format!("user {uid} at the terminal"),
+        AnsweredBy::Webhook { origin } => format!("the webhook at {origin}"),
     }
 }
 
@@ -287,6 +403,7 @@ const fn settled(settlement: Settlement) -> &'static str {
     match settlement {
         Settlement::Released => "released to the agent",
         Settlement::Failed => "failed, nothing released",
+        Settlement::Mismatch => "did not open or match, as the agent learned",
         Settlement::Abandoned => "abandoned by the agent",
         Settlement::Indeterminate => "not known: the host died in between",
     }

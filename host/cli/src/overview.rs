@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use claviger_broker::keyring::{KeyRecord, KeyState, Keyring, SecretRecord};
+use claviger_broker::keyring::{KeyRecord, KeySource, KeyState, Keyring, SecretRecord};
 use claviger_broker::ledger::{Ledger, Tally, Usage};
 use claviger_broker::local::{Due, STUCK_AFTER, due};
 use claviger_core::audit::CredentialName;
@@ -40,7 +40,7 @@ pub(crate) enum Concern {
     Expiring,
     /// It is easier to take than it need be.
     Weak,
-    /// A grant is suspended.
+    /// A grant, an agent or everything is stopped.
     Suspended,
     /// It is deleted, and can be restored or purged.
     Deleted,
@@ -133,6 +133,22 @@ impl Overview {
         for record in &self.secrets {
             self.secret_matters(record, &mut matters);
         }
+        if self.ledger.in_panic() {
+            matters.push(Matter {
+                concern: Concern::Suspended,
+                of: "everything".to_owned(),
+                detail: "all use of every credential is stopped".to_owned(),
+                help: "claviger panic --lift".to_owned(),
+            });
+        }
+        for agent in self.ledger.suspended_agents() {
+            matters.push(Matter {
+                concern: Concern::Suspended,
+                of: format!("agent {agent}"),
+                detail: "every grant of it is refused until it is resumed".to_owned(),
+                help: format!("claviger agent resume {agent}"),
+            });
+        }
         for (agent, grant, state) in self.ledger.grants() {
             if state.suspended {
                 matters.push(Matter {
@@ -194,12 +210,18 @@ impl Overview {
                     Assurance::Hardware | Assurance::Passphrase => {}
                 }
                 match record.source {
-                    claviger_broker::keyring::KeySource::Imported => push(
+                    KeySource::Imported => push(
                         Concern::Weak,
                         "it was imported: whoever had it before may have it still".to_owned(),
                         format!("claviger key rotate {name}"),
                     ),
-                    claviger_broker::keyring::KeySource::Generated => {}
+                    KeySource::Restored => push(
+                        Concern::Weak,
+                        "it was restored: whoever has the backup, and an identity that opens it, has the key"
+                            .to_owned(),
+                        format!("claviger key rotate {name}"),
+                    ),
+                    KeySource::Generated => {}
                 }
             }
             KeyState::Pending

@@ -6,13 +6,15 @@ use std::fmt::Debug;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::approval::{AnsweredBy, ApprovalId, ApprovalMode};
 use crate::custody::{Assurance, CustodyKind};
-use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest};
+use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest, RequestDigest};
 use crate::egress::Fault;
 use crate::future::BoxFuture;
 use crate::http::{InjectionKind, Origin};
 use crate::key::{KeyAlgorithm, KeyRef, KeyVersion};
 use crate::name::{AgentName, GrantAlias, KeyName, SecretName};
+use crate::proposal::Wish;
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
 
@@ -79,6 +81,9 @@ pub enum Event {
         assurance: Assurance,
         /// RFC 7638 thumbprint; of a key without a public half, its identifier.
         key_id: String,
+        /// Where its material comes from, if its custody did not make it: `imported` or `restored`. Whoever has that may have the key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<String>,
     },
     /// A version of a key is in another state: an operator, a rotation or the time brought it there.
     KeyStateChanged {
@@ -106,6 +111,53 @@ pub enum Event {
         key: KeyRef,
         /// Whom the certificate shall be for, escaped.
         subject: String,
+    },
+    /// An operator has a backup made. Durable before anything of it is written; `Settled` says what came of it.
+    BackupRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// Whose identities open it: public X25519 keys as age writes them.
+        recipients: Vec<String>,
+        /// How many versions of keys are in it with their material.
+        keys: u64,
+        /// How many versions of secrets are in it with their values.
+        secrets: u64,
+        /// How many versions of keys are in it without: they live in a TPM.
+        left_out: u64,
+    },
+    /// An operator restores a backup. Durable before anything of it is; each version that is restored has an entry of its own, and `Settled`
+    /// says whether all were.
+    RestoreRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// When it was made.
+        made: Timestamp,
+        /// The audit log of the keyring that it is of, as a verifier key, escaped.
+        of: String,
+        /// How many versions of keys are to be restored.
+        keys: u64,
+        /// How many versions of secrets are to be restored.
+        secrets: u64,
+        /// Whether something may become weaker than it was.
+        weaken: bool,
+    },
+    /// An operator has the root key sealed anew. Durable before it is; `Settled` says what came of it.
+    ResealRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// What protects it until now: `passphrase`, `tpm` or `swtpm`.
+        from: String,
+        /// What shall protect it.
+        to: String,
+        /// How many versions of keys are sealed anew with it.
+        keys: u64,
+    },
+    /// An operator asks for proof that a key lives in the TPM. Durable before the TPM certifies; `Settled` says what came of it.
+    ProofRequested {
+        /// Of which key.
+        key: KeyRef,
+        /// By which key.
+        by: KeyRef,
     },
     /// An agent was admitted under a manifest.
     Admitted {
@@ -235,6 +287,97 @@ pub enum Event {
         /// The grant.
         grant: GrantAlias,
     },
+    /// A use waits for its approval. Durable before anybody is asked; `ApprovalEnded` says what came of it.
+    ApprovalRequested(ApprovalRequest),
+    /// A use does not wait any more. An approval is durable before the use that it is for is decided anew.
+    ApprovalEnded {
+        /// What was asked.
+        #[serde(flatten)]
+        request: ApprovalRequest,
+        /// What came of it.
+        end: ApprovalEnd,
+    },
+    /// An agent asks for a grant. It has none by that: an operator writes manifests.
+    GrantProposed {
+        /// The instance.
+        instance: InstanceId,
+        /// The agent.
+        agent: AgentName,
+        /// Its code.
+        component: ComponentDigest,
+        /// The alias that the grant would have.
+        grant: GrantAlias,
+        /// What it would allow.
+        wish: Wish,
+        /// Why, in the agent's words, escaped.
+        reason: String,
+    },
+    /// An operator does not want to see a proposal any more.
+    ProposalDismissed {
+        /// The agent.
+        agent: AgentName,
+        /// The alias that the grant would have had.
+        grant: GrantAlias,
+    },
+    /// An operator suspended an agent: every grant that it has or will have.
+    AgentSuspended {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator resumed an agent. Grants of it that were suspended by themselves stay so.
+    AgentResumed {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator stopped all use of every credential.
+    Panic,
+    /// An operator lifted the stop. What was suspended by itself stays so.
+    PanicLifted,
+}
+
+/// A use that waits for its approval; nothing of its content but a digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRequest {
+    /// Names the question.
+    pub id: ApprovalId,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The agent.
+    pub agent: AgentName,
+    /// Its code.
+    pub component: ComponentDigest,
+    /// The manifest's bytes.
+    pub manifest: ManifestDigest,
+    /// The grant.
+    pub grant: GrantAlias,
+    /// Which uses an approval covers.
+    pub mode: ApprovalMode,
+    /// What an approval is bound to.
+    pub request: RequestDigest,
+    /// The first moment at which no answer counts any more.
+    pub expires: Timestamp,
+}
+
+/// What came of the wait for an approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "kebab-case")]
+pub enum ApprovalEnd {
+    /// It was approved.
+    Approved {
+        /// By whom.
+        by: AnsweredBy,
+    },
+    /// It was denied.
+    Denied {
+        /// By whom.
+        by: AnsweredBy,
+        /// Why, escaped.
+        reason: String,
+    },
+    /// Nobody answered in time.
+    Expired,
+    /// The agent, or the host, went away.
+    Withdrawn,
 }
 
 /// An authorised use: which agent, under which revision of which manifest, with which version of which key, on what.
@@ -258,18 +401,39 @@ pub struct Use {
     pub secret: Option<SecretRef>,
     /// The profile's kind; of a request, the injection's, or `none`.
     pub profile: String,
+    /// What was done, under a grant with rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
     /// Of a request: where to, and under which rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestLine>,
-    /// The digest of the agent's content; of a request, of its head and, if it was read whole, its body.
+    /// The digest of the agent's content; of a request, of its head and, if it was read whole, its body. Of a box, of its context and, if it
+    /// is to be opened, the box: never of what is in it.
     pub content: ContentDigest,
-    /// The length of the agent's content in bytes; of a request, of its body, or the most that it may have.
+    /// The length of the agent's content in bytes; of a request, of its body, or the most that it may have; of a box, of what is in it.
     pub size: u64,
     /// Which use of the grant this is, counted from 1 by agent name and alias.
     pub number: u64,
     /// Under a rate: the moment at which the bucket is full again (the GCRA's theoretical arrival time).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_until: Option<Timestamp>,
+    /// Under a grant whose uses must be approved: the approval that it was allowed by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalId>,
+}
+
+/// An operation that is a right of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// A box is made.
+    Seal,
+    /// A box is opened.
+    Unseal,
+    /// A tag is made.
+    Generate,
+    /// A tag is compared.
+    Verify,
 }
 
 /// A request on the log: what an operator wrote of it, and nothing that an agent chose but its method.
@@ -368,6 +532,8 @@ pub enum Settlement {
     Released,
     /// The operation failed; nothing was released.
     Failed,
+    /// The box does not open, or the tag is another; the agent learned that.
+    Mismatch,
     /// The agent went away before the operation ended.
     Abandoned,
     /// The host died in between; written by recovery.

@@ -195,6 +195,9 @@ pub enum KeyringError {
         /// What came, in bytes.
         sent: usize,
     },
+    /// Something else changed the keyring meanwhile.
+    #[error("the keyring was changed meanwhile; nothing was done: try again")]
+    Busy,
     /// The keyring is full.
     #[error("a keyring has at most {MAX_KEYS} versions of keys and secrets")]
     Full,

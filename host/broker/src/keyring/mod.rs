@@ -22,6 +22,8 @@ mod folder;
 mod life;
 mod list;
 mod record;
+mod reseal;
+mod restore;
 mod secret_life;
 mod secret_row;
 mod secrets;
@@ -37,6 +39,8 @@ pub use error::KeyringError;
 pub(crate) use life::after;
 pub use life::{DEFAULT_WINDOW, LOCKED_WINDOW, Life, LifeError, LifeEvent, MAX_WINDOW, next};
 pub use record::{KeyRecord, KeySource, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
+pub(crate) use reseal::Resealed;
+pub(crate) use restore::{check_restored, has_use};
 pub use secret_row::{NewSecret, SecretRecord};
 pub use secrets::{GOOD_SECRET, MAX_SECRET_VALUE, MIN_SECRET, SecretReplacement};
 
@@ -46,6 +50,14 @@ use list::{List, Listed, Rows};
 use secret_row::SecretRow;
 use secrets::SecretRecords;
 use store::{Change, Store};
+
+/// The folder, absolute and without links, if it is this user's alone.
+///
+/// # Errors
+/// When it is not there, is none, or others can reach it.
+pub(crate) fn private_folder(folder: &Path) -> Result<PathBuf, KeyringError> {
+    Folder::check(folder).map(|folder| folder.path().to_path_buf())
+}
 
 /// The version of the file's format that this code writes. It also reads the two before: 3, whose rows did not say how a version
 /// lives, and 2, which had no secrets.
@@ -264,6 +276,41 @@ impl Keyring {
         })?;
         self.step(key, &event, now)?;
         record()
+    }
+
+    /// Keeps what a custody says about a revoked key from now on. The same again changes nothing.
+    ///
+    /// # Errors
+    /// When there is no such key, it is over [`MAX_HARDWARE`] bytes, or the disk fails; then it is as it was.
+    pub(crate) fn set_hardware(&self, key: &KeyRef, hardware: Vec<u8>) -> Result<(), KeyringError> {
+        if hardware.len() > MAX_HARDWARE {
+            return Err(KeyringError::TooLong {
+                what: "what a custody keeps about a key",
+                allowed: MAX_HARDWARE,
+                sent: hardware.len(),
+            });
+        }
+        let mut file = self.file();
+        let old = self
+            .record(key)
+            .ok_or_else(|| KeyringError::NoKey { key: key.clone() })?;
+        if old.hardware.as_ref() == Some(&hardware) {
+            return Ok(());
+        }
+        let material = file.envelope.open(&file.row(key)?)?;
+        let record = KeyRecord {
+            hardware: Some(hardware),
+            ..(*old).clone()
+        };
+        let mut row = Row::new(&record)?;
+        file.envelope.seal(&mut row, &material)?;
+        let mut list = file.meta.list()?;
+        for item in list.keys.iter_mut().filter(|item| item.key == *key) {
+            item.digest = row.digest();
+        }
+        file.write(&[Change::Replace(&row)], &list)?;
+        self.remember(record);
+        Ok(())
     }
 
     /// Records which audit log belongs to the keyring; the same one again changes nothing.

@@ -179,6 +179,8 @@ pub enum KeySource {
     Generated,
     /// An operator brought it: whoever had it before may have it still.
     Imported,
+    /// An operator restored it from a backup: whoever has that, and an identity that opens it, has the key.
+    Restored,
 }
 
 impl KeySource {
@@ -188,6 +190,7 @@ impl KeySource {
         match self {
             Self::Generated => "generated",
             Self::Imported => "imported",
+            Self::Restored => "restored",
         }
     }
 }
@@ -195,6 +198,13 @@ impl KeySource {
 impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
+    }
+}
+
+impl FromStr for KeySource {
+    type Err = UnknownName;
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        key_source_named(text)
     }
 }
 

@@ -263,6 +263,14 @@ impl Keyring {
         file.open_secret(&file.secret_row(secret)?)
     }
 
+    /// Whether the value of a version is still there.
+    ///
+    /// # Errors
+    /// As [`Keyring::secret_material`].
+    pub(crate) fn has_value(&self, secret: &SecretRef) -> Result<bool, KeyringError> {
+        Ok(self.file().secret_row(secret)?.has_value())
+    }
+
     pub(super) fn newest_secret(&self, name: &SecretName) -> Result<Arc<SecretRecord>, KeyringError> {
         self.secret_records()
             .get(name)

@@ -6,15 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_core::audit::{Event, Settlement};
-use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, SigningKey};
-use claviger_core::key::{Algorithm, KeyError};
+use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, MacKey, SealingKey, SigningKey};
+use claviger_core::key::{Algorithm, KeyAlgorithm, KeyError};
 use claviger_core::profile::proof::certificate_request;
 use claviger_core::profile::{FrameContext, FrameError, Profile, ProfileError};
 use claviger_core::{AuditError, KeyName, KeyRef, Permit};
 use tokio::sync::OnceCell;
 
+use super::hardware::Enforced;
+use super::making::{self, OpenKey};
 use super::secrets::OpenSecrets;
+use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
+use crate::import::ImportError;
 use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, Lock, NewKey, RotationPlan};
 
 /// An open key that nobody used for this long is closed and wiped.
@@ -50,12 +54,45 @@ pub enum NewKeyError {
         "a certificate belongs to key `{0}`: rotate it with `--stage`, have the new version certified, and promote it"
     )]
     NeedsStaging(KeyName),
+    /// The keyring has this very key.
+    #[error(
+        "the keyring has this key already, as `{0}`; one key has one purpose, and a second name would give it another"
+    )]
+    Known(KeyRef),
+    /// The file that an operator brought is no key that can be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// There is no such custody here.
     #[error("this keyring has no `{0}` custody")]
     NoCustody(CustodyKind),
+    /// The profile is one of keys that sign.
+    #[error("keys with profile `{0}` have a public half, whose algorithm must be named")]
+    HasPublicHalf(&'static str),
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
+    /// No device there gives evidence.
+    #[error(
+        "`{0}` custody gives no evidence; a key with profile `attest` needs a TPM (`claviger init --tpm`, `--custody tpm`)"
+    )]
+    CannotAttest(CustodyKind),
+    /// Two options that exclude each other.
+    #[error(
+        "a key with profile `attest` cannot have `--revocation hardware`: evidence is told from when it was given"
+    )]
+    NotBoth,
+    /// The keyring refuses the key from now on, the device not yet.
+    #[error(
+        "key `{key}` is revoked and this keyring refuses it, but the TPM does not refuse it yet ({cause}); it is told again whenever the \
+         keyring is opened, with `claviger doctor` say"
+    )]
+    NotEnforcedYet {
+        /// Which.
+        key: KeyRef,
+        /// Why.
+        #[source]
+        cause: Box<Self>,
+    },
     /// The keyring failed, or has a key of this name.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -74,6 +111,9 @@ pub enum CertificateRequestError {
     /// The key's profile is another, or the subject is not a name.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// All use of credentials is stopped.
+    #[error("{STOPPED}")]
+    Stopped,
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
@@ -85,14 +125,23 @@ pub enum CertificateRequestError {
     Audit(#[from] AuditError),
 }
 
+/// [`KeyCreation`], of a key with a public half or without.
+struct Creation {
+    name: KeyName,
+    profile: Profile,
+    algorithm: KeyAlgorithm,
+    custody: CustodyKind,
+}
+
 impl LocalBroker {
     /// The custody a key of this algorithm gets if the operator names none: the hardest there is.
     #[must_use]
-    pub fn default_custody(&self, algorithm: Algorithm) -> CustodyKind {
+    pub fn default_custody(&self, algorithm: impl Into<KeyAlgorithm>) -> CustodyKind {
+        let algorithm = algorithm.into();
         let has = |kind: CustodyKind| {
             self.custodies
                 .get(kind.as_str())
-                .is_some_and(|custody| custody.algorithms().contains(&algorithm))
+                .is_some_and(|custody| making::has(custody.as_ref(), algorithm))
         };
         if has(CustodyKind::Tpm) {
             CustodyKind::Tpm
@@ -109,7 +158,7 @@ impl LocalBroker {
     /// # Errors
     /// When the name is taken, the custody is not there or fails, or something cannot be written.
     pub async fn create_key(&self, creation: KeyCreation) -> Result<Arc<KeyRecord>, NewKeyError> {
-        self.create_planned_key(creation, RotationPlan::default(), None)
+        self.create_key_with(creation, RotationPlan::default(), None, Enforced::Keyring)
             .await
     }
 
@@ -123,22 +172,71 @@ impl LocalBroker {
         plan: RotationPlan,
         lock: Option<Lock>,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        self.create_key_with(creation, plan, lock, Enforced::Keyring)
+            .await
+    }
+
+    pub(super) async fn create_key_with(
+        &self,
+        creation: KeyCreation,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+        enforced: Enforced,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let KeyCreation {
             name,
             profile,
             algorithm,
-            custody: kind,
+            custody,
         } = creation;
-        profile.validate()?;
+        let creation = Creation {
+            name,
+            profile,
+            algorithm: algorithm.into(),
+            custody,
+        };
+        self.create_first(creation, plan, lock, enforced).await
+    }
+
+    /// As [`LocalBroker::create_planned_key`], for a key without a public half: its profile says its algorithm.
+    ///
+    /// # Errors
+    /// As there, and when the keys of the profile have a public half.
+    pub async fn create_symmetric_key(
+        &self,
+        name: KeyName,
+        profile: Profile,
+        custody: CustodyKind,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let algorithm = profile
+            .symmetric()
+            .ok_or_else(|| NewKeyError::HasPublicHalf(profile.kind()))?;
+        let creation = Creation {
+            name,
+            profile,
+            algorithm: algorithm.into(),
+            custody,
+        };
+        self.create_first(creation, plan, lock, Enforced::Keyring).await
+    }
+
+    async fn create_first(
+        &self,
+        creation: Creation,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+        enforced: Enforced,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let Creation {
+            name,
+            profile,
+            algorithm,
+            custody,
+        } = creation;
+        profile.validate_new()?;
         profile.accept(algorithm)?;
-        let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
-        if !custody.algorithms().contains(&algorithm) {
-            return Err(CustodyError::Algorithm {
-                custody: kind,
-                algorithm,
-            }
-            .into());
-        }
         let versions = self.keyring.versions(&name);
         if versions.iter().any(|record| record.state != KeyState::Destroyed) {
             return Err(NewKeyError::Exists(name));
@@ -147,19 +245,21 @@ impl LocalBroker {
             version: self.keyring.next_version(&name),
             name,
         };
-        let made = custody.generate(&key, algorithm).await?;
+        let made = self
+            .make_key(&key, &profile, algorithm, custody, enforced)
+            .await?;
         let new = NewKey {
             key,
             profile,
-            algorithm: algorithm.into(),
-            custody: kind,
+            algorithm,
+            custody,
             assurance: self.assurance,
-            identity: made.public.into(),
+            identity: made.identity,
             source: KeySource::Generated,
             plan,
             locked: lock.is_some(),
             material: made.material,
-            hardware: None,
+            hardware: made.hardware,
         };
         let record = self.keyring.insert(new, self.now())?;
         self.append(created(&record)).await?;
@@ -214,6 +314,9 @@ impl LocalBroker {
         let (message, request) = certificate_request(&record.profile, subject, &context)?;
         let recording = {
             let mut ledger = self.ledger();
+            if ledger.in_panic() {
+                return Err(CertificateRequestError::Stopped);
+            }
             let now = self.clock.now();
             let time = ledger.latest().map_or(now, |latest| latest.max(now));
             ledger.saw(time);
@@ -238,7 +341,13 @@ impl LocalBroker {
         let signed = key.sign(&permit, &message).await;
         let finished = signed
             .map_err(CertificateRequestError::from)
-            .and_then(|signature| Ok(request.finish(&signature)?));
+            .and_then(|signature| Ok(request.finish(&signature)?))
+            .and_then(|pem| {
+                if self.in_panic() {
+                    return Err(CertificateRequestError::Stopped);
+                }
+                Ok(pem)
+            });
         permit.settle(if finished.is_ok() {
             Settlement::Released
         } else {
@@ -293,6 +402,33 @@ impl LocalBroker {
         &self,
         record: &Arc<KeyRecord>,
     ) -> Result<Arc<dyn SigningKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Signing(key) => Ok(key),
+            OpenKey::Sealing(_) | OpenKey::Mac(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    pub(super) async fn open_sealing_key(
+        &self,
+        record: &Arc<KeyRecord>,
+    ) -> Result<Arc<dyn SealingKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Sealing(key) => Ok(key),
+            OpenKey::Signing(_) | OpenKey::Mac(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    pub(super) async fn open_mac_key(
+        &self,
+        record: &Arc<KeyRecord>,
+    ) -> Result<Arc<dyn MacKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Mac(key) => Ok(key),
+            OpenKey::Signing(_) | OpenKey::Sealing(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    async fn opened(&self, record: &Arc<KeyRecord>) -> Result<OpenKey, CustodyError> {
         let slot = self.open_keys.slot(&record.key);
         let key = slot
             .get_or_try_init(|| async {
@@ -302,20 +438,19 @@ impl LocalBroker {
                         record.custody, record.key
                     ))
                 })?;
-                let public = record.public().ok_or_else(|| {
-                    CustodyError::Fault(format!(
-                        "key `{}` has no public half: it signs nothing",
-                        record.key
-                    ))
-                })?;
                 let material = self
                     .keyring
                     .material(&record.key)
                     .map_err(|error| CustodyError::Fault(error.to_string()))?;
-                custody.open(&record.key, public, material).await
+                making::open(custody.as_ref(), record, material).await
             })
             .await?;
-        Ok(Arc::clone(key))
+        // Looked at after it was opened: what is opened later was stopped before, and what was opened before is closed by the stop.
+        if self.in_panic() {
+            self.open_keys.close(&record.key);
+            return Err(CustodyError::Unavailable(STOPPED.to_owned()));
+        }
+        Ok(key.clone())
     }
 
     pub(super) fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
@@ -331,10 +466,18 @@ pub(super) fn created(record: &KeyRecord) -> Event {
         custody: record.custody,
         assurance: record.assurance,
         key_id: record.key_id(),
+        source: match record.source {
+            KeySource::Generated => None,
+            KeySource::Imported | KeySource::Restored => Some(record.source.to_string()),
+        },
     }
 }
 
-type Slot = Arc<OnceCell<Arc<dyn SigningKey>>>;
+fn of_another_kind(key: &KeyRef) -> CustodyError {
+    CustodyError::Fault(format!("key `{key}` is of another kind than its profile"))
+}
+
+type Slot = Arc<OnceCell<OpenKey>>;
 
 /// The keys that are open, each closed when it was idle for a while.
 pub(super) struct OpenKeys {
@@ -393,6 +536,14 @@ impl OpenKeys {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(key);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     pub(super) fn close_all(&self) {

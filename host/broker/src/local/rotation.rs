@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_core::audit::Event;
-use claviger_core::custody::CustodyError;
 use claviger_core::key::KeyVersion;
 use claviger_core::profile::Profile;
 use claviger_core::{KeyName, KeyRef};
 use jiff::Timestamp;
 
+use super::hardware::{Enforced, gone_for_good};
 use super::keys::{NewKeyError, created};
 use super::{LocalBroker, Stop};
 use crate::keyring::{
@@ -187,7 +187,7 @@ impl LocalBroker {
     }
 
     /// The version in use, else the newest that was.
-    pub(super) fn current_key(&self, name: &KeyName) -> Result<Arc<KeyRecord>, NewKeyError> {
+    pub(crate) fn current_key(&self, name: &KeyName) -> Result<Arc<KeyRecord>, NewKeyError> {
         self.keyring.current(name).ok_or_else(|| {
             let key = KeyRef {
                 name: name.clone(),
@@ -217,21 +217,27 @@ impl LocalBroker {
             name: current.key.name.clone(),
             version: self.keyring.next_version(&current.key.name),
         };
-        let custody = self
-            .custody(current.custody)
-            .ok_or(NewKeyError::NoCustody(current.custody))?;
-        let Some(algorithm) = current.algorithm.signing() else {
-            let text = format!("no custody makes keys for {}", current.algorithm);
-            return Err(CustodyError::Unavailable(text).into());
+        let enforced = if current.hardware.is_some() {
+            Enforced::Hardware
+        } else {
+            Enforced::Keyring
         };
-        let made = custody.generate(&key, algorithm).await?;
+        let made = self
+            .make_key(
+                &key,
+                &current.profile,
+                current.algorithm,
+                current.custody,
+                enforced,
+            )
+            .await?;
         Ok(NewKey {
             key,
             profile: current.profile.clone(),
             algorithm: current.algorithm,
             custody: current.custody,
             assurance: self.assurance,
-            identity: made.public.into(),
+            identity: made.identity,
             source: KeySource::Generated,
             plan: RotationPlan {
                 overlap: overlap.unwrap_or(current.plan.overlap),
@@ -239,7 +245,7 @@ impl LocalBroker {
             },
             locked: current.locked,
             material: made.material,
-            hardware: None,
+            hardware: made.hardware,
         })
     }
 
@@ -271,10 +277,14 @@ impl LocalBroker {
         // All have their places in the log before one is waited for: whoever goes away meanwhile takes none of them along.
         let appended: Vec<_> = events
             .into_iter()
-            .map(|event| self.record.append(event))
+            .map(|event| self.record.append_stopping(event))
             .collect();
         for one in appended {
             one.await?;
+        }
+        // Last: what the keyring says is on disk and holds, whatever becomes of the device.
+        for record in changed.iter().filter(|record| gone_for_good(record.state)) {
+            self.enforce_revocation(record).await?;
         }
         Ok(())
     }
@@ -292,6 +302,11 @@ pub(super) const fn is_certified(profile: &Profile) -> bool {
         Profile::Mtls {} => true,
         Profile::Sshsig { .. }
         | Profile::Jws { .. }
+        | Profile::Git { .. }
+        | Profile::SshAuth { .. }
+        | Profile::Attest {}
+        | Profile::Seal {}
+        | Profile::Mac { .. }
         | Profile::Labeled { .. }
         | Profile::HttpSignature { .. }
         | Profile::Dpop {}

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use super::keys::IDLE;
 use super::send::Stop;
+use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
 use crate::keyring::{KeyState, KeyringError, NewSecret, SecretRecord, SecretReplacement};
 use crate::ledger::Ledger;
@@ -156,7 +157,7 @@ impl LocalBroker {
             .into_iter()
             .chain(changed.iter().map(|record| self.secret_changed(record)));
         // All have their places in the log before one is waited for.
-        let appended: Vec<_> = events.map(|event| self.record.append(event)).collect();
+        let appended: Vec<_> = events.map(|event| self.record.append_stopping(event)).collect();
         for one in appended {
             one.await?;
         }
@@ -229,11 +230,40 @@ impl LocalBroker {
         }
     }
 
-    /// The value of a version, kept open while it is used.
+    /// The value of the version that is in use, kept open while it is used. One that was taken out of use or replaced is not opened.
     pub(super) fn open_secret(&self, secret: &SecretRef) -> Result<Arc<Secret>, Denial> {
-        self.open_secrets
-            .open(secret, || self.keyring.secret_material(secret))
-            .map_err(|error| Denial::new(Refusal::Unavailable, Rule::SecretState, &error.to_string()))
+        let opened = self.open_secrets.open(
+            secret,
+            || match self.keyring.secret_record(secret).map(|record| record.state) {
+                Some(KeyState::Active) => Ok(()),
+                Some(KeyState::Retiring | KeyState::Retired) => {
+                    let text = format!("secret `{secret}` was replaced while the request was decided");
+                    Err(Denial::new(Refusal::Throttled, Rule::SecretState, &text))
+                }
+                Some(
+                    state
+                    @ (KeyState::Pending | KeyState::Disabled | KeyState::Revoked | KeyState::Destroyed),
+                ) => {
+                    let text = format!("secret `{secret}` is {state}, only active secrets are used");
+                    Err(Denial::new(Refusal::Revoked, Rule::SecretState, &text))
+                }
+                None => {
+                    let text = format!("secret `{secret}` is gone");
+                    Err(Denial::new(Refusal::Revoked, Rule::SecretState, &text))
+                }
+            },
+            || {
+                self.keyring
+                    .secret_material(secret)
+                    .map_err(|error| Denial::new(Refusal::Unavailable, Rule::SecretState, &error.to_string()))
+            },
+        )?;
+        // As with keys: looked at after it was opened.
+        if self.in_panic() {
+            self.open_secrets.close(&secret.name);
+            return Err(Denial::new(Refusal::Suspended, Rule::Suspension, STOPPED));
+        }
+        Ok(opened)
     }
 
     /// Compares the secrets of keyring and log, as keys are compared.
@@ -289,13 +319,16 @@ pub(super) struct OpenSecrets {
 }
 
 impl OpenSecrets {
+    /// Opens a version of which `usable` holds.
     fn open(
         &self,
         secret: &SecretRef,
-        read: impl FnOnce() -> Result<Secret, KeyringError>,
-    ) -> Result<Arc<Secret>, KeyringError> {
-        // Held while the disk is read: a secret that is taken out of use meanwhile is closed afterwards, not kept.
+        usable: impl FnOnce() -> Result<(), Denial>,
+        read: impl FnOnce() -> Result<Secret, Denial>,
+    ) -> Result<Arc<Secret>, Denial> {
+        // Held from before its state is looked at: a secret that is taken out of use meanwhile is closed afterwards, not kept.
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        usable()?;
         if let Some((value, used)) = open.get_mut(secret) {
             *used = Instant::now();
             return Ok(Arc::clone(value));
@@ -311,6 +344,14 @@ impl OpenSecrets {
 
     fn close(&self, name: &SecretName) {
         self.retain(|secret, _| secret.name != *name);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     pub(super) fn close_all(&self) {

@@ -1,6 +1,9 @@
 //! The commands, one a file.
 
+pub(crate) mod agent;
+pub(crate) mod approvals;
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod compile;
 pub(crate) mod docs;
@@ -9,8 +12,10 @@ pub(crate) mod explain;
 pub(crate) mod grant;
 pub(crate) mod init;
 pub(crate) mod key;
+pub(crate) mod keyring;
 pub(crate) mod life;
 pub(crate) mod new;
+pub(crate) mod panic;
 pub(crate) mod pin;
 pub(crate) mod run;
 pub(crate) mod secret;

@@ -1,14 +1,14 @@
 //! `claviger status` and `claviger rotate --due`: what is due, stuck, expiring, weak, suspended or deleted, and rotating what is due.
 
 use claviger_broker::local::Due;
+use claviger_broker::operator::{Command as Order, LifeCommand, Reply};
 
 use crate::args::life::Rotate;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::operate::{order, unexpected};
 use crate::output::{columns, shown};
 use crate::overview::{self, Concern};
-use crate::progress;
-use crate::unlock::with_broker;
 
 pub(crate) fn status(cx: &Context) -> Result<Exit, Failure> {
     let overview = overview::read(cx)?;
@@ -42,29 +42,27 @@ pub(crate) fn rotate(cx: &Context, args: &Rotate) -> Result<Exit, Failure> {
     if args.dry_run {
         return dry_run(cx);
     }
-    let done = with_broker(cx, async |broker| {
-        Ok(progress::during(&cx.out, "rotating what is due", broker.rotate_due()).await?)
-    })?;
+    let done = match order(cx, Order::Life(LifeCommand::RotateDue), None)? {
+        Reply::Rotated(done) => done,
+        Reply::Done { .. }
+        | Reply::Keys(_)
+        | Reply::Secrets(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Approvals(_)
+        | Reply::Approval(_) => return Err(unexpected()),
+    };
     let mut exit = Exit::Done;
     for one in &done {
-        let (new, error) = match &one.result {
-            Ok(new) => (Some(new.key.to_string()), None),
-            Err(error) => {
-                exit = Exit::Failed;
-                (None, Some(error.to_string()))
-            }
-        };
-        let json = serde_json::json!({
-            "key": one.key.to_string(), "due": one.due, "new": new, "error": error,
-        });
-        cx.out.value(&json, |_| match (&new, &error) {
-            (Some(new), _) => format!("{} {}: {new}", one.key, why(one.due)),
-            (None, error) => shown(&format!(
-                "{} {}: not rotated: {}",
-                one.key,
-                why(one.due),
-                error.as_deref().unwrap_or_default()
-            )),
+        if one.problem.is_some() {
+            exit = Exit::Failed;
+        }
+        cx.out.value(one, |one| {
+            let what = match (&one.new, &one.problem) {
+                (Some(new), _) => new.to_string(),
+                (None, problem) => format!("not rotated: {}", problem.as_deref().unwrap_or_default()),
+            };
+            shown(&format!("{} {}: {what}", one.key, why(one.due)))
         });
     }
     if done.is_empty() && !cx.out.is_json() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use claviger_core::approval::ApprovalId;
 use claviger_core::audit::{RequestLine, RequestPurpose, SecretRef, Settlement, Use};
 use claviger_core::egress::{Answer, BodyStream, Egress, Fault, Outgoing, Plan, RequestHead, SendError};
 use claviger_core::http::{BodyPresence, Decided, Injection, decide};
@@ -17,18 +18,19 @@ use super::tokens::NoToken;
 use super::{Instance, LocalBroker};
 use crate::guard::{self, BodyLength, Room};
 
+mod approved;
 mod body;
 mod exchange;
 mod proof;
 mod slots;
 mod terms;
 
-pub(super) use exchange::{Exchange, Exchanges, Stop};
+pub(super) use exchange::{Exchange, Exchanges, Stop, may_have_left};
 pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 
-use body::{Counted, NotRead, read_whole};
-use exchange::{Flow, Guarded, Registered, Settling, may_have_left, reflected};
+use body::{Counted, read_body};
+use exchange::{Flow, Guarded, Registered, Settling, reflected};
 use proof::Proof;
 use slots::{Filling, fill};
 
@@ -70,6 +72,7 @@ struct Asked<'a> {
     length: BodyLength,
     content: ContentDigest,
     proof: Option<&'a Proof>,
+    approval: Option<ApprovalId>,
 }
 
 impl Prepared<'_> {
@@ -165,6 +168,11 @@ impl LocalBroker {
             alias: Some(alias.clone()),
             denial,
         };
+        let asking = self.to_approve(instance, &prepared).map_err(denied)?;
+        let approval = match asking {
+            Some(asking) => Some(self.approved(instance, asking).await.map_err(denied)?),
+            None => None,
+        };
         // A token is obtained before the request is decided for good: it may take seconds.
         let token = match &prepared.decided.grant.inject {
             Some(inject) if inject.obtains_a_token() => {
@@ -191,6 +199,7 @@ impl LocalBroker {
                 length: prepared.length(),
                 content: prepared.content(),
                 proof: proof.as_ref(),
+                approval,
             };
             match self.permit(instance, &request, &mut place).await {
                 Ok(permitted) => break (proof, permitted),
@@ -233,7 +242,7 @@ impl LocalBroker {
         let time = self.trusted_now().map_err(denied)?;
         let state = self.ledger().grant(&admitted.agent, alias);
         guard::decide(&grant.constraints, &state, time).map_err(denied)?;
-        let body = read_body(&decided, body).await.map_err(denied)?;
+        let body = read_body(&decided, grant, body).await.map_err(denied)?;
         Ok(Prepared {
             decided,
             terms,
@@ -256,12 +265,13 @@ impl LocalBroker {
             length,
             content,
             proof,
+            approval,
         } = *request;
         let alias = decided.alias;
         let agent = &instance.admitted.agent;
         let credentials = self.credentials(terms)?;
         let exchange = Exchange::new(
-            instance.id,
+            Some(instance.id),
             agent.clone(),
             alias.clone(),
             credentials.secrets(),
@@ -297,6 +307,7 @@ impl LocalBroker {
                 key: credentials.keys().into_iter().next(),
                 secret: credentials.secrets().into_iter().next(),
                 profile: terms.profile().to_owned(),
+                operation: None,
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Agent,
                     origin: terms.grant.origin.clone(),
@@ -307,6 +318,7 @@ impl LocalBroker {
                 size: room.sent,
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
+                approval,
             };
             ledger.used(&allowed, time);
             let recording = Permit::to_send(
@@ -523,42 +535,6 @@ struct Permitted {
 
 /// Stands for the grant of a request that falls under none.
 const NO_GRANT: &str = "(no grant)";
-
-/// Reads the body as far as a rule needs it.
-async fn read_body(decided: &Decided<'_>, body: Option<BodyStream>) -> Result<Body, Denial> {
-    let grant = decided.grant;
-    let Some(body) = body else {
-        return Ok(Body::Whole(Bytes::new()));
-    };
-    let must_be_empty = decided.body_must_be_empty() || decided.length == Some(0);
-    if !must_be_empty && !grant.needs_whole_body() {
-        return Ok(Body::Stream(body));
-    }
-    let max = if must_be_empty { 0 } else { grant.body.max.0 };
-    let invalid = |text: &str| Denial::new(Refusal::Invalid, Rule::Body, text);
-    let read = tokio::time::timeout(grant.timeout, read_whole(body, max))
-        .await
-        .map_err(|_| invalid("the body was not there within the grant's timeout"))?;
-    let whole = read.map_err(|why| match why {
-        NotRead::TooLong if must_be_empty => invalid("the request has a body and must not have one"),
-        NotRead::TooLong => invalid(&format!(
-            "the body is larger than {} (`max-request`)",
-            grant.body.max
-        )),
-        NotRead::Trailers => invalid("the body has trailers"),
-        NotRead::Aborted => invalid("the body was not finished"),
-    })?;
-    if decided.length.is_some_and(|length| length != as_u64(whole.len())) {
-        return Err(invalid("the body is not as long as was announced"));
-    }
-    match &grant.body.json {
-        Some(rule) if !whole.is_empty() || decided.body_must_be_there() => rule
-            .check(&whole)
-            .map(Body::Whole)
-            .map_err(|error| invalid(&error.to_string())),
-        Some(_) | None => Ok(Body::Whole(whole)),
-    }
-}
 
 fn outgoing(body: Body, length: Option<u64>, room: Room, sent: &Arc<AtomicU64>) -> Outgoing {
     match body {

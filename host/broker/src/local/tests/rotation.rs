@@ -535,7 +535,7 @@ async fn a_purge_lock_keeps_the_window_and_is_for_good() {
     let key = name("notes");
     fixture
         .broker
-        .plan_key(&key, RotationPlan::default(), Some(Lock))
+        .plan_key(&key, RotationPlan::default(), Some(Lock::ForGood))
         .unwrap();
     fixture
         .broker

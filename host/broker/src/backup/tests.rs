@@ -1,0 +1,3 @@
+//! Backups as bytes: against the reference, cut, flipped, oversized.
+
+mod age;
