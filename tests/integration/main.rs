@@ -23,6 +23,7 @@ mod cli_symmetric;
 mod constraints;
 mod constraints_symmetric;
 mod crash;
+mod crash_lives;
 mod custody;
 mod device;
 mod hygiene;

@@ -80,6 +80,7 @@ fn ask(
 const fn words(command: &Command) -> &'static str {
     match command {
         Command::CreateKey { .. } => "making the key",
+        Command::Life(_) => "changing the keyring",
         Command::ImportKey { .. } => "importing the key",
         Command::RequestCertificate { .. } => "signing the request",
         Command::Status
@@ -92,6 +93,7 @@ const fn words(command: &Command) -> &'static str {
         | Command::ChangeKey { .. }
         | Command::AddSecret { .. }
         | Command::ReplaceSecret { .. }
+        | Command::StageSecret { .. }
         | Command::ChangeSecret { .. }
         | Command::DestroySecret { .. }
         | Command::Approvals
@@ -124,6 +126,7 @@ pub(crate) fn done(cx: &Context, reply: Reply) -> Result<(), Failure> {
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
+        | Reply::Rotated(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }
@@ -137,6 +140,7 @@ pub(crate) fn text(reply: Reply) -> Result<String, Failure> {
         | Reply::Secrets(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
+        | Reply::Rotated(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }

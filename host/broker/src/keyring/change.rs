@@ -16,7 +16,8 @@ use super::{
 };
 
 /// When the new version of a rotation is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Start {
     /// At once; the one before retires.
     AtOnce,
@@ -154,6 +155,8 @@ impl Keyring {
         }
         let problem = if current.state == KeyState::Disabled {
             format!("`{}` is disabled; enable it or revoke it first", current.key)
+        } else if current.state == KeyState::Destroyed {
+            format!("`{}` is destroyed; make the key anew", current.key)
         } else if new.key.version != self.next_version(name) {
             format!("its next version is {}", self.next_version(name))
         } else if new.profile != current.profile
@@ -341,8 +344,12 @@ impl Keyring {
 }
 
 /// That a purge shall be locked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lock;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lock {
+    /// For good.
+    ForGood,
+}
 
 impl OpenFile {
     /// Writes these versions in the place of what they were.

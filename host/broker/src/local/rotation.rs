@@ -187,7 +187,7 @@ impl LocalBroker {
     }
 
     /// The version in use, else the newest that was.
-    pub(super) fn current_key(&self, name: &KeyName) -> Result<Arc<KeyRecord>, NewKeyError> {
+    pub(crate) fn current_key(&self, name: &KeyName) -> Result<Arc<KeyRecord>, NewKeyError> {
         self.keyring.current(name).ok_or_else(|| {
             let key = KeyRef {
                 name: name.clone(),

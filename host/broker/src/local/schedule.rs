@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(3600);
 pub const STUCK_AFTER: Duration = Duration::from_secs(86_400);
 
 /// Why a key is due for a new version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "because")]
 pub enum Due {
     /// Its age.

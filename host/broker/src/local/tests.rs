@@ -12,6 +12,7 @@ mod rotation;
 mod rotations;
 mod send;
 mod slots;
+mod staging;
 mod stops;
 mod symmetric;
 mod time;

@@ -27,11 +27,13 @@ use crate::local::{AnswerError, KeyCreation, KeyImport, NewKeyError, PendingAppr
 
 mod client;
 mod error;
+mod life;
 mod server;
 mod wire;
 
 pub use client::{Client, ClientError};
 pub use error::{CommandError, Fault, Problem};
+pub use life::{Act, End, LifeCommand, RotatedKey};
 pub use server::{ControlError, MAX_CONNECTIONS, SOCKET};
 pub use wire::{MAX_FRAME, PROTOCOL};
 
@@ -136,6 +138,17 @@ pub enum Command {
         /// How often it shall be replaced; if nothing is said, as before.
         rotate_every: Option<Duration>,
     },
+    /// Add a value for a secret that waits beside the one in use. It goes beside the command.
+    StageSecret {
+        /// Which.
+        name: SecretName,
+        /// When it stops being accepted, if that is known.
+        expires: Option<Timestamp>,
+        /// How often it shall be replaced; if nothing is said, as before.
+        rotate_every: Option<Duration>,
+    },
+    /// Do something to the life of a key or a secret.
+    Life(LifeCommand),
     /// Take the newest version of a secret out of use, or back into it.
     ChangeSecret {
         /// Which.
@@ -185,7 +198,10 @@ impl Command {
     #[must_use]
     pub const fn takes_value(&self) -> bool {
         match self {
-            Self::AddSecret { .. } | Self::ReplaceSecret { .. } | Self::ImportKey { .. } => true,
+            Self::AddSecret { .. }
+            | Self::ReplaceSecret { .. }
+            | Self::StageSecret { .. }
+            | Self::ImportKey { .. } => true,
             Self::Status
             | Self::SuspendGrant { .. }
             | Self::ResumeGrant { .. }
@@ -196,6 +212,7 @@ impl Command {
             | Self::CreateKey { .. }
             | Self::ChangeKey { .. }
             | Self::RequestCertificate { .. }
+            | Self::Life(_)
             | Self::ChangeSecret { .. }
             | Self::DestroySecret { .. }
             | Self::Approvals
@@ -244,6 +261,8 @@ pub enum Reply {
     Keys(Vec<KeyRef>),
     /// It is done to these versions of secrets.
     Secrets(Vec<SecretRef>),
+    /// What came of each key that was due.
+    Rotated(Vec<RotatedKey>),
     /// A text that was made: a checkpoint, a request for a certificate.
     Text(String),
     /// What runs and what does not.
@@ -404,6 +423,22 @@ impl LocalBroker {
                 let record = self.replace_secret(replacement).await?;
                 Ok(Reply::Secrets(vec![record.secret.clone()]))
             }
+            Command::StageSecret {
+                name,
+                expires,
+                rotate_every,
+            } => {
+                let replacement = SecretReplacement {
+                    name,
+                    of: None,
+                    expires,
+                    rotate_every,
+                    value: value()?,
+                };
+                let record = self.stage_secret(replacement).await?;
+                Ok(Reply::Secrets(vec![record.secret.clone()]))
+            }
+            Command::Life(command) => self.life_command(command).await,
             Command::ChangeSecret { name, change } => {
                 let record = self.set_secret_state(&name, change.to()).await?;
                 Ok(Reply::Secrets(vec![record.secret.clone()]))

@@ -535,7 +535,7 @@ async fn a_purge_lock_keeps_the_window_and_is_for_good() {
     let key = name("notes");
     fixture
         .broker
-        .plan_key(&key, RotationPlan::default(), Some(Lock))
+        .plan_key(&key, RotationPlan::default(), Some(Lock::ForGood))
         .unwrap();
     fixture
         .broker
@@ -592,4 +592,132 @@ async fn the_schedule_rotates_by_itself_and_ends_with_what_started_it() {
     }
     assert_eq!(version(), 2);
     assert_eq!(fixture.broker.due_keys().len(), 1, "the control: it was due");
+}
+
+/// A custody whose signatures wait at a gate.
+#[derive(Debug, Default)]
+struct Gated {
+    arrived: Arc<Notify>,
+    gate: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct GatedKey(Arc<Notify>, Arc<Notify>);
+
+impl Custody for Gated {
+    fn kind(&self) -> CustodyKind {
+        CustodyKind::Tpm
+    }
+    fn algorithms(&self) -> &[Algorithm] {
+        &[Algorithm::P256]
+    }
+    fn generate<'a>(&'a self, _: &'a KeyRef, _: Algorithm) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        let secret = p256::SecretKey::random(&mut rand_core::OsRng);
+        let public = PublicKey::p256(&secret.public_key().to_sec1_bytes()).unwrap();
+        let material = Secret::take(&mut [1]).unwrap();
+        Box::pin(std::future::ready(Ok(Generated { public, material })))
+    }
+    fn open<'a>(
+        &'a self,
+        _: &'a KeyRef,
+        _: &'a PublicKey,
+        _: Secret,
+    ) -> BoxFuture<'a, Result<Arc<dyn SigningKey>, CustodyError>> {
+        let key: Arc<dyn SigningKey> = Arc::new(GatedKey(Arc::clone(&self.arrived), Arc::clone(&self.gate)));
+        Box::pin(std::future::ready(Ok(key)))
+    }
+}
+
+impl SigningKey for GatedKey {
+    fn sign<'a>(&'a self, _: &'a Permit, _: &'a Framed) -> BoxFuture<'a, Result<Signature, CustodyError>> {
+        Box::pin(async {
+            self.0.notify_one();
+            self.1.notified().await;
+            Ok(Signature::new(Algorithm::P256, [1; 64]))
+        })
+    }
+}
+
+/// What happens to a key while it signs, and whether the signature is released.
+#[tokio::test]
+async fn a_use_under_way_is_released_after_a_rotation_and_after_nothing_that_stops_the_key() {
+    #[derive(Debug, Clone, Copy)]
+    enum Meanwhile {
+        Nothing,
+        Rotated,
+        RotatedWithoutOverlap,
+        Disabled,
+        Revoked,
+        Deleted,
+        Compromised,
+        RotatedThenRevoked,
+    }
+    use Meanwhile::*;
+    for (meanwhile, released) in [
+        (Nothing, true),
+        (Rotated, true),
+        (RotatedWithoutOverlap, true),
+        (Disabled, false),
+        (Revoked, false),
+        (Deleted, false),
+        (Compromised, false),
+        (RotatedThenRevoked, false),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let clock = Arc::new(ManualClock::at(START.parse().unwrap()));
+        let gated = Arc::new(Gated::default());
+        let root = RootSpec {
+            kind: RootKind::Passphrase,
+            settings: String::new(),
+        };
+        let options = options(&folder, &clock, None, None).resident(Arc::clone(&gated) as _);
+        let broker = LocalBroker::create(options, root).await.unwrap();
+        let key: KeyName = name("gated");
+        let creation = KeyCreation {
+            name: key.clone(),
+            profile: Profile::Labeled { label: name("gated") },
+            algorithm: Algorithm::P256,
+            custody: CustodyKind::Tpm,
+        };
+        broker.create_key(creation).await.unwrap();
+        let manifest = Fixture::manifest("[grants.g]\nsign = { key = \"gated\" }\n");
+        let admission = broker.admit(&manifest, ComponentDigest::of(CODE)).await.unwrap();
+        let who = broker.start(admission.id).unwrap();
+        let first = KeyRef {
+            name: key.clone(),
+            version: KeyVersion(1),
+        };
+        let request = Request::Sign {
+            grant: name("g"),
+            content: b"content".to_vec(),
+        };
+        let act = async {
+            gated.arrived.notified().await;
+            match meanwhile {
+                Nothing => {}
+                Rotated => drop(broker.rotate_key(&key, Rotation::default()).await.unwrap()),
+                RotatedWithoutOverlap | RotatedThenRevoked => {
+                    let rotation = Rotation {
+                        overlap: Some(Duration::ZERO),
+                        ..Rotation::default()
+                    };
+                    broker.rotate_key(&key, rotation).await.unwrap();
+                    if matches!(meanwhile, RotatedThenRevoked) {
+                        broker.step_key(&first, &LifeEvent::Revoke(None)).await.unwrap();
+                    }
+                }
+                Disabled => drop(broker.step_key(&first, &LifeEvent::Disable(None)).await.unwrap()),
+                Revoked => drop(broker.step_key(&first, &LifeEvent::Revoke(None)).await.unwrap()),
+                Deleted => drop(broker.delete_key(&key, Duration::ZERO).await.unwrap()),
+                Compromised => drop(broker.compromise_key(&key, None, None).await.unwrap()),
+            }
+            gated.gate.notify_one();
+        };
+        let (said, ()) = tokio::join!(broker.perform(who, request), act);
+        match said {
+            Ok(Outcome::Signed { .. }) => assert!(released, "{meanwhile:?}"),
+            Err(refusal) => assert_eq!((refusal, released), (Refusal::Revoked, false), "{meanwhile:?}"),
+            Ok(other) => panic!("{other:?}"),
+        }
+    }
 }

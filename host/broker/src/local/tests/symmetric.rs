@@ -31,9 +31,13 @@ async fn fixture() -> Fixture {
             },
         ),
     ] {
-        let made = fixture
-            .broker
-            .create_symmetric_key(name(key), profile, CustodyKind::Software);
+        let made = fixture.broker.create_symmetric_key(
+            name(key),
+            profile,
+            CustodyKind::Software,
+            RotationPlan::default(),
+            None,
+        );
         made.await.unwrap();
     }
     fixture
@@ -600,14 +604,20 @@ async fn a_grant_is_admitted_with_a_key_of_its_profile_and_label_alone() {
         name("new"),
         Profile::Labeled { label: name("l") },
         CustodyKind::Software,
+        RotationPlan::default(),
+        None,
     );
     assert!(matches!(
         refused.await,
         Err(NewKeyError::HasPublicHalf("labeled"))
     ));
-    let resident = fixture
-        .broker
-        .create_symmetric_key(name("new"), Profile::Seal {}, CustodyKind::Tpm);
+    let resident = fixture.broker.create_symmetric_key(
+        name("new"),
+        Profile::Seal {},
+        CustodyKind::Tpm,
+        RotationPlan::default(),
+        None,
+    );
     assert!(matches!(
         resident.await,
         Err(NewKeyError::NoCustody(CustodyKind::Tpm))
