@@ -3,6 +3,8 @@
 //! after the reply succeeds. Not a criterion benchmark: what counts is the slowest of a hundred, not the middle.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a benchmark prints, and stops at the first surprise"
 )]

@@ -176,13 +176,15 @@ impl LocalBroker {
         };
         let record = self.keyring.set_state(&newest.key, state, self.clock.now())?;
         self.open_keys.close(&record.key);
-        if record.state != KeyState::Active {
-            self.exchanges
-                .stop(Stop::Revoked, |one| one.keys.contains(&record.key));
-        }
-        let appended = self.record.append_stopping(Event::KeyStateChanged {
+        let event = Event::KeyStateChanged {
             key: record.key.clone(),
             state: state.to_string(),
+        };
+        let appended = self.record.append_stopping(event, &|| {
+            if record.state != KeyState::Active {
+                self.exchanges
+                    .stop(Stop::Revoked, |one| one.keys.contains(&record.key));
+            }
         });
         appended.await?;
         Ok(record)
@@ -237,6 +239,7 @@ impl LocalBroker {
             }
         };
         let signed = key.sign(&permit, &message).await;
+        let _releasing = self.record.releasing();
         let finished = signed
             .map_err(CertificateRequestError::from)
             .and_then(|signature| Ok(request.finish(&signature)?))

@@ -114,8 +114,10 @@ impl LocalBroker {
         state: KeyState,
     ) -> Result<Arc<SecretRecord>, NewSecretError> {
         let record = self.keyring.set_secret_state(name, state, self.clock.now())?;
-        self.stop_using(&record);
-        self.append(changed(&record)).await?;
+        let appended = self
+            .record
+            .append_stopping(changed(&record), &|| self.stop_using(&record));
+        appended.await?;
         Ok(record)
     }
 
@@ -125,11 +127,15 @@ impl LocalBroker {
     /// When there is no such secret, all of it was destroyed before, or something cannot be written.
     pub async fn destroy_secret(&self, name: &SecretName) -> Result<Vec<Arc<SecretRecord>>, NewSecretError> {
         let records = self.keyring.destroy_secret(name, self.clock.now())?;
-        for record in &records {
-            self.stop_using(record);
-        }
-        for record in &records {
-            self.append(changed(record)).await?;
+        let appended: Vec<_> = records
+            .iter()
+            .map(|record| {
+                self.record
+                    .append_stopping(changed(record), &|| self.stop_using(record))
+            })
+            .collect();
+        for appended in appended {
+            appended.await?;
         }
         Ok(records)
     }

@@ -291,14 +291,14 @@ impl LocalBroker {
         let permit = recording
             .await
             .map_err(|error| Denial::new(Refusal::Unavailable, Rule::Audit, &error.to_string()))?;
-        let signed = self
-            .signature(&permit, record, framed)
-            .await
-            .and_then(|signature| {
-                // A device may have taken seconds: what was stopped meanwhile gets nothing.
-                guard::in_force(&self.ledger().grant(agent, alias))?;
-                Ok(signature)
-            });
+        let signed = self.signature(&permit, record, framed).await;
+        let _releasing = self.record.releasing();
+        let signed = signed.and_then(|signature| {
+            // A device may have taken seconds: what was stopped meanwhile gets nothing.
+            guard::in_force(&self.ledger().grant(agent, alias))?;
+            self.in_use(record)?;
+            Ok(signature)
+        });
         permit.settle(match &signed {
             Ok(_) => Settlement::Released,
             Err(_) => Settlement::Failed,
@@ -321,8 +321,13 @@ impl LocalBroker {
             .sign(permit, framed)
             .await
             .map_err(|error| custody(&error.to_string()))?;
+        self.in_use(record)?;
+        Ok(signature)
+    }
+
+    fn in_use(&self, record: &KeyRecord) -> Result<(), Denial> {
         match self.keyring.key(&record.key.name) {
-            Some(active) if active.key == record.key => Ok(signature),
+            Some(active) if active.key == record.key => Ok(()),
             Some(_) | None => Err(revoked(&record.key.name)),
         }
     }
