@@ -229,25 +229,21 @@ fn main() {
         vault.broker.add_secret(creation).await.unwrap();
         vault.broker.serve_control().unwrap();
         // Disabling is revoking but for the state's name, and can be taken back.
+        let disable = || Change::Disable { reason: None };
         let key = |change| Command::ChangeKey {
-            name: named("notes"),
+            key: named("notes"),
             change,
         };
         let secret = |change| Command::ChangeSecret {
-            name: named("token"),
+            secret: named("token"),
             change,
         };
+        measure(&vault, &key(disable()), &key(Change::Enable), sign_until_refused)
+            .await
+            .show("a key in use");
         measure(
             &vault,
-            &key(Change::Disable),
-            &key(Change::Enable),
-            sign_until_refused,
-        )
-        .await
-        .show("a key in use");
-        measure(
-            &vault,
-            &secret(Change::Disable),
+            &secret(disable()),
             &secret(Change::Enable),
             read_until_cut,
         )

@@ -106,8 +106,8 @@ async fn a_stream_ends_when_all_use_is_stopped_or_its_secret_revoked_through_the
         (
             "revoked",
             Command::ChangeSecret {
-                name: named("token"),
-                change: Change::Revoke,
+                secret: named("token"),
+                change: Change::Revoke { reason: None },
             },
         ),
     ] {

@@ -149,6 +149,7 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::KeyCreated { .. }
         | Event::KeyStateChanged { .. }
         | Event::CertificateRequested { .. }
+        | Event::RotationFailed { .. }
         | Event::SecretAdded { .. }
         | Event::SecretStateChanged { .. }
         | Event::Settled { .. }

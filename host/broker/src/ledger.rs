@@ -2,10 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use claviger_core::audit::{Entry, Event, RequestPurpose, SecretRef, Use};
+use claviger_core::audit::{CredentialName, Entry, Event, RequestPurpose, SecretRef, Use};
 use claviger_core::key::{KeyRef, KeyVersion};
 use claviger_core::{AgentName, EntryIndex, GrantAlias, SecretName};
 use jiff::Timestamp;
+
+mod standing;
+mod usage;
+
+use standing::Standings;
+use usage::Usages;
+pub use usage::{Tally, Usage};
 
 /// What the log says about every grant, key and the time.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -14,6 +21,8 @@ pub struct Ledger {
     keys: BTreeMap<String, (KeyRef, String)>,
     // The newest version of each secret that was added.
     secrets: BTreeMap<SecretName, KeyVersion>,
+    standings: Standings,
+    usages: Usages,
     // Requests that may still move fewer bytes than were reserved for them. What a crash leaves here stays reserved.
     reserved: HashMap<EntryIndex, Reserved>,
     suspended: BTreeSet<AgentName>,
@@ -63,6 +72,12 @@ struct Reserved {
 impl Ledger {
     /// Takes one entry of the log into account; entries come in the order of the log.
     pub fn apply(&mut self, index: EntryIndex, entry: &Entry) {
+        if let Event::Allowed(allowed) = &entry.event {
+            self.used(allowed, entry.time);
+        }
+        if let Event::CertificateRequested { key, .. } = &entry.event {
+            self.certified(key);
+        }
         if let Event::Allowed(allowed) = &entry.event
             && let Some((sent, received)) = bytes_of(allowed)
         {
@@ -95,10 +110,30 @@ impl Ledger {
             Event::PanicLifted => self.panic = false,
             Event::KeyCreated { key, key_id, .. } => {
                 self.keys.insert(key.to_string(), (key.clone(), key_id.clone()));
+                self.standings.key(key, "active");
             }
+            Event::KeyStateChanged {
+                key, state, keyring, ..
+            } => {
+                self.standings.key(key, state);
+                self.keyring = self.keyring.max(*keyring);
+            }
+            Event::SecretStateChanged {
+                secret,
+                state,
+                keyring,
+                ..
+            } => {
+                self.standings.secret(secret, state);
+                self.keyring = self.keyring.max(*keyring);
+            }
+            Event::Admitted {
+                agent, credentials, ..
+            } => self.standings.admitted(agent, credentials.as_ref()),
             Event::SecretAdded { secret, .. } => {
                 let newest = self.secrets.entry(secret.name.clone()).or_insert(secret.version);
                 *newest = (*newest).max(secret.version);
+                self.standings.secret(secret, "active");
             }
             Event::Settled { of, traffic, .. } => {
                 // Without a word about traffic, all of it may have gone.
@@ -114,14 +149,12 @@ impl Ledger {
             Event::Started { instance, .. } => self.last_instance = self.last_instance.max(instance.0),
             Event::HostStarted { keyring, .. } => self.keyring = self.keyring.max(*keyring),
             Event::HostStopped
-            | Event::KeyStateChanged { .. }
             | Event::CertificateRequested { .. }
-            | Event::Admitted { .. }
+            | Event::RotationFailed { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
             | Event::Denied { .. }
             | Event::Alert { .. }
-            | Event::SecretStateChanged { .. }
             | Event::ClockAccepted => {}
         }
     }
@@ -174,7 +207,47 @@ impl Ledger {
         })
     }
 
-    /// The highest generation of the keyring that a host started with.
+    /// The state in which the log last saw a version of a key, or `deleted`.
+    #[must_use]
+    pub fn key_standing(&self, key: &KeyRef) -> Option<&str> {
+        self.standings.of_key(key)
+    }
+
+    /// The state in which the log last saw a version of a secret, or `deleted`. Long gone versions are forgotten.
+    #[must_use]
+    pub fn secret_standing(&self, secret: &SecretRef) -> Option<&str> {
+        self.standings.of_secret(secret)
+    }
+
+    /// What a version of a key was used for.
+    #[must_use]
+    pub fn key_usage(&self, key: &KeyRef) -> Option<&Usage> {
+        self.usages.key(key)
+    }
+
+    /// What a version of a secret was used for. Long gone versions are forgotten.
+    #[must_use]
+    pub fn secret_usage(&self, secret: &SecretRef) -> Option<&Usage> {
+        self.usages.secret(secret)
+    }
+
+    /// Who may use a credential: the agents whose last admission granted it, each with the grants that do.
+    #[must_use]
+    pub fn holders(&self, credential: &CredentialName) -> BTreeMap<AgentName, Vec<GrantAlias>> {
+        self.standings.holders(credential)
+    }
+
+    /// Counts a use of its credentials, which whoever decides it does when it is decided.
+    pub(crate) fn used(&mut self, allowed: &Use, time: Timestamp) {
+        self.usages.count(allowed, time);
+    }
+
+    /// As [`Ledger::used`], of a request for a certificate.
+    pub(crate) fn certified(&mut self, key: &KeyRef) {
+        self.usages.certified(key);
+    }
+
+    /// The highest generation of the keyring that is on the log.
     #[must_use]
     pub const fn keyring(&self) -> u64 {
         self.keyring

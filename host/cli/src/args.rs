@@ -11,6 +11,7 @@ use claviger_core::name::{Label, Namespace, Principal, TokenType};
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 
+pub(crate) mod life;
 mod stops;
 
 pub(crate) use stops::{Agent, Grant, GrantName, Panic};
@@ -90,6 +91,10 @@ pub(crate) enum Command {
     /// Keep what servers expect to receive: tokens, passwords, API keys
     #[command(subcommand, arg_required_else_help = true)]
     Secret(Secret),
+    /// Say what is due, stuck, expiring, weak, suspended or deleted
+    Status,
+    /// Rotate every key that is due by its plan
+    Rotate(life::Rotate),
     /// Check a manifest: every problem at once, every limit, every grant in words
     Check(ManifestArg),
     /// Write the digest of the component into its manifest: approve these bytes
@@ -181,21 +186,8 @@ pub(crate) enum Key {
         /// The key
         name: KeyName,
     },
-    /// Take a key out of use until it is enabled again
-    Disable {
-        /// The key
-        name: KeyName,
-    },
-    /// Put a disabled key back into use
-    Enable {
-        /// The key
-        name: KeyName,
-    },
-    /// Take a key out of use for good
-    Revoke {
-        /// The key
-        name: KeyName,
-    },
+    #[command(flatten)]
+    Life(life::KeyLife),
     /// Write a request for the certificate of a key with profile `mtls` to stdout (PKCS#10, PEM)
     Csr {
         /// The key
@@ -226,28 +218,10 @@ pub(crate) enum Secret {
         /// The secret
         name: SecretName,
     },
-    /// Put a new value in the place of the old one, which is gone afterwards
+    /// Put a new value in the place of the old one, which is gone afterwards, or after its overlap
     Replace(SecretReplace),
-    /// Destroy the value for good; that it was there stays on record
-    Rm {
-        /// The secret
-        name: SecretName,
-    },
-    /// Take a secret out of use until it is enabled again, and stop what is under way with it
-    Disable {
-        /// The secret
-        name: SecretName,
-    },
-    /// Put a disabled secret back into use
-    Enable {
-        /// The secret
-        name: SecretName,
-    },
-    /// Take a secret out of use for good, and stop what is under way with it
-    Revoke {
-        /// The secret
-        name: SecretName,
-    },
+    #[command(flatten)]
+    Life(life::SecretLife),
 }
 
 /// `claviger secret add`.
@@ -283,6 +257,9 @@ pub(crate) struct SecretReplace {
     /// How often it shall be replaced [default: as before]
     #[arg(long, value_name = "DURATION", value_parser = plan)]
     pub(crate) rotate_every: Option<Duration>,
+    /// Let the new value wait until `secret promote`
+    #[arg(long)]
+    pub(crate) stage: bool,
     #[command(flatten)]
     pub(crate) value: SecretValue,
 }
@@ -347,6 +324,8 @@ pub(crate) struct KeyCreate {
     /// Where it lives [default: the hardest that this keyring has for the algorithm]
     #[arg(long, value_enum)]
     pub(crate) custody: Option<Custody>,
+    #[command(flatten)]
+    pub(crate) plan: life::Plan,
 }
 
 /// The kinds of profiles.

@@ -29,6 +29,7 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
     let style = match &entry.event {
         Event::Denied { .. }
         | Event::NotAdmitted { .. }
+        | Event::RotationFailed { .. }
         | Event::Suspended { .. }
         | Event::AgentSuspended { .. }
         | Event::Panic
@@ -84,9 +85,20 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("host, version {version}, keyring generation {keyring}{after}"),
             )
         }
-        Event::KeyStateChanged { key, state } => {
-            ("key-state", format!("{key} is {} from now on", shown(state)))
-        }
+        Event::KeyStateChanged {
+            key, state, reason, ..
+        } => (
+            "key-state",
+            format!(
+                "{key} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
+        ),
+        Event::RotationFailed { key, detail } => (
+            "not-rotated",
+            format!("{key} was due and is not rotated: {}", shown(detail)),
+        ),
         Event::CertificateRequested { key, subject } => (
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
@@ -208,9 +220,18 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("{secret} {kind} for {origin} ({assurance}) by {by}"),
             )
         }
-        Event::SecretStateChanged { secret, state } => (
+        Event::SecretStateChanged {
+            secret,
+            state,
+            reason,
+            ..
+        } => (
             "secret-state",
-            format!("{secret} is {} from now on", shown(state)),
+            format!(
+                "{secret} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
         ),
         Event::Suspended { agent, grant, cause } => {
             let by = cause.map_or_else(
@@ -229,6 +250,11 @@ fn words(event: &Event) -> (&'static str, String) {
         ),
         Event::PanicLifted => ("lifted", "an operator lets credentials be used again".to_owned()),
     }
+}
+
+/// Why something was done, if anybody said.
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {}", shown(reason)))
 }
 
 /// Which key or secret a use is of, with a space behind it.

@@ -27,6 +27,7 @@ mod log;
 mod manifest;
 mod operate;
 mod output;
+mod overview;
 mod passphrase;
 mod progress;
 mod unlock;
@@ -107,6 +108,8 @@ fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
         Command::New(args) => command::new::run(cx, &args),
         Command::Key(args) => command::key::run(cx, args),
         Command::Secret(args) => command::secret::run(cx, args),
+        Command::Status => command::status::status(cx),
+        Command::Rotate(args) => command::status::rotate(cx, &args),
         Command::Check(args) => command::check::run(cx, &args),
         Command::Pin(args) => command::pin::run(cx, &args),
         Command::Run(args) => command::run::run(cx, &args),

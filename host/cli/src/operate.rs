@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use claviger_broker::keyring::Keyring;
+use claviger_broker::keyring::{KeyRecord, Keyring, SecretRecord};
 use claviger_broker::operator::{Client, ClientError, Command, CommandError, Fault, Problem, Reply};
 use claviger_core::Secret;
 
@@ -70,6 +70,8 @@ fn ask(
 const fn words(command: &Command) -> &'static str {
     match command {
         Command::CreateKey { .. } => "making the key",
+        Command::RotateKey { .. } | Command::CompromiseKey { .. } => "making the next version",
+        Command::RotateDue => "rotating what is due",
         Command::RequestCertificate { .. } => "signing the request",
         Command::Status
         | Command::SuspendGrant { .. }
@@ -79,10 +81,22 @@ const fn words(command: &Command) -> &'static str {
         | Command::Panic
         | Command::LiftPanic
         | Command::ChangeKey { .. }
+        | Command::PromoteKey { .. }
+        | Command::CancelKey { .. }
+        | Command::PlanKey { .. }
+        | Command::DeleteKey { .. }
+        | Command::RestoreKey { .. }
+        | Command::PurgeKey { .. }
         | Command::AddSecret { .. }
         | Command::ReplaceSecret { .. }
+        | Command::StageSecret { .. }
+        | Command::PromoteSecret { .. }
+        | Command::CancelSecret { .. }
+        | Command::PlanSecret { .. }
         | Command::ChangeSecret { .. }
-        | Command::DestroySecret { .. }
+        | Command::DeleteSecret { .. }
+        | Command::RestoreSecret { .. }
+        | Command::PurgeSecret { .. }
         | Command::Checkpoint
         | Command::AcceptClock => "writing the audit log",
     }
@@ -103,7 +117,12 @@ pub(crate) fn done(cx: &Context, reply: Reply) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Reply::Keys(_) | Reply::Secrets(_) | Reply::Text(_) | Reply::Status(_) => Err(unexpected()),
+        Reply::Keys(_)
+        | Reply::Secrets(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Compromised { .. }
+        | Reply::Rotated(_) => Err(unexpected()),
     }
 }
 
@@ -111,7 +130,46 @@ pub(crate) fn done(cx: &Context, reply: Reply) -> Result<(), Failure> {
 pub(crate) fn text(reply: Reply) -> Result<String, Failure> {
     match reply {
         Reply::Text(text) => Ok(text),
-        Reply::Done { .. } | Reply::Keys(_) | Reply::Secrets(_) | Reply::Status(_) => Err(unexpected()),
+        Reply::Done { .. }
+        | Reply::Keys(_)
+        | Reply::Secrets(_)
+        | Reply::Status(_)
+        | Reply::Compromised { .. }
+        | Reply::Rotated(_) => Err(unexpected()),
+    }
+}
+
+/// The versions of keys that it was done to, as the keyring has them now.
+pub(crate) fn keys(cx: &Context, reply: Reply) -> Result<Vec<KeyRecord>, Failure> {
+    match reply {
+        Reply::Keys(keys) => {
+            let mut records = crate::keys::list(cx)?;
+            records.retain(|record| keys.contains(&record.key));
+            Ok(records)
+        }
+        Reply::Done { .. }
+        | Reply::Secrets(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Compromised { .. }
+        | Reply::Rotated(_) => Err(unexpected()),
+    }
+}
+
+/// The versions of secrets that it was done to, as the keyring has them now.
+pub(crate) fn secrets(cx: &Context, reply: Reply) -> Result<Vec<SecretRecord>, Failure> {
+    match reply {
+        Reply::Secrets(secrets) => {
+            let mut records = Keyring::list_public_secrets(&cx.keyring()?)?;
+            records.retain(|record| secrets.contains(&record.secret));
+            Ok(records)
+        }
+        Reply::Done { .. }
+        | Reply::Keys(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Compromised { .. }
+        | Reply::Rotated(_) => Err(unexpected()),
     }
 }
 

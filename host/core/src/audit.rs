@@ -1,5 +1,6 @@
 //! What goes on the audit log, and the log as a trait. Not a log: `claviger-broker` has the durable one.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use crate::egress::Fault;
 use crate::future::BoxFuture;
 use crate::http::{InjectionKind, Origin};
 use crate::key::{KeyAlgorithm, KeyRef, KeyVersion};
-use crate::name::{AgentName, GrantAlias, SecretName};
+use crate::name::{AgentName, GrantAlias, KeyName, SecretName};
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
 
@@ -79,12 +80,25 @@ pub enum Event {
         /// RFC 7638 thumbprint; of a key without a public half, its identifier.
         key_id: String,
     },
-    /// An operator took a key out of use, or back into it.
+    /// A version of a key is in another state: an operator, a rotation or the time brought it there.
     KeyStateChanged {
         /// Which.
         key: KeyRef,
-        /// The state it is in from now on: `active`, `disabled` or `revoked`.
+        /// The state it is in from now on, or `deleted`.
         state: String,
+        /// Why, escaped, if anybody said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The keyring's generation with the change in it: an older copy of it, put back, has a lower one.
+        #[serde(default)]
+        keyring: u64,
+    },
+    /// A key was due for a new version and did not get one; it stays in use.
+    RotationFailed {
+        /// The version that was due.
+        key: KeyRef,
+        /// Why, escaped.
+        detail: String,
     },
     /// An operator asks for a certificate of a key's public half. Durable before the key signs; `Settled` says what came of it.
     CertificateRequested {
@@ -103,6 +117,9 @@ pub enum Event {
         manifest: ManifestDigest,
         /// The aliases it was granted.
         grants: Vec<GrantAlias>,
+        /// What each of them may use. Absent if that would not fit an entry, and from logs of earlier releases.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credentials: Option<BTreeMap<GrantAlias, Vec<CredentialName>>>,
     },
     /// An agent was not admitted.
     NotAdmitted {
@@ -186,12 +203,18 @@ pub enum Event {
         /// Who put it there: an operator, or an authorization server that rotated it.
         by: SecretSource,
     },
-    /// A version of a secret was taken out of use, or its material was destroyed.
+    /// A version of a secret is in another state, as of keys.
     SecretStateChanged {
         /// Which.
         secret: SecretRef,
-        /// The state it is in from now on.
+        /// The state it is in from now on, or `deleted`.
         state: String,
+        /// Why, escaped, if anybody said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The keyring's generation with the change in it.
+        #[serde(default)]
+        keyring: u64,
     },
     /// A grant was suspended.
     Suspended {
@@ -303,6 +326,16 @@ pub struct Traffic {
     /// How the exchange failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+}
+
+/// Names a credential.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CredentialName {
+    /// A key.
+    Key(KeyName),
+    /// A secret.
+    Secret(SecretName),
 }
 
 /// Names one version of a secret.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use claviger_core::admission::NotAdmittedReason;
-use claviger_core::audit::Event;
+use claviger_core::audit::{CredentialName, Event};
 use claviger_core::http::{HttpGrant, Router, overlapping};
 use claviger_core::manifest::{Capability, Constraints, Manifest};
 use claviger_core::name::{escape, nearest};
@@ -55,6 +55,22 @@ pub(super) enum Granted {
     Http(HttpTerms),
 }
 
+impl Granted {
+    /// Every credential that it uses.
+    fn credentials(&self) -> Vec<CredentialName> {
+        match self {
+            Self::Sign { key, .. } => vec![CredentialName::Key(key.clone())],
+            Self::Http(terms) => {
+                let secrets = terms
+                    .secrets()
+                    .map(|(name, _, _)| CredentialName::Secret(name.clone()));
+                let keys = terms.keys().map(|(name, _)| CredentialName::Key(name.clone()));
+                secrets.chain(keys).collect()
+            }
+        }
+    }
+}
+
 impl LocalBroker {
     /// Every reason against admitting these bytes under this manifest, without logging or admitting anything: for `claviger check`.
     #[must_use]
@@ -102,6 +118,7 @@ impl LocalBroker {
             component,
             manifest: manifest.digest,
             grants: grants.keys().cloned().collect(),
+            credentials: credentials(&grants),
         };
         if let Err(problem) = self.append(event).await {
             let reasons = vec![NotAdmittedReason::Audit {
@@ -237,12 +254,39 @@ impl LocalBroker {
         {
             Some(last) => Err(format!(
                 "key `{}` is {}, only active keys are used",
-                last.key, last.state
+                last.key,
+                last.standing()
             )),
             None => Err(no_such_key(key, &keys)),
         }
     }
 }
+
+/// What each grant may use, if it fits an entry beside everything else that is in one.
+fn credentials(
+    grants: &BTreeMap<GrantAlias, AdmittedGrant>,
+) -> Option<BTreeMap<GrantAlias, Vec<CredentialName>>> {
+    let credentials: BTreeMap<_, Vec<_>> = grants
+        .iter()
+        .map(|(alias, grant)| (alias.clone(), grant.capability.credentials()))
+        .collect();
+    // Names, with the punctuation of JSON.
+    let size: usize = credentials
+        .iter()
+        .map(|(alias, names)| {
+            let names = names.iter().map(|name| match name {
+                CredentialName::Key(name) => name.as_str().len() + 12,
+                CredentialName::Secret(name) => name.as_str().len() + 15,
+            });
+            alias.as_str().len() + 6 + names.sum::<usize>()
+        })
+        .sum();
+    (size <= MAX_LOGGED_CREDENTIALS).then_some(credentials)
+}
+
+/// An entry says which credentials an agent may use if that takes at most so many bytes. With the aliases of a manifest with as many
+/// grants as there may be, more would not fit [`claviger_core::audit::MAX_ENTRY`].
+const MAX_LOGGED_CREDENTIALS: usize = 12 * 1024;
 
 /// Requests that two grants would cover: which credential goes with them would depend on an order that nobody wrote down.
 fn overlaps(manifest: &Manifest) -> Vec<NotAdmittedReason> {

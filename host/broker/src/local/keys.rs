@@ -7,17 +7,16 @@ use std::time::{Duration, Instant};
 
 use claviger_core::audit::{Event, Settlement};
 use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, SigningKey};
-use claviger_core::key::{Algorithm, KeyError, KeyVersion};
+use claviger_core::key::{Algorithm, KeyError};
 use claviger_core::profile::proof::certificate_request;
 use claviger_core::profile::{FrameContext, FrameError, Profile, ProfileError};
 use claviger_core::{AuditError, KeyName, KeyRef, Permit};
 use tokio::sync::OnceCell;
 
 use super::secrets::OpenSecrets;
-use super::send::Stop;
 use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
-use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, NewKey, RotationPlan};
+use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, Lock, NewKey, RotationPlan};
 
 /// An open key that nobody used for this long is closed and wiped.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
@@ -47,6 +46,11 @@ pub enum NewKeyError {
     /// There is a key of this name.
     #[error("there is a key `{0}` already; it was left as it is")]
     Exists(KeyName),
+    /// The key's certificate names its public half: a new version must wait until it has one.
+    #[error(
+        "a certificate belongs to key `{0}`: rotate it with `--stage`, have the new version certified, and promote it"
+    )]
+    NeedsStaging(KeyName),
     /// There is no such custody here.
     #[error("this keyring has no `{0}` custody")]
     NoCustody(CustodyKind),
@@ -109,6 +113,20 @@ impl LocalBroker {
     /// # Errors
     /// When the name is taken, the custody is not there or fails, or something cannot be written.
     pub async fn create_key(&self, creation: KeyCreation) -> Result<Arc<KeyRecord>, NewKeyError> {
+        self.create_planned_key(creation, RotationPlan::default(), None)
+            .await
+    }
+
+    /// As [`LocalBroker::create_key`], with a plan for its rotation, and its purge locked if that is asked.
+    ///
+    /// # Errors
+    /// As there; and when the plan is out of bounds.
+    pub async fn create_planned_key(
+        &self,
+        creation: KeyCreation,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let KeyCreation {
             name,
             profile,
@@ -125,13 +143,14 @@ impl LocalBroker {
             }
             .into());
         }
-        let key = KeyRef {
-            name,
-            version: KeyVersion::FIRST,
-        };
-        if self.keyring.record(&key).is_some() {
-            return Err(NewKeyError::Exists(key.name));
+        let versions = self.keyring.versions(&name);
+        if versions.iter().any(|record| record.state != KeyState::Destroyed) {
+            return Err(NewKeyError::Exists(name));
         }
+        let key = KeyRef {
+            version: self.keyring.next_version(&name),
+            name,
+        };
         let made = custody.generate(&key, algorithm).await?;
         let new = NewKey {
             key,
@@ -141,17 +160,17 @@ impl LocalBroker {
             assurance: self.assurance,
             identity: made.public.into(),
             source: KeySource::Generated,
-            plan: RotationPlan::default(),
-            locked: false,
+            plan,
+            locked: lock.is_some(),
             material: made.material,
             hardware: None,
         };
-        let record = self.keyring.insert(new, self.clock.now())?;
+        let record = self.keyring.insert(new, self.now())?;
         self.append(created(&record)).await?;
         Ok(record)
     }
 
-    /// Takes the newest version of a key out of use (`Disabled`, `Revoked`) or back into it (`Active`, from `Disabled` only). Holds
+    /// Takes the version of a key that is in use, or was last, out of use (`Disabled`, `Revoked`) or back into it (`Active`, from `Disabled` only). Holds
     /// from the next request on; what is being signed is not released.
     ///
     /// # Errors
@@ -162,35 +181,16 @@ impl LocalBroker {
         name: &KeyName,
         state: KeyState,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
-        let versions = self.keyring.keys();
-        let newest = versions
-            .iter()
-            .filter(|record| record.key.name == *name)
-            .max_by_key(|record| record.key.version);
-        let Some(newest) = newest else {
-            let key = KeyRef {
-                name: name.clone(),
-                version: KeyVersion::FIRST,
-            };
-            return Err(KeyringError::NoKey { key }.into());
-        };
-        let record = self.keyring.set_state(&newest.key, state, self.clock.now())?;
-        self.open_keys.close(&record.key);
-        let event = Event::KeyStateChanged {
-            key: record.key.clone(),
-            state: state.to_string(),
-        };
-        let appended = self.record.append_stopping(event, &|| {
-            if record.state != KeyState::Active {
-                self.exchanges
-                    .stop(Stop::Revoked, |one| one.keys.contains(&record.key));
-            }
-        });
-        appended.await?;
-        Ok(record)
+        let current = self.current_key(name)?;
+        let event = state.asked().ok_or_else(|| KeyringError::Transition {
+            key: current.key.clone(),
+            from: current.state,
+            to: state,
+        })?;
+        self.step_key(&current.key, &event).await
     }
 
-    /// Makes a request for a certificate (PKCS#10, PEM) of the active version of a key with the profile `mtls`, signed by that key. On the
+    /// Makes a request for a certificate (PKCS#10, PEM) of the pending, else the active version of a key with the profile `mtls`, signed by that key. On the
     /// log before the key signs. Dropping the future abandons it, which is logged.
     ///
     /// # Errors
@@ -201,9 +201,12 @@ impl LocalBroker {
         name: &KeyName,
         subject: &str,
     ) -> Result<String, CertificateRequestError> {
+        // The one that waits first: it is waiting for its certificate.
         let record = self
             .keyring
-            .key(name)
+            .pending(name)
+            .filter(|record| record.deleted.is_none())
+            .or_else(|| self.keyring.key(name))
             .ok_or_else(|| CertificateRequestError::NotActive(name.clone()))?;
         let context = FrameContext {
             key: record
@@ -221,6 +224,7 @@ impl LocalBroker {
             let now = self.clock.now();
             let time = ledger.latest().map_or(now, |latest| latest.max(now));
             ledger.saw(time);
+            ledger.certified(&record.key);
             Permit::to_certify(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -286,8 +290,14 @@ impl LocalBroker {
         }
         self.reconcile_secrets(&ledger)?;
         for record in &records {
+            let mut known = ledger.key_standing(&record.key);
             if !ledger.keys().any(|(key, _)| *key == record.key) {
                 self.note(created(record));
+                known = Some(KeyState::Active.as_str());
+            }
+            // Changed just before a crash, or by a release that did not say.
+            if known != Some(record.standing()) {
+                self.note(self.key_changed(record));
             }
         }
         Ok(())
@@ -327,12 +337,12 @@ impl LocalBroker {
         Ok(Arc::clone(key))
     }
 
-    fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
+    pub(super) fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
         self.custodies.get(kind.as_str())
     }
 }
 
-fn created(record: &KeyRecord) -> Event {
+pub(super) fn created(record: &KeyRecord) -> Event {
     Event::KeyCreated {
         key: record.key.clone(),
         profile: record.profile.kind().to_owned(),
@@ -397,7 +407,7 @@ impl OpenKeys {
             .retain(|_, (_, used)| now.saturating_duration_since(*used) < IDLE);
     }
 
-    fn close(&self, key: &KeyRef) {
+    pub(super) fn close(&self, key: &KeyRef) {
         self.slots
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

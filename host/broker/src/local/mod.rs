@@ -27,14 +27,19 @@ mod control;
 mod denials;
 mod grants;
 mod keys;
+mod lives;
 mod perform;
 mod record;
+mod rotation;
+mod schedule;
 mod secrets;
 mod send;
 mod stops;
 mod tokens;
 
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
+pub use rotation::{Compromise, Rotation};
+pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 
@@ -152,6 +157,8 @@ pub struct LocalBroker {
     egress: Option<Arc<dyn Egress>>,
     exchanges: Arc<Exchanges>,
     tokens: Tokens,
+    // When the schedule looks again after a failure.
+    retry: Mutex<Option<jiff::Timestamp>>,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
 }
@@ -265,6 +272,7 @@ impl LocalBroker {
             egress,
             exchanges: Arc::default(),
             tokens: Tokens::default(),
+            retry: Mutex::default(),
             me: Weak::clone(me),
         });
         broker.reconcile()?;
@@ -274,6 +282,11 @@ impl LocalBroker {
             recovered: broker.recovered.clone(),
         };
         broker.append(started).await?;
+        broker.pass_time().await.map_err(|error| match error {
+            NewKeyError::Keyring(error) => OpenError::Keyring(error),
+            NewKeyError::Audit(error) => OpenError::Audit(error),
+            other => OpenError::Disagree(other.to_string()),
+        })?;
         Ok(broker)
     }
 

@@ -7,7 +7,7 @@ use claviger_core::name::nearest;
 use claviger_core::profile::{FrameContext, FrameError, Framed, SigningRule};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::request::SignerInfo;
-use claviger_core::{GrantAlias, InstanceId, Outcome, Permit, PublicKey, Refusal, Request};
+use claviger_core::{GrantAlias, InstanceId, KeyRef, Outcome, Permit, PublicKey, Refusal, Request};
 use jiff::Timestamp;
 use rand_core::RngCore as _;
 
@@ -140,6 +140,7 @@ impl LocalBroker {
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
             };
+            ledger.used(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -206,13 +207,17 @@ impl LocalBroker {
             let detail = "the instance ended while the signature was made; it was not released";
             return Err(Denial::new(Refusal::NotGranted, Rule::Instance, detail));
         }
-        match self.keyring.key(&record.key.name) {
-            Some(active) if active.key == record.key => Ok(()),
-            Some(_) | None => {
-                let detail = "the key was taken out of use while the signature was made; it was not released";
-                Err(Denial::new(Refusal::Revoked, Rule::KeyState, detail))
-            }
+        if self.may_finish(&record.key).is_none() {
+            let detail = "the key was taken out of use while the signature was made; it was not released";
+            return Err(Denial::new(Refusal::Revoked, Rule::KeyState, detail));
         }
+        Ok(())
+    }
+
+    /// The version that a use was allowed with, if the use may still be released: a rotation since then does not stop it, disabling,
+    /// revoking and deleting do.
+    pub(super) fn may_finish(&self, key: &KeyRef) -> Option<Arc<KeyRecord>> {
+        self.keyring.record(key).filter(|record| record.may_finish())
     }
 
     pub(super) fn trusted_now(&self) -> Result<Timestamp, Denial> {

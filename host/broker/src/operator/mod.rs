@@ -1,7 +1,7 @@
 //! What an operator does to a keyring, open or at rest: one closed enum, and one function that does it. A running host takes the same commands
 //! over a socket. Not a policy, and not for agents: nothing here is linked into one.
 //!
-//! A new command is a variant of [`Command`], its arm in [`LocalBroker::command`], and, if its answer is of a new kind, a variant of
+//! A new command is a variant of [`Command`], its arm in [`LocalBroker::command`](crate::LocalBroker::command), and, if its answer is of a new kind, a variant of
 //! [`Reply`]. Everything that is read without the keyring open, such as lists, needs no command.
 
 use std::collections::BTreeMap;
@@ -10,20 +10,19 @@ use std::time::Duration;
 use claviger_core::audit::SecretRef;
 use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
-use claviger_core::key::{Algorithm, KeyRef};
-use claviger_core::name::nearest;
+use claviger_core::key::{Algorithm, KeyRef, KeySpec, KeyVersion, SecretSpec};
 use claviger_core::profile::Profile;
 use claviger_core::secret::MAX_SECRET;
-use claviger_core::{AgentName, GrantAlias, KeyName, Secret, SecretName};
+use claviger_core::{AgentName, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::LocalBroker;
-use crate::keyring::{KeyState, SecretReplacement};
-use crate::local::{KeyCreation, SecretCreation};
+use crate::keyring::{LifeEvent, Reason, RotationPlan, Start};
+use crate::local::Due;
 
 mod client;
 mod error;
+mod obey;
 mod server;
 mod wire;
 
@@ -85,14 +84,74 @@ pub enum Command {
         algorithm: Option<Algorithm>,
         /// Where it lives; if nothing is said, in the hardest custody there is.
         custody: Option<CustodyKind>,
+        /// When it is rotated.
+        plan: RotationPlan,
+        /// Whether its purge is locked.
+        locked: bool,
     },
-    /// Take the newest version of a key out of use, or back into it.
+    /// Take a version of a key, or the one in use, out of use, or back into it.
     ChangeKey {
         /// Which.
-        name: KeyName,
+        key: KeySpec,
         /// How.
         change: Change,
     },
+    /// Make the next version of a key.
+    RotateKey {
+        /// Which.
+        name: KeyName,
+        /// Only if this version is the one in use.
+        of: Option<KeyVersion>,
+        /// How long the version before stays retiring; if nothing is said, as planned.
+        overlap: Option<Duration>,
+        /// Whether the new version is used at once.
+        start: Start,
+    },
+    /// Put the pending version of a key into use.
+    PromoteKey {
+        /// Which.
+        name: KeyName,
+    },
+    /// Give up the pending version of a key.
+    CancelKey {
+        /// Which.
+        name: KeyName,
+    },
+    /// Set when a key is rotated.
+    PlanKey {
+        /// Which.
+        name: KeyName,
+        /// When.
+        plan: RotationPlan,
+        /// Whether its purge is locked from now on. A lock is never taken away.
+        locked: bool,
+    },
+    /// Replace a key of which somebody else may have the material, and revoke its versions, or one of them.
+    CompromiseKey {
+        /// Which.
+        key: KeySpec,
+        /// Why.
+        reason: Option<String>,
+    },
+    /// Delete a key; it can be restored for so long.
+    DeleteKey {
+        /// Which.
+        name: KeyName,
+        /// For how long.
+        window: Duration,
+    },
+    /// Take a deletion back.
+    RestoreKey {
+        /// Of which key.
+        name: KeyName,
+    },
+    /// Destroy the material of a deleted key after its window.
+    PurgeKey {
+        /// Which.
+        name: KeyName,
+    },
+    /// Rotate every key that is due.
+    RotateDue,
     /// Ask for a certificate of a key.
     RequestCertificate {
         /// Which key.
@@ -122,15 +181,57 @@ pub enum Command {
         /// How often it shall be replaced; if nothing is said, as before.
         rotate_every: Option<Duration>,
     },
-    /// Take the newest version of a secret out of use, or back into it.
-    ChangeSecret {
+    /// Add a new value for a secret that waits beside the one in use. It goes beside the command.
+    StageSecret {
         /// Which.
         name: SecretName,
+        /// When it stops being accepted, if that is known.
+        expires: Option<Timestamp>,
+        /// How often it shall be replaced; if nothing is said, as before.
+        rotate_every: Option<Duration>,
+    },
+    /// Put the pending value of a secret into use.
+    PromoteSecret {
+        /// Which.
+        name: SecretName,
+    },
+    /// Give up the pending value of a secret.
+    CancelSecret {
+        /// Which.
+        name: SecretName,
+    },
+    /// Set when a secret shall be replaced.
+    PlanSecret {
+        /// Which.
+        name: SecretName,
+        /// How often.
+        rotate_every: Option<Duration>,
+        /// How long the value before is kept.
+        overlap: Duration,
+        /// Whether its purge is locked from now on. A lock is never taken away.
+        locked: bool,
+    },
+    /// Take a version of a secret, or the one in use, out of use, or back into it.
+    ChangeSecret {
+        /// Which.
+        secret: SecretSpec,
         /// How.
         change: Change,
     },
-    /// Destroy the values of all versions of a secret.
-    DestroySecret {
+    /// Delete a secret; it can be restored for so long.
+    DeleteSecret {
+        /// Which.
+        name: SecretName,
+        /// For how long.
+        window: Duration,
+    },
+    /// Take a deletion back.
+    RestoreSecret {
+        /// Of which secret.
+        name: SecretName,
+    },
+    /// Destroy the values of a deleted secret after its window.
+    PurgeSecret {
         /// Which.
         name: SecretName,
     },
@@ -145,7 +246,7 @@ impl Command {
     #[must_use]
     pub const fn takes_value(&self) -> bool {
         match self {
-            Self::AddSecret { .. } | Self::ReplaceSecret { .. } => true,
+            Self::AddSecret { .. } | Self::ReplaceSecret { .. } | Self::StageSecret { .. } => true,
             Self::Status
             | Self::SuspendGrant { .. }
             | Self::ResumeGrant { .. }
@@ -155,35 +256,59 @@ impl Command {
             | Self::LiftPanic
             | Self::CreateKey { .. }
             | Self::ChangeKey { .. }
+            | Self::RotateKey { .. }
+            | Self::PromoteKey { .. }
+            | Self::CancelKey { .. }
+            | Self::PlanKey { .. }
+            | Self::CompromiseKey { .. }
+            | Self::DeleteKey { .. }
+            | Self::RestoreKey { .. }
+            | Self::PurgeKey { .. }
+            | Self::RotateDue
             | Self::RequestCertificate { .. }
+            | Self::PromoteSecret { .. }
+            | Self::CancelSecret { .. }
+            | Self::PlanSecret { .. }
             | Self::ChangeSecret { .. }
-            | Self::DestroySecret { .. }
+            | Self::DeleteSecret { .. }
+            | Self::RestoreSecret { .. }
+            | Self::PurgeSecret { .. }
             | Self::Checkpoint
             | Self::AcceptClock => false,
         }
     }
 }
 
-/// Into or out of use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// Into or out of use. A reason is for the log and the listings; it is escaped and cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Change {
     /// Out of use until it is enabled again.
-    Disable,
+    Disable {
+        /// Why.
+        reason: Option<String>,
+    },
     /// Back into use, if it was disabled.
     Enable,
     /// Out of use for good.
-    Revoke,
+    Revoke {
+        /// Why.
+        reason: Option<String>,
+    },
 }
 
 impl Change {
-    const fn to(self) -> KeyState {
+    fn event(self) -> LifeEvent {
         match self {
-            Self::Disable => KeyState::Disabled,
-            Self::Enable => KeyState::Active,
-            Self::Revoke => KeyState::Revoked,
+            Self::Disable { reason } => LifeEvent::Disable(because(reason)),
+            Self::Enable => LifeEvent::Enable,
+            Self::Revoke { reason } => LifeEvent::Revoke(because(reason)),
         }
     }
+}
+
+fn because(reason: Option<String>) -> Option<Reason> {
+    reason.as_deref().and_then(Reason::new)
 }
 
 /// What came of a command. Holds no secret.
@@ -203,6 +328,29 @@ pub enum Reply {
     Text(String),
     /// What runs and what does not.
     Status(Status),
+    /// A key was replaced because somebody else may have its material.
+    Compromised {
+        /// The versions that are revoked now, or were before.
+        revoked: Vec<KeyRef>,
+        /// What takes their place, if something does.
+        replaced_by: Option<KeyRef>,
+    },
+    /// What was due, and what came of it.
+    Rotated(Vec<RotatedKey>),
+}
+
+/// A key that was due.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotatedKey {
+    /// The version that was due.
+    pub key: KeyRef,
+    /// Why.
+    pub due: Due,
+    /// The new version, if there is one.
+    pub new: Option<KeyRef>,
+    /// Why there is none, escaped.
+    pub error: Option<String>,
 }
 
 /// What a host says of itself.
@@ -218,194 +366,4 @@ pub struct Status {
     pub running: BTreeMap<AgentName, u64>,
     /// How many requests are under way.
     pub requests: u64,
-}
-
-impl LocalBroker {
-    /// Does what an operator wants, with the value that goes beside the command if it takes one. What is taken out of use by it is used by
-    /// nobody from when this returns, and requests under way with it have been cut off.
-    ///
-    /// Dropping the future leaves the command done as a whole, or to its keyring but not to its log; opening mends that.
-    ///
-    /// # Errors
-    /// What stands against it. If only the log failed, it is done, and nothing is released any more.
-    pub async fn command(&self, command: Command, value: Option<Secret>) -> Result<Reply, CommandError> {
-        let mut value = match (command.takes_value(), value) {
-            (false, None) => None,
-            (true, Some(value)) => Some(value),
-            (true, None) => return Err(CommandError::ValueMissing),
-            (false, Some(_)) => return Err(CommandError::ValueUnexpected),
-        };
-        let mut value = || value.take().ok_or(CommandError::ValueMissing);
-        match command {
-            Command::Status => Ok(Reply::Status(self.status())),
-            Command::SuspendGrant { agent, grant } => {
-                let warning = self.unknown_grant(&agent, &grant);
-                self.suspend(&agent, &grant).await?;
-                Ok(Reply::Done { warning })
-            }
-            Command::ResumeGrant { agent, grant } => {
-                if !self.snapshot().grant(&agent, &grant).suspended {
-                    return Err(CommandError::GrantNotSuspended { agent, grant });
-                }
-                self.resume(&agent, &grant).await?;
-                Ok(done())
-            }
-            Command::SuspendAgent { agent } => {
-                let warning = self.unknown_agent(&agent);
-                self.suspend_agent(&agent).await?;
-                Ok(Reply::Done { warning })
-            }
-            Command::ResumeAgent { agent } => {
-                if !self.snapshot().suspended_agents().any(|one| *one == agent) {
-                    return Err(CommandError::AgentNotSuspended { agent });
-                }
-                self.resume_agent(&agent).await?;
-                Ok(done())
-            }
-            Command::Panic => {
-                self.panic().await?;
-                Ok(done())
-            }
-            Command::LiftPanic => {
-                if !self.in_panic() {
-                    return Err(CommandError::NotStopped);
-                }
-                self.lift_panic().await?;
-                Ok(done())
-            }
-            Command::CreateKey {
-                name,
-                profile,
-                algorithm,
-                custody,
-            } => {
-                let algorithm = algorithm.unwrap_or_else(|| self.default_algorithm(&profile, custody));
-                let creation = KeyCreation {
-                    name,
-                    profile,
-                    algorithm,
-                    custody: custody.unwrap_or_else(|| self.default_custody(algorithm)),
-                };
-                let record = self.create_key(creation).await?;
-                Ok(Reply::Keys(vec![record.key.clone()]))
-            }
-            Command::ChangeKey { name, change } => {
-                let record = self.set_key_state(&name, change.to()).await?;
-                Ok(Reply::Keys(vec![record.key.clone()]))
-            }
-            Command::RequestCertificate { name, subject } => {
-                Ok(Reply::Text(self.certificate_request(&name, &subject).await?))
-            }
-            Command::AddSecret {
-                name,
-                kind,
-                origin,
-                expires,
-                rotate_every,
-            } => {
-                let creation = SecretCreation {
-                    name,
-                    kind,
-                    origin,
-                    expires,
-                    rotate_every,
-                    value: value()?,
-                };
-                let record = self.add_secret(creation).await?;
-                Ok(Reply::Secrets(vec![record.secret.clone()]))
-            }
-            Command::ReplaceSecret {
-                name,
-                expires,
-                rotate_every,
-            } => {
-                let replacement = SecretReplacement {
-                    name,
-                    of: None,
-                    expires,
-                    rotate_every,
-                    value: value()?,
-                };
-                let record = self.replace_secret(replacement).await?;
-                Ok(Reply::Secrets(vec![record.secret.clone()]))
-            }
-            Command::ChangeSecret { name, change } => {
-                let record = self.set_secret_state(&name, change.to()).await?;
-                Ok(Reply::Secrets(vec![record.secret.clone()]))
-            }
-            Command::DestroySecret { name } => {
-                let records = self.destroy_secret(&name).await?;
-                let secrets = records.iter().map(|record| record.secret.clone());
-                Ok(Reply::Secrets(secrets.collect()))
-            }
-            Command::Checkpoint => Ok(Reply::Text(self.checkpoint().await?)),
-            Command::AcceptClock => {
-                self.accept_clock().await?;
-                Ok(done())
-            }
-        }
-    }
-
-    fn status(&self) -> Status {
-        let ledger = self.snapshot();
-        Status {
-            panic: ledger.in_panic(),
-            suspended: ledger.suspended_agents().take(MAX_NAMED).cloned().collect(),
-            running: self.running().into_iter().take(MAX_NAMED).collect(),
-            requests: self.requests_under_way(),
-        }
-    }
-
-    /// The only algorithm that the profile has, or the one that it prefers; else the one that the TPM signs with itself, if it is there;
-    /// else the one that is fastest.
-    fn default_algorithm(&self, profile: &Profile, custody: Option<CustodyKind>) -> Algorithm {
-        if let Some(first) = profile.algorithms().first()
-            && *first != Algorithm::Ed25519
-            && custody != Some(CustodyKind::TpmSealed)
-        {
-            return *first;
-        }
-        match custody.unwrap_or_else(|| self.default_custody(Algorithm::P256)) {
-            CustodyKind::Tpm => Algorithm::P256,
-            CustodyKind::TpmSealed | CustodyKind::Software => Algorithm::Ed25519,
-        }
-    }
-
-    /// A word of warning if the log never saw this grant: a misspelt name would suspend nothing.
-    fn unknown_grant(&self, agent: &AgentName, grant: &GrantAlias) -> Option<String> {
-        let ledger = self.snapshot();
-        let known = ledger
-            .grants()
-            .map(|(agent, grant, _)| format!("{agent} {grant}"))
-            .collect::<Vec<_>>();
-        let hint = unknown(&format!("{agent} {grant}"), &known)?;
-        Some(format!(
-            "the audit log knows no use of grant `{grant}` by agent `{agent}`{hint}"
-        ))
-    }
-
-    fn unknown_agent(&self, agent: &AgentName) -> Option<String> {
-        let ledger = self.snapshot();
-        let known: Vec<_> = self
-            .running()
-            .into_keys()
-            .map(|agent| agent.to_string())
-            .chain(ledger.grants().map(|(agent, _, _)| agent.to_string()))
-            .collect();
-        let hint = unknown(agent.as_str(), &known)?;
-        Some(format!("the audit log knows no use by agent `{agent}`{hint}"))
-    }
-}
-
-const fn done() -> Reply {
-    Reply::Done { warning: None }
-}
-
-/// Which name may have been meant, if this one is not known.
-fn unknown(asked: &str, known: &[String]) -> Option<String> {
-    if known.iter().any(|one| one == asked) {
-        return None;
-    }
-    let near = nearest(asked, known.iter().map(String::as_str));
-    Some(near.map_or_else(String::new, |near| format!("; did you mean `{near}`?")))
 }

@@ -16,8 +16,8 @@ use super::{Command, MAX_VALUE, Reply};
 
 /// The version of this protocol. A host and a command of different versions tell each other, and do nothing.
 pub const PROTOCOL: u32 = 1;
-/// A frame has at most this many bytes: a status with every name in it has some 140 KiB.
-pub const MAX_FRAME: usize = 256 * 1024;
+/// A frame has at most this many bytes: an answer about every version of a full keyring has less.
+pub const MAX_FRAME: usize = 2 * 1024 * 1024;
 /// A command has at most this many bytes: the longest profile has a few KiB.
 pub(super) const MAX_COMMAND: usize = 64 * 1024;
 

@@ -3,19 +3,22 @@
 use std::collections::BTreeSet;
 
 use claviger_broker::keyring::KeyRecord;
-use claviger_broker::operator::{Change, Command as Order, Reply};
+use claviger_broker::operator::Command as Order;
 use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::name::TokenType;
 use claviger_core::profile::proof::MAX_LIFETIME;
 use claviger_core::profile::{AssertionType, Profile};
 use claviger_core::{KeyName, PublicKey};
+use jiff::Timestamp;
 
 use crate::args::{Key, KeyCreate, ProfileKind, PublicFormat};
+use crate::command::{life, secret};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keys;
-use crate::operate::{order, text, unexpected};
+use crate::operate::{self, order, text};
 use crate::output::{columns, shown};
+use crate::overview;
 
 /// Where GitHub's API is, for whoever has no GitHub of their own.
 const GITHUB_API: &str = "https://api.github.com";
@@ -27,9 +30,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::Create(args) => create(cx, args),
         Key::List => list(cx),
         Key::Show { name } => show(cx, &name),
-        Key::Disable { name } => change(cx, name, Change::Disable),
-        Key::Enable { name } => change(cx, name, Change::Enable),
-        Key::Revoke { name } => change(cx, name, Change::Revoke),
+        Key::Life(args) => life::key(cx, args),
         Key::Csr { name, subject } => csr(cx, name, subject),
         Key::Public { name, format } => public(cx, &name, format),
     }
@@ -37,6 +38,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
 
 fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
     let profile = profile(&args)?;
+    let (plan, lock) = life::planned(&args.plan);
     let KeyCreate {
         name,
         algorithm,
@@ -48,25 +50,17 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
         profile,
         algorithm,
         custody: custody.map(CustodyKind::from),
+        plan,
+        locked: lock.is_some(),
     };
     made(cx, command)
 }
 
-fn change(cx: &Context, name: KeyName, change: Change) -> Result<Exit, Failure> {
-    made(cx, Order::ChangeKey { name, change })
-}
-
 /// Has it done, and shows what the keyring has then.
-fn made(cx: &Context, command: Order) -> Result<Exit, Failure> {
-    let keys = match order(cx, command, None)? {
-        Reply::Keys(keys) => keys,
-        Reply::Done { .. } | Reply::Secrets(_) | Reply::Text(_) | Reply::Status(_) => {
-            return Err(unexpected());
-        }
-    };
-    let records = keys::list(cx)?;
-    for record in records.iter().filter(|record| keys.contains(&record.key)) {
-        cx.out.value(&to_json(record)?, |_| describe(record));
+pub(crate) fn made(cx: &Context, command: Order) -> Result<Exit, Failure> {
+    let reply = order(cx, command, None)?;
+    for record in operate::keys(cx, reply)? {
+        cx.out.value(&to_json(&record)?, |_| describe(&record));
     }
     Ok(Exit::Done)
 }
@@ -203,14 +197,26 @@ fn profile(args: &KeyCreate) -> Result<Profile, Failure> {
 }
 
 fn list(cx: &Context) -> Result<Exit, Failure> {
-    let records = keys::list(cx)?;
+    let overview = overview::read(cx)?;
     if cx.out.is_json() {
-        for record in &records {
-            cx.out.value(&to_json(record)?, |_| String::new());
+        for record in &overview.keys {
+            let tally = overview.key_tally(record);
+            let mut json = to_json(record)?;
+            if let Some(json) = json.as_object_mut() {
+                json.extend([
+                    ("uses".to_owned(), tally.uses.into()),
+                    ("last_use".to_owned(), serde_json::json!(tally.last)),
+                    (
+                        "used_by".to_owned(),
+                        serde_json::json!(overview.holders_of_key(record)),
+                    ),
+                ]);
+            }
+            cx.out.value(&json, |_| String::new());
         }
         return Ok(Exit::Done);
     }
-    if records.is_empty() {
+    if overview.keys.is_empty() {
         cx.out
             .note("the keyring has no keys; `claviger key create NAME --profile …` makes one");
         return Ok(Exit::Done);
@@ -219,22 +225,30 @@ fn list(cx: &Context) -> Result<Exit, Failure> {
         "NAME",
         "VERSION",
         "STATE",
+        "AGE",
         "PROFILE",
         "ALGORITHM",
         "CUSTODY",
         "ASSURANCE",
+        "NEXT ROTATION",
+        "LAST USE",
+        "USED BY",
         "KEY ID",
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    rows.extend(records.iter().map(|record| {
+    rows.extend(overview.keys.iter().map(|record| {
         vec![
             record.key.name.to_string(),
             record.key.version.to_string(),
             record.standing().to_owned(),
+            overview.age(record.created),
             record.profile.kind().to_owned(),
             record.algorithm.to_string(),
             record.custody.to_string(),
             record.assurance.to_string(),
+            overview.next_rotation(record),
+            overview::minute(overview.key_tally(record).last),
+            overview::holders(&overview.holders_of_key(record)),
             record.key_id(),
         ]
     }));
@@ -287,7 +301,7 @@ fn csr(cx: &Context, name: KeyName, subject: String) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
+pub(crate) fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
     let public = record
         .public()
         .map(|key| key.to_openssh(record.key.name.as_str()))
@@ -304,10 +318,19 @@ fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
         "public_key": public.map_err(|error| Failure::of(Exit::Failed, &error))?,
         "created": record.created,
         "updated": record.updated,
+        "source": record.source.as_str(),
+        "rotate_every_seconds": record.plan.every.map(|every| every.as_secs()),
+        "rotate_uses": record.plan.uses,
+        "overlap_seconds": record.plan.overlap.as_secs(),
+        "due": record.due(Timestamp::now()),
+        "until": record.until,
+        "deleted": record.deleted,
+        "reason": record.reason,
+        "purge_lock": record.locked,
     }))
 }
 
-fn describe(record: &KeyRecord) -> String {
+pub(crate) fn describe(record: &KeyRecord) -> String {
     let public = record.public().map_or_else(
         || "none: the key is symmetric".to_owned(),
         |key| {
@@ -325,7 +348,37 @@ fn describe(record: &KeyRecord) -> String {
         ("public key", public),
         ("created", record.created.to_string()),
     ];
-    shown(&columns(&rows.map(|(name, value)| vec![name.to_owned(), value])))
+    let more = [
+        ("until", record.until.map(|until| until.to_string())),
+        ("reason", record.reason.as_ref().map(ToString::to_string)),
+        ("rotation", rotation(record)),
+        (
+            "purge",
+            record.locked.then(|| "locked: at least 30 days".to_owned()),
+        ),
+    ];
+    let rows = rows
+        .into_iter()
+        .chain(more.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    let rows: Vec<_> = rows.map(|(name, value)| vec![name.to_owned(), value]).collect();
+    shown(&columns(&rows))
+}
+
+/// A plan in words, if there is one.
+fn rotation(record: &KeyRecord) -> Option<String> {
+    let every = record
+        .plan
+        .every
+        .map(|every| format!("every {}", secret::in_days(every)));
+    let uses = record.plan.uses.map(|uses| format!("after {uses} uses"));
+    let when: Vec<_> = every.into_iter().chain(uses).collect();
+    (!when.is_empty()).then(|| {
+        format!(
+            "{}; the old version is good for {} more",
+            when.join(" or "),
+            secret::in_days(record.plan.overlap)
+        )
+    })
 }
 
 /// A profile in words.

@@ -37,6 +37,8 @@ pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
         with_broker(cx, async |broker| {
             serve_control(cx, broker);
             say_what_is_stopped(cx, broker, &agent);
+            // What is due while the agent runs is done while it runs.
+            let _schedule = broker.schedule();
             let before = uses(broker, &agent);
             let report = load_and_run(cx, broker, &manifest, &file, &component, input).await?;
             let after = uses(broker, &agent);

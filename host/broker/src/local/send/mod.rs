@@ -179,16 +179,25 @@ impl LocalBroker {
             }
             Some(_) | None => None,
         };
-        let proof = self.proof(instance, &prepared, token.as_ref()).map_err(denied)?;
-        let request = Asked {
-            decided: &prepared.decided,
-            terms: prepared.terms,
-            grant: prepared.grant,
-            length: prepared.length(),
-            content: prepared.content(),
-            proof: proof.as_ref(),
+        let mut place = Some(place);
+        let mut tries = 0;
+        // A credential that is replaced while the request is decided is no reason to refuse it: it is decided with the new one.
+        let (proof, permitted) = loop {
+            let proof = self.proof(instance, &prepared, token.as_ref()).map_err(denied)?;
+            let request = Asked {
+                decided: &prepared.decided,
+                terms: prepared.terms,
+                grant: prepared.grant,
+                length: prepared.length(),
+                content: prepared.content(),
+                proof: proof.as_ref(),
+            };
+            match self.permit(instance, &request, &mut place).await {
+                Ok(permitted) => break (proof, permitted),
+                Err(denial) if was_replaced(&denial) && tries < REDECISIONS => tries += 1,
+                Err(denial) => return Err(denied(denial)),
+            }
         };
-        let permitted = self.permit(instance, &request, place).await.map_err(denied)?;
         // From here the use is on the log: whatever happens, it is settled.
         self.send_permitted(egress, instance, prepared, (token, proof), permitted)
             .await
@@ -238,7 +247,7 @@ impl LocalBroker {
         &self,
         instance: &Instance,
         request: &Asked<'_>,
-        place: OwnedSemaphorePermit,
+        place: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Permitted, Denial> {
         let Asked {
             decided,
@@ -267,6 +276,11 @@ impl LocalBroker {
         if self.instance(instance.id).is_none() {
             return Err(Stop::Ended.denial());
         }
+        // Before the entry: a value that is replaced after it is gone, and the use was allowed with it.
+        let opened = match credentials.secrets().first() {
+            Some(secret) => Some(self.open_secret(secret)?),
+            None => None,
+        };
         let (recording, allowed, room) = {
             let mut ledger = self.ledger();
             let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
@@ -294,6 +308,7 @@ impl LocalBroker {
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
             };
+            ledger.used(&allowed, time);
             let recording = Permit::to_send(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -311,10 +326,11 @@ impl LocalBroker {
         self.ledger().reserved_at(permit.index(), &allowed);
         let sent = Arc::new(AtomicU64::new(0));
         Ok(Permitted {
-            settling: Settling::new(permit, sent, place),
+            settling: Settling::new(permit, sent, place.take().ok_or_else(too_many)?),
             exchange,
             registered,
             credentials,
+            opened,
             room,
         })
     }
@@ -332,6 +348,7 @@ impl LocalBroker {
             exchange,
             registered,
             credentials,
+            opened,
             room,
         } = permitted;
         let alias = prepared.decided.alias;
@@ -350,7 +367,7 @@ impl LocalBroker {
                 prepared.decided.clone(),
                 &prepared,
                 &credentials,
-                token.as_ref(),
+                (token.as_ref(), opened),
             )?;
             plan.slots.extend(proved);
             Ok(plan)
@@ -423,16 +440,16 @@ impl LocalBroker {
         decided: Decided<'_>,
         prepared: &Prepared<'_>,
         credentials: &Credentials,
-        token: Option<&Arc<Secret>>,
+        (token, secret): (Option<&Arc<Secret>>, Option<Arc<Secret>>),
     ) -> Result<Plan, Denial> {
         let terms = prepared.terms;
         let mut opened = None;
         let slots = match &terms.grant.inject {
             None => Vec::new(),
             Some(inject) => {
-                let value = match (token, credentials.secrets().first()) {
+                let value = match (token, secret) {
                     (Some(token), _) => Some(Arc::clone(token)),
-                    (None, Some(secret)) => Some(self.open_secret(secret)?),
+                    (None, Some(secret)) => Some(secret),
                     // A key signs the request or the connection: nothing is attached but its proof.
                     (None, None) if !credentials.keys().is_empty() => None,
                     (None, None) => return Err(no_credential(inject)),
@@ -466,9 +483,18 @@ impl LocalBroker {
     fn watched(&self, instance: &Instance) -> Result<Vec<Arc<Secret>>, Denial> {
         let mut watched = self.tokens.of(&instance.admitted);
         for name in &instance.admitted.watched {
-            // One that is out of use is in no request either.
-            if let Some(record) = self.keyring.secret(name) {
-                watched.push(self.open_secret(&record.secret)?);
+            // One that is out of use is in no request either; one that waits or retires may be good at its server.
+            let versions = self.keyring.secret_versions(name);
+            let used = self.keyring.secret(name);
+            for record in versions.iter().filter(|record| record.is_good()) {
+                match self.open_secret(&record.secret) {
+                    Ok(value) => watched.push(value),
+                    // Replaced this moment, or, if it is the one in use, a fault.
+                    Err(denial) if used.as_ref().is_some_and(|used| used.secret == record.secret) => {
+                        return Err(denial);
+                    }
+                    Err(_) => {}
+                }
             }
         }
         Ok(watched)
@@ -490,6 +516,8 @@ struct Permitted {
     exchange: Arc<Exchange>,
     registered: Registered,
     credentials: Credentials,
+    // The value of its first secret.
+    opened: Option<Arc<Secret>>,
     room: Room,
 }
 
@@ -546,6 +574,14 @@ fn outgoing(body: Body, length: Option<u64>, room: Room, sent: &Arc<AtomicU64>) 
             max: room.sent,
         },
     }
+}
+
+/// A request is decided anew so often because its credential was replaced meanwhile: more often is no rotation but a fault.
+const REDECISIONS: u32 = 3;
+
+/// Whether this refuses only because a credential was replaced while the request was decided.
+fn was_replaced(denial: &Denial) -> bool {
+    denial.refusal == Refusal::Throttled && matches!(denial.rule, Rule::SecretState | Rule::KeyState)
 }
 
 fn too_many() -> Denial {

@@ -280,6 +280,7 @@ impl LocalBroker {
                 rate_until: state.rate_until,
             };
             ledger.saw(time);
+            ledger.used(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -296,7 +297,7 @@ impl LocalBroker {
         let signed = signed.and_then(|signature| {
             // A device may have taken seconds: what was stopped meanwhile gets nothing.
             guard::in_force(&self.ledger().grant(agent, alias))?;
-            self.in_use(record)?;
+            self.may_finish_with(record)?;
             Ok(signature)
         });
         permit.settle(match &signed {
@@ -321,14 +322,14 @@ impl LocalBroker {
             .sign(permit, framed)
             .await
             .map_err(|error| custody(&error.to_string()))?;
-        self.in_use(record)?;
+        self.may_finish_with(record)?;
         Ok(signature)
     }
 
-    fn in_use(&self, record: &KeyRecord) -> Result<(), Denial> {
-        match self.keyring.key(&record.key.name) {
-            Some(active) if active.key == record.key => Ok(()),
-            Some(_) | None => Err(revoked(&record.key.name)),
+    fn may_finish_with(&self, record: &KeyRecord) -> Result<(), Denial> {
+        match self.may_finish(&record.key) {
+            Some(_) => Ok(()),
+            None => Err(revoked(&record.key.name)),
         }
     }
 }
@@ -368,9 +369,8 @@ impl Handshakes {
             let text = "the permit is not for this connection";
             return Err(Denial::new(Refusal::NotGranted, Rule::Egress, text));
         }
-        let record = match broker.keyring.key(&self.key.name) {
-            Some(active) if active.key == self.key => active,
-            Some(_) | None => return Err(revoked(&self.key.name)),
+        let Some(record) = broker.may_finish(&self.key) else {
+            return Err(revoked(&self.key.name));
         };
         let framed = broker.framed(&record, |context| {
             certificate_verify(&record.profile, content, context)

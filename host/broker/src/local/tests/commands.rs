@@ -1,11 +1,14 @@
 //! Every command of an operator: what it does, what stands against it, and that no value is in it. Not how it gets to a host.
 
+use std::time::Duration;
+
 use claviger_core::audit::SecretRef;
 use claviger_core::http::InjectionKind;
 use claviger_core::key::KeyVersion;
 
 use super::web::{API, CANARY};
 use super::*;
+use crate::keyring::{RotationPlan, Start};
 use crate::operator::{Change, Command, CommandError, Fault, Problem, Reply};
 
 pub(super) fn value(text: &str) -> Option<Secret> {
@@ -22,18 +25,20 @@ pub(super) fn add(secret: &str) -> Command {
     }
 }
 
-fn key(text: &str) -> Reply {
-    Reply::Keys(vec![KeyRef {
+fn key(text: &str, versions: &[u32]) -> Reply {
+    let keys = versions.iter().map(|version| KeyRef {
         name: name(text),
-        version: KeyVersion::FIRST,
-    }])
+        version: KeyVersion(*version),
+    });
+    Reply::Keys(keys.collect())
 }
 
-fn secret(text: &str, version: u32) -> Reply {
-    Reply::Secrets(vec![SecretRef {
+fn secret(text: &str, versions: &[u32]) -> Reply {
+    let secrets = versions.iter().map(|version| SecretRef {
         name: name(text),
-        version: KeyVersion(version),
-    }])
+        version: KeyVersion(*version),
+    });
+    Reply::Secrets(secrets.collect())
 }
 
 const DONE: Reply = Reply::Done { warning: None };
@@ -46,11 +51,11 @@ async fn each_command_does_what_it_says() {
     let (agent, grant) = (name::<AgentName>("bot"), name::<GrantAlias>("release"));
     let (agent, grant) = (|| agent.clone(), || grant.clone());
     let change = |change| Command::ChangeKey {
-        name: name("release"),
+        key: name("release"),
         change,
     };
     let changed = |change| Command::ChangeSecret {
-        name: name("github"),
+        secret: name("github"),
         change,
     };
     let create = Command::CreateKey {
@@ -58,13 +63,26 @@ async fn each_command_does_what_it_says() {
         profile: Profile::Labeled { label: name("new") },
         algorithm: None,
         custody: None,
+        plan: RotationPlan::default(),
+        locked: false,
+    };
+    let rotate = |start| Command::RotateKey {
+        name: name("release"),
+        of: None,
+        overlap: None,
+        start,
+    };
+    let stage = Command::StageSecret {
+        name: name("github"),
+        expires: None,
+        rotate_every: None,
     };
     let replace = Command::ReplaceSecret {
         name: name("github"),
         expires: None,
         rotate_every: None,
     };
-    let rm = Command::DestroySecret { name: name("github") };
+    let window = Duration::ZERO;
     // What is done, what comes of it, and whether the agent can sign afterwards.
     let rows = [
         (
@@ -95,36 +113,125 @@ async fn each_command_does_what_it_says() {
         (Command::Panic, None, DONE, Err(Refusal::Suspended)),
         (Command::LiftPanic, None, DONE, Ok(())),
         (
-            change(Change::Disable),
+            change(Change::Disable { reason: None }),
             None,
-            key("release"),
+            key("release", &[1]),
             Err(Refusal::Revoked),
         ),
-        (change(Change::Enable), None, key("release"), Ok(())),
-        (create, None, key("new"), Ok(())),
-        (add("github"), value(CANARY), secret("github", 1), Ok(())),
-        (replace, value("canary-2-of-github"), secret("github", 2), Ok(())),
-        (changed(Change::Disable), None, secret("github", 2), Ok(())),
-        (changed(Change::Enable), None, secret("github", 2), Ok(())),
-        (changed(Change::Revoke), None, secret("github", 2), Ok(())),
+        (change(Change::Enable), None, key("release", &[1]), Ok(())),
+        (create, None, key("new", &[1]), Ok(())),
+        (rotate(Start::AtOnce), None, key("release", &[2]), Ok(())),
+        (rotate(Start::Staged), None, key("release", &[3]), Ok(())),
         (
-            rm,
+            Command::PromoteKey {
+                name: name("release"),
+            },
             None,
-            Reply::Secrets(
-                [1, 2]
-                    .map(|version| SecretRef {
-                        name: name("github"),
-                        version: KeyVersion(version),
-                    })
-                    .into(),
-            ),
+            key("release", &[3]),
+            Ok(()),
+        ),
+        (rotate(Start::Staged), None, key("release", &[4]), Ok(())),
+        (
+            Command::CancelKey {
+                name: name("release"),
+            },
+            None,
+            key("release", &[4]),
+            Ok(()),
+        ),
+        (
+            Command::PlanKey {
+                name: name("release"),
+                plan: RotationPlan::default(),
+                locked: false,
+            },
+            None,
+            key("release", &[3]),
+            Ok(()),
+        ),
+        (Command::RotateDue, None, Reply::Rotated(Vec::new()), Ok(())),
+        (add("github"), value(CANARY), secret("github", &[1]), Ok(())),
+        (
+            replace,
+            value("canary-2-of-github"),
+            secret("github", &[2]),
+            Ok(()),
+        ),
+        (stage, value("canary-3-of-github"), secret("github", &[3]), Ok(())),
+        (
+            Command::PromoteSecret { name: name("github") },
+            None,
+            secret("github", &[3]),
+            Ok(()),
+        ),
+        (
+            Command::PlanSecret {
+                name: name("github"),
+                rotate_every: None,
+                overlap: window,
+                locked: false,
+            },
+            None,
+            secret("github", &[3]),
+            Ok(()),
+        ),
+        (
+            changed(Change::Disable {
+                reason: Some("rumours".to_owned()),
+            }),
+            None,
+            secret("github", &[3]),
+            Ok(()),
+        ),
+        (changed(Change::Enable), None, secret("github", &[3]), Ok(())),
+        (
+            changed(Change::Revoke { reason: None }),
+            None,
+            secret("github", &[3]),
             Ok(()),
         ),
         (Command::AcceptClock, None, DONE, Ok(())),
         (
-            change(Change::Revoke),
+            Command::DeleteKey {
+                name: name("release"),
+                window: Duration::from_secs(86_400),
+            },
             None,
-            key("release"),
+            key("release", &[1, 2, 3, 4]),
+            Err(Refusal::Revoked),
+        ),
+        (
+            Command::RestoreKey {
+                name: name("release"),
+            },
+            None,
+            key("release", &[1, 2, 3, 4]),
+            Ok(()),
+        ),
+        (
+            Command::CompromiseKey {
+                key: name("release"),
+                reason: None,
+            },
+            None,
+            Reply::Compromised {
+                revoked: [1, 2, 3]
+                    .map(|version| KeyRef {
+                        name: name("release"),
+                        version: KeyVersion(version),
+                    })
+                    .into(),
+                replaced_by: Some(KeyRef {
+                    name: name("release"),
+                    version: KeyVersion(5),
+                }),
+            },
+            Ok(()),
+        ),
+        (
+            change(Change::Revoke { reason: None }),
+            None,
+            key("release", &[5]),
             Err(Refusal::Revoked),
         ),
     ];
@@ -156,6 +263,8 @@ async fn what_stands_against_a_command_has_its_kind_and_nothing_is_done() {
         profile,
         algorithm,
         custody: None,
+        plan: RotationPlan::default(),
+        locked: false,
     };
     let empty = Profile::Sshsig {
         namespaces: std::collections::BTreeSet::new(),
@@ -184,8 +293,8 @@ async fn what_stands_against_a_command_has_its_kind_and_nothing_is_done() {
         ),
         (
             Command::ChangeKey {
-                name: name("none"),
-                change: Change::Revoke,
+                key: name("none"),
+                change: Change::Revoke { reason: None },
             },
             None,
             Fault::Failed,
@@ -276,7 +385,7 @@ fn a_command_is_read_strictly_and_holds_no_value() {
         r#"{"suspend-agent":{"agent":"bot","grant":"x"}}"#,
         r#"{"suspend-agent":{}}"#,
         r#"{"panic":{}}"#,
-        r#"{"change-key":{"name":"release","change":"destroy"}}"#,
+        r#"{"change-key":{"key":{"name":"release"},"change":"destroy"}}"#,
         r#""export-key""#,
         r#"{"panic":null,"status":null}"#,
         "[]",
@@ -295,8 +404,8 @@ async fn a_log_that_cannot_be_written_is_said_to_be_so() {
     let fixture = Fixture::new().await;
     std::fs::remove_dir_all(fixture.folder.path().join("keyring").join(AUDIT_FOLDER)).unwrap();
     let revoke = Command::ChangeKey {
-        name: name("release"),
-        change: Change::Revoke,
+        key: name("release"),
+        change: Change::Revoke { reason: None },
     };
     let error = fixture.broker.command(revoke, None).await.unwrap_err();
     assert!(

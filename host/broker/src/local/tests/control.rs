@@ -38,8 +38,8 @@ impl Fixture {
 
 fn revoke(key: &str) -> Command {
     Command::ChangeKey {
-        name: name(key),
-        change: Change::Revoke,
+        key: name(key),
+        change: Change::Revoke { reason: None },
     }
 }
 
@@ -84,9 +84,16 @@ async fn an_operator_s_command_holds_at_the_agent_s_next_call() {
     assert!(matches!(reply, Reply::Keys(keys) if keys[0].name == name("release")));
     assert_eq!(fixture.sign(who, "release", b"x").await, Err(Refusal::Revoked));
     // What stands against one comes back with its kind.
-    let refused = fixture.ask(revoke("release")).await.unwrap_err();
-    assert!(matches!(&refused, ClientError::Refused(problem) if problem.fault == Fault::Failed));
-    assert!(refused.to_string().contains("cannot become"), "{refused}");
+    let enable = Command::ChangeKey {
+        key: name("release"),
+        change: Change::Enable,
+    };
+    let refused = fixture.ask(enable).await.unwrap_err();
+    assert!(
+        matches!(&refused, ClientError::Refused(problem) if problem.fault == Fault::Failed),
+        "{refused:?}"
+    );
+    assert!(refused.to_string().contains("`release@v1`"), "{refused}");
     // A value goes beside its command, and is what the keyring then has.
     let added = fixture.host().await;
     let added = added.command(&add("github"), value(CANARY).as_ref()).await;
@@ -377,10 +384,13 @@ async fn no_use_that_began_after_the_reply_succeeds() {
             signed.recv().await.unwrap();
         }
         let change = |change| Command::ChangeKey {
-            name: name("release"),
+            key: name("release"),
             change,
         };
-        fixture.ask(change(Change::Disable)).await.unwrap();
+        fixture
+            .ask(change(Change::Disable { reason: None }))
+            .await
+            .unwrap();
         let replied = std::time::Instant::now();
         for began in signing.join_all().await {
             assert!(began <= replied);
