@@ -353,6 +353,7 @@ impl LocalBroker {
             }
         };
         let signed = key.sign(&permit, &message).await;
+        let _releasing = self.record.releasing();
         let finished = signed
             .map_err(CertificateRequestError::from)
             .and_then(|signature| Ok(request.finish(&signature)?))
