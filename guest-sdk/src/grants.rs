@@ -9,7 +9,7 @@ use crate::error::Refusal;
 pub struct Grant {
     /// The alias to open it by.
     pub alias: String,
-    /// Its capability: `sign`.
+    /// Its capability: `sign`, `http`, `seal` or `mac`.
     pub capability: String,
     /// Uses left, if they are counted.
     pub uses_left: Option<u64>,

@@ -53,6 +53,7 @@ fn ledger(manifest: &Manifest, agent: &AgentName, now: Timestamp) -> Ledger {
             key: Some(key),
             secret: None,
             profile: "labeled".to_owned(),
+            operation: None,
             request: None,
             content: ContentDigest::of(b""),
             size: 0,
@@ -114,7 +115,10 @@ fn decide_request(criterion: &mut Criterion) {
     let mut router = Router::default();
     let grant_of = |alias: &GrantAlias| match &manifest.grants.get(alias)?.capability {
         Capability::Http(http) => Some(http.as_ref()),
-        Capability::Sign { .. } => None,
+        Capability::Sign { .. }
+        | Capability::Seal { .. }
+        | Capability::Mac { .. }
+        | Capability::Attest(_) => None,
     };
     for alias in manifest.grants.keys() {
         let grant = grant_of(alias).unwrap();

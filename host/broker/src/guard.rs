@@ -2,7 +2,7 @@
 
 use claviger_core::Refusal;
 use claviger_core::http::{Budget, ByteBudget};
-use claviger_core::manifest::{Constraints, OnViolation, Rate};
+use claviger_core::manifest::{Bytes, Constraints, OnViolation, Rate};
 use claviger_core::refusal::{Denial, Rule};
 use jiff::{SignedDuration, Timestamp};
 
@@ -129,10 +129,14 @@ pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
         | Rule::Query
         | Rule::Header
         | Rule::Body
-        | Rule::Budget => true,
+        | Rule::Budget
+        | Rule::Guesses => true,
         Rule::Instance
         | Rule::Grant
         | Rule::Capability
+        | Rule::Right
+        // One box that does not open may be an old one; many are guesses.
+        | Rule::Mismatch
         | Rule::Expires
         | Rule::Suspension
         | Rule::KeyState
@@ -200,6 +204,24 @@ pub fn room(budget: &ByteBudget, state: &GrantState, body: BodyLength, answer: u
         return spent("answers", budget.received, state.received);
     }
     Ok(Room { sent, received })
+}
+
+/// Whether so many bytes more may be sealed or unsealed under a grant's budget. A text is taken whole or not at all.
+///
+/// # Errors
+/// When they may not.
+pub fn sealed_room(budget: Option<Bytes>, state: &GrantState, size: u64) -> Result<(), Denial> {
+    match budget {
+        Some(budget) if state.sealed.saturating_add(size) > budget.0 => Err(Denial::new(
+            Refusal::OverBudget,
+            Rule::Budget,
+            &format!(
+                "{} bytes were sealed and unsealed, {size} more are asked for; the budget is {budget}",
+                state.sealed
+            ),
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 type Check = fn(&Constraints, &GrantState, Timestamp) -> Result<(), Denial>;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use claviger_core::audit::{Entry, Event, RequestPurpose, SecretRef, Use};
+use claviger_core::audit::{Entry, Event, Operation, RequestPurpose, SecretRef, Use};
 use claviger_core::key::{KeyRef, KeyVersion};
 use claviger_core::{AgentName, EntryIndex, GrantAlias, SecretName};
 use jiff::Timestamp;
@@ -35,6 +35,8 @@ pub struct GrantState {
     pub sent: u64,
     /// Bytes of answers' bodies that were received, or may be.
     pub received: u64,
+    /// Bytes that were sealed and unsealed, or asked to be: a box that does not open counts, too.
+    pub sealed: u64,
 }
 
 /// Bytes of one request, taken from a grant's budget before it is sent.
@@ -56,6 +58,9 @@ impl Ledger {
             state.sent = state.sent.saturating_add(sent);
             state.received = state.received.saturating_add(received);
             self.reserved_at(index, allowed);
+        }
+        if let Event::Allowed(allowed) = &entry.event {
+            self.count_sealed(allowed);
         }
         self.fold(entry);
     }
@@ -165,6 +170,17 @@ impl Ledger {
         let state = self.state(agent, alias);
         state.sent = state.sent.saturating_add(sent);
         state.received = state.received.saturating_add(received);
+    }
+
+    /// Takes what a use seals or unseals from its grant's budget. Nothing of it ever comes back.
+    pub(crate) fn count_sealed(&mut self, allowed: &Use) {
+        match allowed.operation {
+            Some(Operation::Seal | Operation::Unseal) => {
+                let state = self.state(&allowed.agent, &allowed.grant);
+                state.sealed = state.sealed.saturating_add(allowed.size);
+            }
+            Some(Operation::Generate | Operation::Verify) | None => {}
+        }
     }
 
     /// Remembers what was reserved under an entry, now that its place in the log is known.

@@ -4,12 +4,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::manifest::parse_duration;
 use claviger_core::name::{Label, Namespace, Principal, TokenType};
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
+
+mod attest;
+mod custody;
+
+pub(crate) use attest::{Attest, Nonce, Revocation};
+pub(crate) use custody::Custody;
 
 /// Runs agents and carries their keys.
 ///
@@ -187,6 +192,8 @@ pub(crate) enum Key {
         /// The key
         name: KeyName,
     },
+    /// Prove that a key lives in the TPM: write the TPM's own word, its signature and the public keys to files
+    Attest(Attest),
     /// Write a request for the certificate of a key with profile `mtls` to stdout (PKCS#10, PEM)
     Csr {
         /// The key
@@ -313,7 +320,7 @@ pub(crate) struct KeyCreate {
     /// jws: the longest life of a token [default: 10 min]
     #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
     pub(crate) max_ttl: Option<u32>,
-    /// labeled: what the signatures are for
+    /// labeled and mac: what the signatures or MACs are for
     #[arg(long)]
     pub(crate) label: Option<Label>,
     /// http-signature: the `tag` of every signature [default: none]
@@ -338,6 +345,9 @@ pub(crate) struct KeyCreate {
     /// Where it lives [default: the hardest that this keyring has for the algorithm]
     #[arg(long, value_enum)]
     pub(crate) custody: Option<Custody>,
+    /// Who refuses it once it is revoked
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) revocation: Revocation,
 }
 
 /// The kinds of profiles.
@@ -359,27 +369,12 @@ pub(crate) enum ProfileKind {
     GithubApp,
     /// Requests: client certificates (TLS 1.3); `claviger key csr` asks for the certificate
     Mtls,
-}
-
-/// Where a key lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Custody {
-    /// In the TPM, which signs; the key never leaves it
-    Tpm,
-    /// Sealed by the TPM, opened in locked memory while in use
-    TpmSealed,
-    /// Encrypted in the keyring, opened in locked memory while in use
-    Software,
-}
-
-impl From<Custody> for CustodyKind {
-    fn from(custody: Custody) -> Self {
-        match custody {
-            Custody::Tpm => Self::Tpm,
-            Custody::TpmSealed => Self::TpmSealed,
-            Custody::Software => Self::Software,
-        }
-    }
+    /// Evidence of which agent runs on this machine; in a TPM only
+    Attest,
+    /// Boxes that only this keyring opens again; signs nothing
+    Seal,
+    /// MACs under a label; signs nothing
+    Mac,
 }
 
 /// Formats of public keys.

@@ -31,7 +31,7 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
             Style::Warn
         }
         Event::Settled {
-            settlement: Settlement::Failed | Settlement::Indeterminate,
+            settlement: Settlement::Failed | Settlement::Mismatch | Settlement::Indeterminate,
             ..
         } => Style::Warn,
         Event::Ended {
@@ -142,7 +142,8 @@ fn words(event: &Event) -> (&'static str, String) {
                 used.number,
                 used.grant,
                 credential(used),
-                used.profile,
+                used.operation
+                    .map_or_else(|| used.profile.clone(), |operation| name(&operation)),
                 used.size,
                 short_content(&used.content),
                 used.request.as_ref().map_or_else(String::new, requested)
@@ -264,6 +265,7 @@ const fn settled(settlement: Settlement) -> &'static str {
     match settlement {
         Settlement::Released => "released to the agent",
         Settlement::Failed => "failed, nothing released",
+        Settlement::Mismatch => "did not open or match, as the agent learned",
         Settlement::Abandoned => "abandoned by the agent",
         Settlement::Indeterminate => "not known: the host died in between",
     }

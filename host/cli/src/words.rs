@@ -1,7 +1,12 @@
 //! A manifest in words: limits, the agent's world, and each grant as a sentence. Judges nothing.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use claviger_core::Manifest;
-use claviger_core::manifest::{Access, Capability, Constraints, Grant, Limits, OnViolation, Rate};
+use claviger_core::manifest::{
+    Access, Capability, Constraints, Grant, Limits, OnViolation, Rate, format_duration,
+};
 use claviger_core::profile::Narrowing;
 use claviger_core::refusal::Rule;
 
@@ -59,7 +64,39 @@ fn capability(capability: &Capability) -> String {
     match capability {
         Capability::Sign { key, narrowing } => format!("may sign with key `{key}`{}", narrowed(narrowing)),
         Capability::Http(http) => http::sentence(http),
+        Capability::Attest(attest) => format!(
+            "may have itself attested to {} with key `{}`, each time for {}",
+            list(attest.audiences.iter()),
+            attest.key,
+            format_duration(Duration::from_secs(u64::from(attest.ttl)))
+        ),
+        Capability::Seal { key, allow, bytes } => {
+            let all = bytes.map_or("any number of bytes".to_owned(), |bytes| {
+                format!("{bytes} in all")
+            });
+            format!("may {} with key `{key}`, {all}", both(allow))
+        }
+        Capability::Mac { key, label, allow } => {
+            let label = label.as_ref().map(|label| format!(" under label `{label}`"));
+            format!(
+                "may {} MACs with key `{key}`{}",
+                both(allow),
+                label.unwrap_or_default()
+            )
+        }
     }
+}
+
+/// Names in quotes.
+fn list<T: ToString>(items: impl Iterator<Item = T>) -> String {
+    let quoted: Vec<_> = items.map(|item| format!("`{}`", item.to_string())).collect();
+    quoted.join(", ")
+}
+
+/// The rights of a grant: one, or one and the other.
+fn both<T: ToString>(rights: &BTreeSet<T>) -> String {
+    let names: Vec<_> = rights.iter().map(ToString::to_string).collect();
+    names.join(" and ")
 }
 
 fn narrowed(narrowing: &Narrowing) -> String {

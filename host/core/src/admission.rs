@@ -23,6 +23,10 @@ pub enum CapabilityKind {
     Http,
     /// `claviger:credentials/attestation`.
     Attest,
+    /// `claviger:credentials/sealing`.
+    Seal,
+    /// `claviger:credentials/mac`.
+    Mac,
 }
 
 impl CapabilityKind {
@@ -33,6 +37,8 @@ impl CapabilityKind {
             Self::Sign => "sign",
             Self::Http => "http",
             Self::Attest => "attest",
+            Self::Seal => "seal",
+            Self::Mac => "mac",
         }
     }
 }

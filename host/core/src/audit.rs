@@ -242,18 +242,36 @@ pub struct Use {
     pub secret: Option<SecretRef>,
     /// The profile's kind; of a request, the injection's, or `none`.
     pub profile: String,
+    /// What was done, under a grant with rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
     /// Of a request: where to, and under which rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestLine>,
-    /// The digest of the agent's content; of a request, of its head and, if it was read whole, its body.
+    /// The digest of the agent's content; of a request, of its head and, if it was read whole, its body. Of a box, of its context and, if it
+    /// is to be opened, the box: never of what is in it.
     pub content: ContentDigest,
-    /// The length of the agent's content in bytes; of a request, of its body, or the most that it may have.
+    /// The length of the agent's content in bytes; of a request, of its body, or the most that it may have; of a box, of what is in it.
     pub size: u64,
     /// Which use of the grant this is, counted from 1 by agent name and alias.
     pub number: u64,
     /// Under a rate: the moment at which the bucket is full again (the GCRA's theoretical arrival time).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_until: Option<Timestamp>,
+}
+
+/// An operation that is a right of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// A box is made.
+    Seal,
+    /// A box is opened.
+    Unseal,
+    /// A tag is made.
+    Generate,
+    /// A tag is compared.
+    Verify,
 }
 
 /// A request on the log: what an operator wrote of it, and nothing that an agent chose but its method.
@@ -342,6 +360,8 @@ pub enum Settlement {
     Released,
     /// The operation failed; nothing was released.
     Failed,
+    /// The box does not open, or the tag is another; the agent learned that.
+    Mismatch,
     /// The agent went away before the operation ended.
     Abandoned,
     /// The host died in between; written by recovery.

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::name::GrantAlias;
+use crate::profile::Plaintext;
 use crate::refusal::Refusal;
 
 /// One running agent. Given out by the broker; never by the agent or the worker.
@@ -53,6 +54,60 @@ pub enum Request {
     },
     /// Lists the agent's own grants.
     ListGrants,
+    /// Opens a grant to seal or unseal. Uses nothing up.
+    OpenSealer {
+        /// As of [`Request::OpenSigner`].
+        alias: String,
+    },
+    /// Describes the key behind a grant to seal.
+    DescribeSealer {
+        /// The grant.
+        grant: GrantAlias,
+    },
+    /// Seals a text under an opened grant.
+    Seal {
+        /// The grant.
+        grant: GrantAlias,
+        /// The text; at most [`crate::profile::MAX_PLAINTEXT`] bytes.
+        plaintext: Plaintext,
+        /// The context; 1 to [`crate::profile::MAX_CONTEXT`] bytes.
+        context: Vec<u8>,
+    },
+    /// Opens a box under an opened grant.
+    Unseal {
+        /// The grant.
+        grant: GrantAlias,
+        /// The box; at most [`crate::profile::MAX_BOX`] bytes.
+        sealed: Vec<u8>,
+        /// The context that it was sealed with.
+        context: Vec<u8>,
+    },
+    /// Opens a grant for MACs. Uses nothing up.
+    OpenAuthenticator {
+        /// As of [`Request::OpenSigner`].
+        alias: String,
+    },
+    /// Describes the key behind a grant for MACs.
+    DescribeAuthenticator {
+        /// The grant.
+        grant: GrantAlias,
+    },
+    /// Makes a tag under an opened grant.
+    GenerateTag {
+        /// The grant.
+        grant: GrantAlias,
+        /// The content; at most [`crate::profile::MAX_MAC_CONTENT`] bytes.
+        content: Vec<u8>,
+    },
+    /// Says whether a tag is right.
+    VerifyTag {
+        /// The grant.
+        grant: GrantAlias,
+        /// The content.
+        content: Vec<u8>,
+        /// The tag: [`crate::profile::TAG`] bytes.
+        tag: Vec<u8>,
+    },
 }
 
 /// The worker cuts an alias to this many bytes, four times a valid one, so that the log shows what was tried.
@@ -78,6 +133,20 @@ impl fmt::Debug for Request {
                 )
             }
             Self::ListGrants => f.write_str("ListGrants"),
+            Self::OpenSealer { alias } => write!(f, "OpenSealer({})", crate::name::escape(alias, 64)),
+            Self::DescribeSealer { grant } => write!(f, "DescribeSealer({grant})"),
+            Self::Seal { grant, plaintext, .. } => write!(f, "Seal({grant}, {plaintext:?})"),
+            Self::Unseal { grant, sealed, .. } => write!(f, "Unseal({grant}, {} bytes)", sealed.len()),
+            Self::OpenAuthenticator { alias } => {
+                write!(f, "OpenAuthenticator({})", crate::name::escape(alias, 64))
+            }
+            Self::DescribeAuthenticator { grant } => write!(f, "DescribeAuthenticator({grant})"),
+            Self::GenerateTag { grant, content } => {
+                write!(f, "GenerateTag({grant}, {} bytes)", content.len())
+            }
+            Self::VerifyTag { grant, content, .. } => {
+                write!(f, "VerifyTag({grant}, {} bytes)", content.len())
+            }
         }
     }
 }
@@ -105,6 +174,53 @@ pub enum Outcome {
         /// By alias.
         grants: Vec<GrantInfo>,
     },
+    /// The grant exists and is a right to seal or unseal.
+    SealerOpened {
+        /// The alias, now known to be one.
+        grant: GrantAlias,
+    },
+    /// About a key that seals.
+    Sealer(SymmetricInfo),
+    /// A box.
+    Sealed {
+        /// At most [`crate::profile::MAX_BOX`] bytes.
+        sealed: Vec<u8>,
+    },
+    /// What was in a box.
+    Unsealed {
+        /// At most [`crate::profile::MAX_PLAINTEXT`] bytes.
+        plaintext: Plaintext,
+    },
+    /// The grant exists and is a right to MACs.
+    AuthenticatorOpened {
+        /// The alias, now known to be one.
+        grant: GrantAlias,
+    },
+    /// About a key for MACs.
+    Authenticator(SymmetricInfo),
+    /// A tag.
+    Tag {
+        /// [`crate::profile::TAG`] bytes.
+        tag: Vec<u8>,
+    },
+    /// Whether a tag is right.
+    Verified {
+        /// True if it is.
+        valid: bool,
+    },
+}
+
+/// What an agent may know of a key without a public half.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SymmetricInfo {
+    /// `xchacha20-poly1305` or `hmac-sha256`.
+    pub algorithm: String,
+    /// Its identifier: 22 characters.
+    pub key_id: String,
+    /// The version that is used for what is new.
+    pub version: u32,
+    /// What its MACs are for; none of a key that seals.
+    pub label: Option<String>,
 }
 
 /// What an agent may know of a key.
@@ -144,7 +260,7 @@ pub struct EvidenceInfo {
 pub struct GrantInfo {
     /// Its alias.
     pub alias: GrantAlias,
-    /// Its capability: `sign`, `http` or `attest`.
+    /// Its capability: `sign`, `http`, `seal`, `mac` or `attest`.
     pub capability: String,
     /// Uses left, if counted.
     pub uses_left: Option<u64>,

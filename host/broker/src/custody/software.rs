@@ -4,9 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use claviger_core::custody::{
-    Custody, CustodyError, CustodyKind, Generated, MacCustody, SealingCustody, SigningKey,
-};
+use claviger_core::custody::{self, Custody, CustodyError, CustodyKind, Generated, SigningKey};
 use claviger_core::key::KeyError;
 use claviger_core::profile::Framed;
 use claviger_core::stack::wipe_below;
@@ -63,11 +61,11 @@ impl Custody for SoftwareCustody {
         )))
     }
 
-    fn sealing(&self) -> Option<&dyn SealingCustody> {
+    fn sealing(&self) -> Option<&dyn custody::SealingCustody> {
         Some(self)
     }
 
-    fn macs(&self) -> Option<&dyn MacCustody> {
+    fn macs(&self) -> Option<&dyn custody::MacCustody> {
         Some(self)
     }
 }

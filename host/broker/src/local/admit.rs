@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use claviger_core::admission::NotAdmittedReason;
+use claviger_core::admission::{CapabilityKind, NotAdmittedReason};
 use claviger_core::audit::Event;
 use claviger_core::http::{HttpGrant, Router, overlapping};
-use claviger_core::manifest::{Capability, Constraints, Manifest};
+use claviger_core::manifest::{Bytes, Capability, Constraints, MacRight, Manifest, SealRight};
 use claviger_core::name::{escape, nearest};
-use claviger_core::profile::SigningRule;
+use claviger_core::profile::{MacRule, Profile, ProfileError, SealRule, SigningRule};
 use claviger_core::{
     Admission, AdmissionId, AgentName, ComponentDigest, GrantAlias, KeyName, ManifestDigest, NotAdmitted,
     SecretName,
@@ -37,7 +37,7 @@ impl Admitted {
     pub(super) fn http(&self, alias: &GrantAlias) -> Option<&HttpTerms> {
         match &self.grants.get(alias)?.capability {
             Granted::Http(terms) => Some(terms),
-            Granted::Sign { .. } | Granted::Attest(_) => None,
+            Granted::Sign { .. } | Granted::Attest(_) | Granted::Seal { .. } | Granted::Mac { .. } => None,
         }
     }
 }
@@ -56,6 +56,31 @@ pub(super) enum Granted {
     Http(HttpTerms),
     /// Evidence.
     Attest(AttestTerms),
+    /// Boxes.
+    Seal {
+        key: KeyName,
+        rule: SealRule,
+        allow: BTreeSet<SealRight>,
+        budget: Option<Bytes>,
+    },
+    /// MACs.
+    Mac {
+        key: KeyName,
+        rule: MacRule,
+        allow: BTreeSet<MacRight>,
+    },
+}
+
+impl Granted {
+    pub(super) const fn kind(&self) -> CapabilityKind {
+        match self {
+            Self::Sign { .. } => CapabilityKind::Sign,
+            Self::Http(_) => CapabilityKind::Http,
+            Self::Seal { .. } => CapabilityKind::Seal,
+            Self::Mac { .. } => CapabilityKind::Mac,
+            Self::Attest(_) => CapabilityKind::Attest,
+        }
+    }
 }
 
 impl LocalBroker {
@@ -126,7 +151,7 @@ impl LocalBroker {
                     router.add(alias, &terms.grant.origin, &terms.grant.allow);
                     watched.extend(terms.secrets().map(|(name, _, _)| name.clone()));
                 }
-                Granted::Sign { .. } | Granted::Attest(_) => {}
+                Granted::Sign { .. } | Granted::Attest(_) | Granted::Seal { .. } | Granted::Mac { .. } => {}
             }
         }
         let admitted = Admitted {
@@ -156,23 +181,31 @@ impl LocalBroker {
         for (alias, grant) in &manifest.grants {
             let capability = match &grant.capability {
                 Capability::Sign { key, narrowing } => self
-                    .active_key(key)
-                    .and_then(|record| {
-                        record
-                            .profile
-                            .narrow(narrowing)
-                            .map_err(|error| format!("key `{key}`: {error}"))
-                    })
+                    .resolve_key(key, |profile| profile.narrow(narrowing))
                     .map(|rule| Granted::Sign {
                         key: key.clone(),
                         rule,
-                    })
-                    .map_err(|text| vec![text]),
+                    }),
                 Capability::Http(http) => self.resolve_http(http).map(Granted::Http),
                 Capability::Attest(attest) => self
                     .resolve_attest(attest)
                     .map(Granted::Attest)
                     .map_err(|text| vec![text]),
+                Capability::Seal { key, allow, bytes } => {
+                    self.resolve_key(key, Profile::sealing).map(|rule| Granted::Seal {
+                        key: key.clone(),
+                        rule,
+                        allow: allow.clone(),
+                        budget: *bytes,
+                    })
+                }
+                Capability::Mac { key, label, allow } => self
+                    .resolve_key(key, |profile| profile.macs(label.as_ref()))
+                    .map(|rule| Granted::Mac {
+                        key: key.clone(),
+                        rule,
+                        allow: allow.clone(),
+                    }),
             };
             match capability {
                 Ok(capability) => {
@@ -193,6 +226,17 @@ impl LocalBroker {
         } else {
             Err(reasons)
         }
+    }
+
+    /// What a grant makes of the profile of its key, or the one reason against it.
+    fn resolve_key<T>(
+        &self,
+        key: &KeyName,
+        rule: impl FnOnce(&Profile) -> Result<T, ProfileError>,
+    ) -> Result<T, Vec<String>> {
+        self.active_key(key)
+            .and_then(|record| rule(&record.profile).map_err(|error| format!("key `{key}`: {error}")))
+            .map_err(|text| vec![text])
     }
 
     /// Every reason against serving a grant of outbound HTTP now.
@@ -258,7 +302,10 @@ fn overlaps(manifest: &Manifest) -> Vec<NotAdmittedReason> {
         .iter()
         .filter_map(|(alias, grant)| match &grant.capability {
             Capability::Http(http) => Some((alias, http)),
-            Capability::Sign { .. } | Capability::Attest(_) => None,
+            Capability::Sign { .. }
+            | Capability::Attest(_)
+            | Capability::Seal { .. }
+            | Capability::Mac { .. } => None,
         })
         .collect();
     let mut reasons = Vec::new();

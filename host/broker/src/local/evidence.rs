@@ -147,6 +147,7 @@ impl LocalBroker {
                 request: None,
                 content: message.content(),
                 size: message.size() as u64,
+                operation: None,
                 number: ledger.reserve(&admitted.agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
             };

@@ -60,14 +60,9 @@ impl LocalBroker {
                             .map(|denial| denial.refusal)
                     }),
                 };
-                let capability = match &grant.capability {
-                    Granted::Sign { .. } => "sign",
-                    Granted::Http(_) => "http",
-                    Granted::Attest(_) => "attest",
-                };
                 GrantInfo {
                     alias: alias.clone(),
-                    capability: capability.to_owned(),
+                    capability: grant.capability.kind().as_str().to_owned(),
                     uses_left: grant
                         .constraints
                         .uses
@@ -85,8 +80,10 @@ impl LocalBroker {
     /// Whether a grant's credentials cannot be used now.
     fn credential_refused(&self, grant: &AdmittedGrant) -> Option<Refusal> {
         match &grant.capability {
-            Granted::Sign { key, .. } => self.keyring.key(key).is_none().then_some(Refusal::Revoked),
             Granted::Attest(terms) => self.keyring.key(&terms.key).is_none().then_some(Refusal::Revoked),
+            Granted::Sign { key, .. } | Granted::Seal { key, .. } | Granted::Mac { key, .. } => {
+                self.keyring.key(key).is_none().then_some(Refusal::Revoked)
+            }
             Granted::Http(terms) => self.credentials(terms).err().map(|denial| denial.refusal),
         }
     }

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_core::audit::{Event, Settlement};
-use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, SigningKey};
-use claviger_core::key::{Algorithm, KeyError, KeyVersion};
+use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, MacKey, SealingKey, SigningKey};
+use claviger_core::key::{Algorithm, KeyAlgorithm, KeyError, KeyVersion};
 use claviger_core::profile::proof::certificate_request;
 use claviger_core::profile::{FrameContext, FrameError, Profile, ProfileError};
 use claviger_core::{AuditError, KeyName, KeyRef, Permit};
 use tokio::sync::OnceCell;
 
 use super::hardware::Enforced;
+use super::making::{self, OpenKey};
 use super::secrets::OpenSecrets;
 use super::send::Stop;
 use super::{LocalBroker, OpenError};
@@ -50,12 +51,15 @@ pub enum NewKeyError {
     /// There is no such custody here.
     #[error("this keyring has no `{0}` custody")]
     NoCustody(CustodyKind),
+    /// The profile is one of keys that sign.
+    #[error("keys with profile `{0}` have a public half, whose algorithm must be named")]
+    HasPublicHalf(&'static str),
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
     /// No device there gives evidence.
     #[error(
-        "`{0}` custody gives no evidence; a key with profile `attest` needs a TPM (`claviger init --tpm`, `--custody tpm`)"
+        "`{0}` custody gives no evidence; a key with profile `attest` needs a TPM (`claviger init --custody tpm`)"
     )]
     CannotAttest(CustodyKind),
     /// Two options that exclude each other.
@@ -107,11 +111,12 @@ pub enum CertificateRequestError {
 impl LocalBroker {
     /// The custody a key of this algorithm gets if the operator names none: the hardest there is.
     #[must_use]
-    pub fn default_custody(&self, algorithm: Algorithm) -> CustodyKind {
+    pub fn default_custody(&self, algorithm: impl Into<KeyAlgorithm>) -> CustodyKind {
+        let algorithm = algorithm.into();
         let has = |kind: CustodyKind| {
             self.custodies
                 .get(kind.as_str())
-                .is_some_and(|custody| custody.algorithms().contains(&algorithm))
+                .is_some_and(|custody| making::has(custody.as_ref(), algorithm))
         };
         if has(CustodyKind::Tpm) {
             CustodyKind::Tpm
@@ -140,18 +145,39 @@ impl LocalBroker {
             name,
             profile,
             algorithm,
-            custody: kind,
+            custody,
         } = creation;
+        self.create_first(name, profile, algorithm.into(), custody, enforced)
+            .await
+    }
+
+    /// As [`LocalBroker::create_key`], for a key without a public half: its profile says its algorithm.
+    ///
+    /// # Errors
+    /// As [`LocalBroker::create_key`], and when the keys of the profile have a public half.
+    pub async fn create_symmetric_key(
+        &self,
+        name: KeyName,
+        profile: Profile,
+        custody: CustodyKind,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let algorithm = profile
+            .symmetric()
+            .ok_or_else(|| NewKeyError::HasPublicHalf(profile.kind()))?;
+        self.create_first(name, profile, algorithm.into(), custody, Enforced::Keyring)
+            .await
+    }
+
+    async fn create_first(
+        &self,
+        name: KeyName,
+        profile: Profile,
+        algorithm: KeyAlgorithm,
+        custody: CustodyKind,
+        enforced: Enforced,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
         profile.validate()?;
         profile.accept(algorithm)?;
-        let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
-        if !custody.algorithms().contains(&algorithm) {
-            return Err(CustodyError::Algorithm {
-                custody: kind,
-                algorithm,
-            }
-            .into());
-        }
         let key = KeyRef {
             name,
             version: KeyVersion::FIRST,
@@ -159,12 +185,12 @@ impl LocalBroker {
         if self.keyring.record(&key).is_some() {
             return Err(NewKeyError::Exists(key.name));
         }
-        let made = self.make(custody, &key, &profile, algorithm, enforced).await?;
+        let made = self.make(&key, &profile, algorithm, custody, enforced).await?;
         let new = NewKey {
             key,
             profile,
-            algorithm: algorithm.into(),
-            custody: kind,
+            algorithm,
+            custody,
             assurance: self.assurance,
             identity: made.identity,
             source: KeySource::Generated,
@@ -316,6 +342,33 @@ impl LocalBroker {
         &self,
         record: &Arc<KeyRecord>,
     ) -> Result<Arc<dyn SigningKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Signing(key) => Ok(key),
+            OpenKey::Sealing(_) | OpenKey::Mac(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    pub(super) async fn open_sealing_key(
+        &self,
+        record: &Arc<KeyRecord>,
+    ) -> Result<Arc<dyn SealingKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Sealing(key) => Ok(key),
+            OpenKey::Signing(_) | OpenKey::Mac(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    pub(super) async fn open_mac_key(
+        &self,
+        record: &Arc<KeyRecord>,
+    ) -> Result<Arc<dyn MacKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Mac(key) => Ok(key),
+            OpenKey::Signing(_) | OpenKey::Sealing(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    async fn opened(&self, record: &Arc<KeyRecord>) -> Result<OpenKey, CustodyError> {
         let slot = self.open_keys.slot(&record.key);
         let key = slot
             .get_or_try_init(|| async {
@@ -325,20 +378,14 @@ impl LocalBroker {
                         record.custody, record.key
                     ))
                 })?;
-                let public = record.public().ok_or_else(|| {
-                    CustodyError::Fault(format!(
-                        "key `{}` has no public half: it signs nothing",
-                        record.key
-                    ))
-                })?;
                 let material = self
                     .keyring
                     .material(&record.key)
                     .map_err(|error| CustodyError::Fault(error.to_string()))?;
-                custody.open(&record.key, public, material).await
+                making::open(custody.as_ref(), record, material).await
             })
             .await?;
-        Ok(Arc::clone(key))
+        Ok(key.clone())
     }
 
     pub(super) fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
@@ -357,7 +404,11 @@ fn created(record: &KeyRecord) -> Event {
     }
 }
 
-type Slot = Arc<OnceCell<Arc<dyn SigningKey>>>;
+fn of_another_kind(key: &KeyRef) -> CustodyError {
+    CustodyError::Fault(format!("key `{key}` is of another kind than its profile"))
+}
+
+type Slot = Arc<OnceCell<OpenKey>>;
 
 /// The keys that are open, each closed when it was idle for a while.
 pub(super) struct OpenKeys {

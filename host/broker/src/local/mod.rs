@@ -25,14 +25,18 @@ mod admit;
 mod denials;
 mod evidence;
 mod grants;
+mod guesses;
 mod hardware;
 mod keys;
+mod making;
 mod perform;
 mod record;
 mod secrets;
 mod send;
+mod symmetric;
 mod tokens;
 
+pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
 pub use hardware::ProofError;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use secrets::{NewSecretError, SecretCreation};
@@ -40,6 +44,7 @@ pub use send::MAX_OUTSTANDING;
 
 use admit::Admitted;
 use denials::Denials;
+use guesses::Guesses;
 use hardware::Unenforced;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
@@ -152,6 +157,7 @@ pub struct LocalBroker {
     exchanges: Arc<Exchanges>,
     tokens: Tokens,
     unenforced: Unenforced,
+    guesses: Guesses,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
 }
@@ -265,6 +271,7 @@ impl LocalBroker {
             exchanges: Arc::default(),
             tokens: Tokens::default(),
             unenforced: Unenforced::default(),
+            guesses: Guesses::default(),
             me: Weak::clone(me),
         });
         broker.reconcile()?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use claviger_core::admission::CapabilityKind;
 use claviger_core::audit::{Settlement, Use};
 use claviger_core::custody::CustodyError;
 use claviger_core::name::nearest;
@@ -35,6 +36,30 @@ impl LocalBroker {
             Request::ListGrants => Ok(Outcome::Grants {
                 grants: self.list_grants(&instance),
             }),
+            Request::OpenSealer { alias } => {
+                let opened = self.open_symmetric(&instance, &alias, CapabilityKind::Seal).await;
+                opened.map(|grant| Outcome::SealerOpened { grant })
+            }
+            Request::DescribeSealer { grant } => self.describe_sealer(&instance, &grant).await,
+            Request::Seal {
+                grant,
+                plaintext,
+                context,
+            } => self.seal(&instance, &grant, plaintext, &context).await,
+            Request::Unseal {
+                grant,
+                sealed,
+                context,
+            } => self.unseal(&instance, &grant, &sealed, &context).await,
+            Request::OpenAuthenticator { alias } => {
+                let opened = self.open_symmetric(&instance, &alias, CapabilityKind::Mac).await;
+                opened.map(|grant| Outcome::AuthenticatorOpened { grant })
+            }
+            Request::DescribeAuthenticator { grant } => self.describe_authenticator(&instance, &grant).await,
+            Request::GenerateTag { grant, content } => self.generate_tag(&instance, &grant, &content).await,
+            Request::VerifyTag { grant, content, tag } => {
+                self.verify_tag(&instance, &grant, &content, &tag).await
+            }
         }
     }
 
@@ -129,6 +154,7 @@ impl LocalBroker {
                 key: Some(record.key.clone()),
                 secret: None,
                 profile: record.profile.kind().to_owned(),
+                operation: None,
                 request: None,
                 content: message.content(),
                 size: message.size() as u64,
@@ -184,8 +210,11 @@ impl LocalBroker {
         };
         let (key, rule) = match &grant.capability {
             Granted::Sign { key, rule } => (key, rule),
-            Granted::Http(_) | Granted::Attest(_) => {
-                let detail = format!("grant `{alias}` is not for signatures");
+            Granted::Http(_) | Granted::Attest(_) | Granted::Seal { .. } | Granted::Mac { .. } => {
+                let detail = format!(
+                    "grant `{alias}` is for `{}`, not for `sign`",
+                    grant.capability.kind()
+                );
                 return Err(Denial::new(Refusal::NotGranted, Rule::Capability, &detail));
             }
         };
@@ -323,7 +352,7 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
     })
 }
 
-fn no_such_grant(instance: &Instance, asked: &str) -> String {
+pub(super) fn no_such_grant(instance: &Instance, asked: &str) -> String {
     let aliases = || instance.admitted.grants.keys().map(GrantAlias::as_str);
     match nearest(asked, aliases()) {
         Some(near) => format!("the manifest has no grant `{asked}`; the nearest is `{near}`"),

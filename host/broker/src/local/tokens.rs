@@ -439,6 +439,7 @@ impl LocalBroker {
                 key: None,
                 secret: credentials.secrets().into_iter().next(),
                 profile: terms.profile().to_owned(),
+                operation: None,
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Token,
                     origin: origin.clone(),

@@ -11,7 +11,8 @@ use claviger_core::profile::proof::MAX_LIFETIME;
 use claviger_core::profile::{AssertionType, Profile};
 use claviger_core::{Algorithm, KeyName, PublicKey};
 
-use crate::args::{Key, KeyCreate, ProfileKind, PublicFormat};
+use crate::args::{Key, KeyCreate, ProfileKind, PublicFormat, Revocation};
+use crate::command::attest;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keys;
@@ -32,6 +33,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::Disable { name } => change(cx, &name, KeyState::Disabled),
         Key::Enable { name } => change(cx, &name, KeyState::Active),
         Key::Revoke { name } => change(cx, &name, KeyState::Revoked),
+        Key::Attest(args) => attest::run(cx, &args),
         Key::Csr { name, subject } => csr(cx, &name, &subject),
         Key::Public { name, format } => public(cx, &name, format),
     }
@@ -43,9 +45,27 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
         name,
         algorithm,
         custody,
+        revocation,
         ..
     } = args;
+    if let (Some(own), Some(_)) = (profile.symmetric(), algorithm) {
+        let kind = profile.kind();
+        return Err(Failure::usage(format!(
+            "`--algorithm` does not go with `--profile {kind}`: such keys are {own}"
+        )));
+    }
     let record = with_broker(cx, async |broker| {
+        if let Some(algorithm) = profile.symmetric() {
+            if revocation == Revocation::Hardware {
+                let kind = profile.kind();
+                return Err(Failure::usage(format!(
+                    "`--revocation hardware` does not go with `--profile {kind}`: it is for keys that sign"
+                )));
+            }
+            let custody = custody.map_or_else(|| broker.default_custody(algorithm), CustodyKind::from);
+            let making = broker.create_symmetric_key(name, profile, custody);
+            return Ok(progress::during(&cx.out, "making the key", making).await?);
+        }
         let algorithm =
             algorithm.unwrap_or_else(|| default_algorithm(broker, &profile, custody.map(CustodyKind::from)));
         let custody = custody.map_or_else(|| broker.default_custody(algorithm), CustodyKind::from);
@@ -55,7 +75,15 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
             algorithm,
             custody,
         };
-        Ok(progress::during(&cx.out, "making the key", broker.create_key(creation)).await?)
+        Ok(match revocation {
+            Revocation::Keyring => {
+                progress::during(&cx.out, "making the key", broker.create_key(creation)).await?
+            }
+            Revocation::Hardware => {
+                let making = broker.create_key_revocable_by_hardware(creation);
+                progress::during(&cx.out, "making the key", making).await?
+            }
+        })
     })?;
     cx.out.value(&to_json(&record)?, |_| describe(&record));
     Ok(Exit::Done)
@@ -86,14 +114,14 @@ fn default_algorithm(broker: &LocalBroker, profile: &Profile, custody: Option<Cu
 
 /// Each option that belongs to some profiles: which, and whether it was given.
 fn options(args: &KeyCreate) -> [(&'static str, &'static [ProfileKind], bool); 11] {
-    use ProfileKind::{ClientAssertion, GithubApp, HttpSignature, Jws, Labeled, Sshsig};
+    use ProfileKind::{ClientAssertion, GithubApp, HttpSignature, Jws, Labeled, Mac, Sshsig};
     [
         ("--namespace", &[Sshsig], !args.namespace.is_empty()),
         ("--issuer", &[Jws], args.issuer.is_some()),
         ("--audience", &[Jws, ClientAssertion], !args.audience.is_empty()),
         ("--typ", &[Jws, ClientAssertion], args.typ.is_some()),
         ("--max-ttl", &[Jws], args.max_ttl.is_some()),
-        ("--label", &[Labeled], args.label.is_some()),
+        ("--label", &[Labeled, Mac], args.label.is_some()),
         ("--tag", &[HttpSignature], args.tag.is_some()),
         ("--max-lifetime", &[HttpSignature], args.max_lifetime.is_some()),
         ("--client-id", &[ClientAssertion], args.client_id.is_some()),
@@ -113,6 +141,9 @@ const fn kind_name(kind: ProfileKind) -> &'static str {
         ProfileKind::ClientAssertion => "client-assertion",
         ProfileKind::GithubApp => "github-app",
         ProfileKind::Mtls => "mtls",
+        ProfileKind::Attest => "attest",
+        ProfileKind::Seal => "seal",
+        ProfileKind::Mac => "mac",
     }
 }
 
@@ -208,6 +239,14 @@ fn profile(args: &KeyCreate) -> Result<Profile, Failure> {
             },
         },
         ProfileKind::Mtls => Profile::Mtls {},
+        ProfileKind::Attest => Profile::Attest {},
+        ProfileKind::Seal => Profile::Seal {},
+        ProfileKind::Mac => Profile::Mac {
+            label: args
+                .label
+                .clone()
+                .ok_or_else(|| missing("`--label`, such as `--label acme/tickets`"))?,
+        },
     };
     profile
         .validate()
@@ -315,11 +354,21 @@ fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
         "algorithm": record.algorithm,
         "custody": record.custody,
         "assurance": record.assurance,
+        "revocation": refused_by(record),
         "key_id": record.key_id(),
         "public_key": public.map_err(|error| Failure::of(Exit::Failed, &error))?,
         "created": record.created,
         "updated": record.updated,
     }))
+}
+
+/// Who refuses the key once it is revoked.
+const fn refused_by(record: &KeyRecord) -> &'static str {
+    if record.hardware.is_some() {
+        "hardware"
+    } else {
+        "keyring"
+    }
 }
 
 fn describe(record: &KeyRecord) -> String {
@@ -336,6 +385,7 @@ fn describe(record: &KeyRecord) -> String {
         ("profile", purpose(&record.profile)),
         ("algorithm", record.algorithm.to_string()),
         ("custody", custody(record.custody, record.assurance)),
+        ("revocation", refused_by(record).to_owned()),
         ("key id", record.key_id()),
         ("public key", public),
         ("created", record.created.to_string()),
@@ -381,6 +431,7 @@ fn purpose(profile: &Profile) -> String {
         ),
         Profile::GithubApp { app, origin } => format!("github-app {app} at {origin}"),
         Profile::Mtls {} => "mtls".to_owned(),
+        Profile::Attest {} => "attest".to_owned(),
         Profile::Seal {} => "seal".to_owned(),
         Profile::Mac { label } => format!("mac {label}"),
     }

@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+pub(crate) mod attest;
 pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod compile;

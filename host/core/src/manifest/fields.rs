@@ -62,6 +62,8 @@ fields! {
         ATTEST_TABLE: "attest", "a table that names a key and audiences",
             "{ key = \"evidence\", audiences = [\"https://verifier.example\"] }";
         INJECT_TABLE: "inject", "a table that names a credential", "{ bearer = \"github-token\" }";
+        SEAL_TABLE: "seal", "a table that names a key and rights", "{ key = \"state\", allow = [\"seal\", \"unseal\"] }";
+        MAC_TABLE: "mac", "a table that names a key and rights", "{ key = \"hook\", allow = [\"verify\"] }";
         USES: "uses", "a whole number of at least 1", "500";
         RATE: "rate", "a rate", "\"30/hour\"";
         HOURS: "hours", "a window of the week, or a list of 1 to 16", "\"Mon-Fri 08:00-18:00 Europe/Zurich\"";
@@ -80,8 +82,20 @@ fields! {
     /// In each `attest`.
     ATTEST = {
         ATTEST_KEY: "key", "the name of a key with profile `attest`", "\"evidence\"";
-        AUDIENCES: "audiences", "a list of those who may be shown evidence", "[\"https://verifier.example\"]";
+        AUDIENCES: "audiences", "a list of those who may be shown evidence", "[\"https://auditor.example\"]";
         EVIDENCE_TTL: "ttl", "the life of evidence", "\"60 s\"";
+    }
+    /// In each `seal`.
+    SEAL = {
+        SEAL_KEY: "key", "the name of a key, 1 to 64 characters of a-z, 0-9 and -", "\"state\"";
+        SEAL_ALLOW: "allow", "a list with `seal`, `unseal` or both", "[\"seal\", \"unseal\"]";
+        SEAL_BYTES: "bytes", "a quantity of bytes", "\"10 MiB\"";
+    }
+    /// In each `mac`.
+    MAC = {
+        MAC_KEY: "key", "the name of a key, 1 to 64 characters of a-z, 0-9 and -", "\"hook\"";
+        MAC_LABEL: "label", "the label of the key's `mac` profile", "\"acme/webhook\"";
+        MAC_ALLOW: "allow", "a list with `generate`, `verify` or both", "[\"verify\"]";
     }
     /// In each `http`.
     HTTP = {
@@ -161,4 +175,4 @@ fields! {
 
 /// Capabilities and constraints that the format reserves and this version does not serve. A knob that nothing enforces is an
 /// error, not a comment.
-pub const UNSERVED: &[&str] = &["seal", "mac", "approval"];
+pub const UNSERVED: &[&str] = &["approval"];

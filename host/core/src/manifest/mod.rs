@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::admission::CapabilityKind;
 use crate::digest::{ComponentDigest, ManifestDigest};
 use crate::http::HttpGrant;
-use crate::name::{AgentName, GrantAlias, KeyName, Principal, VariableName};
+use crate::name::{AgentName, GrantAlias, KeyName, Label, Principal, VariableName};
 use crate::profile::Narrowing;
 
 pub mod fields;
@@ -20,10 +20,12 @@ mod parse;
 mod pin;
 mod problem;
 mod quantity;
+mod rights;
 
 pub use hours::{Hours, NotHours};
 pub use problem::{Problem, Severity, code};
 pub use quantity::{Bytes, NotAQuantity, Rate, format_duration, parse_duration};
+pub use rights::{MacRight, SealRight, UnknownRight};
 
 /// A manifest has at most this many bytes; one with 200 grants has about 30 000.
 pub const MAX_MANIFEST: usize = 256 * 1024;
@@ -196,6 +198,24 @@ pub enum Capability {
     },
     /// `http = { origin = "…", allow = [ … ] }`, with `inject` beside it.
     Http(Arc<HttpGrant>),
+    /// `seal = { key = "…", allow = [ … ] }`.
+    Seal {
+        /// The key.
+        key: KeyName,
+        /// Which operations; at least one.
+        allow: BTreeSet<SealRight>,
+        /// `bytes = "10 MiB"`: how much may be sealed and unsealed in all, counted on the audit log by agent name and alias.
+        bytes: Option<Bytes>,
+    },
+    /// `mac = { key = "…", allow = [ … ] }`.
+    Mac {
+        /// The key.
+        key: KeyName,
+        /// The label of the key's profile, repeated so that the manifest can be read alone.
+        label: Option<Label>,
+        /// Which operations; at least one.
+        allow: BTreeSet<MacRight>,
+    },
     /// `attest = { key = "…", audiences = [ … ] }`.
     Attest(AttestGrant),
 }
@@ -220,6 +240,8 @@ impl Capability {
             Self::Sign { .. } => CapabilityKind::Sign,
             Self::Http(_) => CapabilityKind::Http,
             Self::Attest(_) => CapabilityKind::Attest,
+            Self::Seal { .. } => CapabilityKind::Seal,
+            Self::Mac { .. } => CapabilityKind::Mac,
         }
     }
 }

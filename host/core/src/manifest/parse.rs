@@ -21,6 +21,7 @@ mod mix;
 mod oauth;
 mod pem;
 mod section;
+mod symmetric;
 mod world;
 
 /// The revision of the format that this version reads.

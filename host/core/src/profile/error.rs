@@ -4,7 +4,7 @@ use super::proof::{MAX_LIFETIME, MAX_SUBJECT};
 use super::{MAX_CONTEXT, MAX_TOKEN_LIFE};
 use crate::attest::{MAX_NONCE, MIN_NONCE};
 use crate::http::Origin;
-use crate::key::{Algorithm, KeyAlgorithm, KeyError};
+use crate::key::{Algorithm, KeyAlgorithm, KeyError, SymmetricAlgorithm};
 use crate::name::{Principal, TokenType};
 
 /// Why a profile or its narrowing is not acceptable.
@@ -69,6 +69,16 @@ pub enum ProfileError {
         asked: KeyAlgorithm,
         /// What there is.
         allowed: &'static [Algorithm],
+    },
+    /// The profile's keys have no public half, and one algorithm.
+    #[error("a key with profile `{profile}` is {allowed}, not {asked}")]
+    Symmetric {
+        /// The profile.
+        profile: &'static str,
+        /// What was asked.
+        asked: KeyAlgorithm,
+        /// What there is.
+        allowed: SymmetricAlgorithm,
     },
     /// The `typ` belongs to tokens that only another profile makes.
     #[error("tokens of the type `{0}` are made by a profile of their own")]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::ContentDigest;
 use crate::http::{Origin, PathEncoding, Target};
-use crate::key::{Algorithm, KeyAlgorithm, KeyError, PublicKey, Signature};
+use crate::key::{Algorithm, KeyAlgorithm, KeyError, PublicKey, Signature, SymmetricAlgorithm};
 use crate::name::{Label, Namespace, Principal, TokenType};
 
 mod error;
@@ -33,7 +33,8 @@ pub use error::{FrameError, InputError, ProfileError};
 pub use evidence::{EVIDENCE_TYPE, EvidenceClaims, evidence};
 pub use mac::{MAX_MAC_CONTENT, MAX_MAC_MESSAGE, MacInput, MacRule, MacValue, TAG, Tag};
 pub use sealing::{
-    BOX_OVERHEAD, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule, UnsealInput,
+    BOX_OVERHEAD, Context, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule,
+    UnsealInput,
 };
 pub use serial::Serial;
 
@@ -180,18 +181,40 @@ impl Profile {
     /// # Errors
     /// When it may not.
     pub fn accept(&self, algorithm: impl Into<KeyAlgorithm>) -> Result<(), ProfileError> {
-        let algorithm = algorithm.into();
-        if algorithm
-            .signing()
-            .is_some_and(|algorithm| self.algorithms().contains(&algorithm))
-        {
-            return Ok(());
+        let asked = algorithm.into();
+        let (profile, allowed) = (self.kind(), self.algorithms());
+        match (self.symmetric(), asked) {
+            (Some(own), KeyAlgorithm::Symmetric(asked)) if own == asked => Ok(()),
+            (Some(allowed), _) => Err(ProfileError::Symmetric {
+                profile,
+                asked,
+                allowed,
+            }),
+            (None, KeyAlgorithm::Signing(asked)) if allowed.contains(&asked) => Ok(()),
+            (None, _) => Err(ProfileError::Algorithm {
+                profile,
+                asked,
+                allowed,
+            }),
         }
-        Err(ProfileError::Algorithm {
-            profile: self.kind(),
-            asked: algorithm,
-            allowed: self.algorithms(),
-        })
+    }
+
+    /// The algorithm of its keys, if they have no public half.
+    #[must_use]
+    pub const fn symmetric(&self) -> Option<SymmetricAlgorithm> {
+        match self {
+            Self::Seal {} => Some(SymmetricAlgorithm::XChaCha20Poly1305),
+            Self::Mac { .. } => Some(SymmetricAlgorithm::HmacSha256),
+            Self::Sshsig { .. }
+            | Self::Jws { .. }
+            | Self::Labeled { .. }
+            | Self::HttpSignature { .. }
+            | Self::Dpop {}
+            | Self::ClientAssertion { .. }
+            | Self::GithubApp { .. }
+            | Self::Mtls {}
+            | Self::Attest {} => None,
+        }
     }
 
     /// Checks the parameters; done when a key is created and when one is read from the keyring.
@@ -222,6 +245,29 @@ impl Profile {
             | Self::Attest {}
             | Self::Seal {}
             | Self::Mac { .. } => Ok(()),
+        }
+    }
+
+    /// Checks that keys of this profile sign evidence.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn evidences(&self) -> Result<(), ProfileError> {
+        match self {
+            Self::Attest {} => Ok(()),
+            Self::Sshsig { .. }
+            | Self::Jws { .. }
+            | Self::Labeled { .. }
+            | Self::HttpSignature { .. }
+            | Self::Dpop {}
+            | Self::ClientAssertion { .. }
+            | Self::GithubApp { .. }
+            | Self::Mtls {}
+            | Self::Seal {}
+            | Self::Mac { .. } => Err(ProfileError::Purpose {
+                grant: "attest",
+                found: self.kind(),
+            }),
         }
     }
 

@@ -60,6 +60,7 @@ pub(crate) async fn permit(origin: &Origin) -> Permit {
         key: None,
         secret: None,
         profile: "none".to_owned(),
+        operation: None,
         request: None,
         content: ContentDigest::of(b""),
         size: 0,

@@ -145,6 +145,7 @@ pub(crate) async fn permit(key: &KeyRef, message: &Framed, who: u64) -> Permit {
         key: Some(key.clone()),
         secret: None,
         profile: "labeled".to_owned(),
+        operation: None,
         request: None,
         content: message.content(),
         size: message.size() as u64,

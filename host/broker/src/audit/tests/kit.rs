@@ -53,6 +53,7 @@ pub(super) fn allowed(n: u64) -> Entry {
             }),
             secret: None,
             profile: "sshsig".to_owned(),
+            operation: None,
             request: None,
             content: ContentDigest::of(&n.to_be_bytes()),
             size: n,

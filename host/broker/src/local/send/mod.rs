@@ -283,6 +283,7 @@ impl LocalBroker {
                 key: credentials.keys().into_iter().next(),
                 secret: credentials.secrets().into_iter().next(),
                 profile: terms.profile().to_owned(),
+                operation: None,
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Agent,
                     origin: terms.grant.origin.clone(),

@@ -273,6 +273,7 @@ impl LocalBroker {
                 key: Some(record.key.clone()),
                 secret: None,
                 profile: record.profile.kind().to_owned(),
+                operation: None,
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Proof,
                     origin: origin.clone(),

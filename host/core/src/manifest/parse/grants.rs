@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Section, kind, quoted};
-use super::{attest, http};
+use super::{attest, http, symmetric};
 use crate::http::overlapping;
 use crate::manifest::fields::{self, Field};
 use crate::manifest::problem::{Report, code};
@@ -25,6 +25,15 @@ const PROFILES: [(Field, &str); 5] = [
     (fields::SUBJECT, "jws"),
     (fields::TTL, "jws"),
     (fields::LABEL, "labeled"),
+];
+
+/// What a grant can be for; it has exactly one.
+const CAPABILITIES: [Field; 5] = [
+    fields::SIGN_TABLE,
+    fields::HTTP_TABLE,
+    fields::SEAL_TABLE,
+    fields::MAC_TABLE,
+    fields::ATTEST_TABLE,
 ];
 
 /// The grants that can be had; the report holds an error for every other.
@@ -106,7 +115,10 @@ fn refuse_overlaps(
         .iter()
         .filter_map(|(alias, spans)| match &grants.get(alias)?.capability {
             Capability::Http(http) => Some((alias, http, spans)),
-            Capability::Sign { .. } | Capability::Attest(_) => None,
+            Capability::Sign { .. }
+            | Capability::Attest(_)
+            | Capability::Seal { .. }
+            | Capability::Mac { .. } => None,
         })
         .collect();
     for (index, (one, left, left_spans)) in requests.iter().enumerate() {
@@ -151,18 +163,13 @@ fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut
     let place = format!("[grants.{alias}]");
     let grant = Section::open(table, span, place, fields::GRANT, fields::UNSERVED, report);
     let unserved = grant.refuse_unserved(report);
-    let (sign, http, attest) = (
-        grant.has(fields::SIGN_TABLE),
-        grant.has(fields::HTTP_TABLE),
-        grant.has(fields::ATTEST_TABLE),
-    );
     let inject = grant.get(fields::INJECT_TABLE).is_some();
-    if !sign && !http && !attest && !inject && !unserved {
+    if !CAPABILITIES.iter().any(|field| grant.has(*field)) && !inject && !unserved {
         report.error(
             code::MISSING_FIELD,
             grant.span.clone(),
             format!(
-                "{} has none of `sign`, `http` and `attest`; expected one of them",
+                "{} has none of `sign`, `http`, `seal`, `mac` and `attest`; expected one of them",
                 grant.place
             ),
             "what does it allow?",
@@ -173,8 +180,7 @@ fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut
             )),
         );
     }
-    let capabilities = [fields::SIGN_TABLE, fields::HTTP_TABLE, fields::ATTEST_TABLE];
-    let mut given = capabilities
+    let mut given = CAPABILITIES
         .into_iter()
         .filter(|field| grant.get(*field).is_some());
     if let Some(first) = given.next() {
@@ -187,17 +193,20 @@ fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut
             grant.conflict(second, &why, "a second capability", help, report);
         }
     }
-    if inject && !http && !unserved {
+    if inject && !grant.has(fields::HTTP_TABLE) && !unserved {
         let why = "it is there without `http`; expected the request that the credential is for beside it";
         grant.conflict(fields::INJECT_TABLE, &why, "nothing to attach it to", "", report);
     }
     let sign = read_sign(&grant, alias, report);
     let http = http::read(&grant, alias, report);
     let attest = attest::read(&grant, alias, report);
+    let seal = symmetric::read_seal(&grant, alias, report);
+    let mac = symmetric::read_mac(&grant, alias, report);
     let constraints = read_constraints(&grant, report);
     warn(&grant, report);
-    let (capability, routes, audiences) = match (sign, http, attest) {
-        (Some(sign), _, _) => (sign, Vec::new(), Vec::new()),
+    // Of two there is an error already.
+    let (capability, routes, audiences) = match (sign.or(seal).or(mac), http, attest) {
+        (Some(capability), _, _) => (capability, Vec::new(), Vec::new()),
         (None, Some(read), _) => (Capability::Http(Arc::new(read.http)), read.routes, Vec::new()),
         (None, None, Some((attest, audiences))) => (attest, Vec::new(), audiences),
         (None, None, None) => return None,
