@@ -21,6 +21,7 @@ mod constraints;
 mod crash;
 mod custody;
 mod device;
+mod hardware;
 mod hygiene;
 mod hygiene_core;
 mod hygiene_scene;

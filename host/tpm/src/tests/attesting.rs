@@ -7,7 +7,7 @@ use claviger_core::custody::Custody;
 use claviger_core::profile::{EvidenceClaims, Profile, evidence};
 use sha2::{Digest as _, Sha256};
 
-use super::formats::{port, run, succeed};
+use super::formats::{port, run, succeed, take_apart};
 use super::*;
 
 struct Witness {
@@ -218,7 +218,7 @@ async fn the_restricted_key_signs_nothing_that_it_is_given() {
     let second = &witness.stored[3 + length..];
     let (value, pem) = (hex::encode(&second[1..33]), &second[33..]);
     std::fs::write(folder.join("key.tss"), pem).unwrap();
-    super::formats::take_apart(folder);
+    take_apart(folder);
     let tcti = format!("swtpm:host=127.0.0.1,port={}", port(&rig.tpm));
     succeed("tpm2", folder, &["flushcontext", "-t", "-T", &tcti]);
     succeed(
