@@ -26,6 +26,7 @@ mod crash;
 mod crash_lives;
 mod custody;
 mod device;
+mod hardware;
 mod hygiene;
 mod hygiene_core;
 mod hygiene_scene;

@@ -11,12 +11,14 @@ use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 
 mod approvals;
+mod attest;
 pub(crate) mod life;
 mod purpose;
 mod recovery;
 mod stops;
 
 pub(crate) use approvals::{Approvals, Approve, Deny, Run};
+pub(crate) use attest::{Attest, Nonce, Revocation};
 pub(crate) use purpose::{KeyImport, ProfileKind, Purpose};
 pub(crate) use recovery::{Backup, BackupCreate, BackupRestore, BackupShow, KeyringCommand, Reseal};
 pub(crate) use stops::{Agent, Grant, GrantName, Panic};
@@ -207,6 +209,8 @@ pub(crate) enum Key {
     },
     #[command(flatten)]
     Life(life::KeyLife),
+    /// Prove that a key lives in the TPM: write the TPM's own word, its signature and the public keys to files
+    Attest(Attest),
     /// Write a request for the certificate of a key with profile `mtls` to stdout (PKCS#10, PEM)
     Csr {
         /// The key
@@ -308,6 +312,9 @@ pub(crate) struct KeyCreate {
     /// Where it lives [default: the hardest that this keyring has for the algorithm]
     #[arg(long, value_enum)]
     pub(crate) custody: Option<Custody>,
+    /// Who refuses it once it is revoked
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) revocation: Revocation,
     #[command(flatten)]
     pub(crate) plan: life::Plan,
 }

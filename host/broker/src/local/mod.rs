@@ -52,7 +52,7 @@ mod tokens;
 pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER_AGENT, PendingApproval};
 pub use backup::{BackUpError, BackupMade};
 pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
-pub use hardware::ProofError;
+pub use hardware::{Enforced, ProofError};
 pub use import::KeyImport;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};

@@ -138,6 +138,8 @@ pub(crate) enum ProfileKind {
     GithubApp,
     /// Requests: client certificates (TLS 1.3); `claviger key csr` asks for the certificate
     Mtls,
+    /// Evidence of which agent runs on this machine; in a TPM only
+    Attest,
     /// Boxes that only this keyring opens again; signs nothing
     Seal,
     /// MACs under a label; signs nothing
