@@ -140,6 +140,9 @@ fn make_revocable(
     let (public, blob) = make(device, &wanted(algorithm, Some(counter))?)?;
     let public = resident_key(&public, Some(counter))?;
     let material = Secret::take(&mut blob::with_counter(counter, &blob))?;
+    // A key whose policy cannot be satisfied would be of no use. Better to know now; the signature, of no message, is dropped.
+    let (_, key) = read(material.expose())?;
+    device.sign_revocable(&key, counter, &[0; 32])?;
     Ok(Generated { public, material })
 }
 
