@@ -6,6 +6,7 @@ mod custody;
 mod device;
 mod formats;
 mod interposer;
+mod macs;
 mod queues;
 mod recovery;
 mod revocation;
