@@ -436,6 +436,8 @@ pub enum RequestPurpose {
     Agent,
     /// The host's, for a token. Not counted as a use of the grant.
     Token,
+    /// The host's, to have a use approved. Not counted as a use of the grant.
+    Approval,
     /// None of its own: a signature for a token request or for a connection. Not counted as a use of the grant.
     Proof,
 }
