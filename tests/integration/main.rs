@@ -18,6 +18,7 @@ mod cli_output;
 mod cli_requests;
 mod cli_scene;
 mod cli_signals;
+mod cli_webhook;
 mod constraints;
 mod crash;
 mod custody;
