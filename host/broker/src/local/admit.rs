@@ -184,6 +184,12 @@ impl LocalBroker {
                     .map_err(|text| vec![text]),
                 Capability::Http(http) => self.resolve_http(http).map(Granted::Http),
             };
+            // Under another capability nothing would ask, and a knob that nothing enforces is none.
+            let asks = matches!(grant.capability, Capability::Sign { .. } | Capability::Http(_));
+            if grant.constraints.approval.is_some() && !asks {
+                let text = "its uses cannot wait for an approval; only those of `sign` and `http` do";
+                reasons.push(problem(alias, text.to_owned()));
+            }
             match capability {
                 Ok(capability) => {
                     let constraints = grant.constraints.clone();

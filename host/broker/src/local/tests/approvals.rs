@@ -221,10 +221,12 @@ async fn a_clock_that_jumps_makes_no_approval_last_longer() {
 
 /// What happens while a use waits.
 type Meanwhile = for<'a> fn(&'a Fixture, InstanceId) -> BoxFuture<'a, ()>;
+/// What it leads to although the use is approved.
+type Decided = Result<(), (Refusal, Rule)>;
 
 #[tokio::test]
 async fn what_is_approved_is_decided_anew() {
-    let rows: [(&str, Meanwhile, Result<(), (Refusal, Rule)>); 9] = [
+    let rows: [(&str, Meanwhile, Decided); 9] = [
         ("nothing", |_, _| Box::pin(async {}), Ok(())),
         (
             "suspended",
