@@ -20,6 +20,7 @@ mod cli_requests;
 mod cli_scene;
 mod cli_signals;
 mod cli_symmetric;
+mod cli_webhook;
 mod constraints;
 mod constraints_symmetric;
 mod crash;

@@ -33,6 +33,7 @@ mod passphrase;
 mod progress;
 mod question;
 mod unlock;
+mod webhook;
 mod words;
 
 fn main() -> ExitCode {

@@ -60,7 +60,7 @@ pub use restore::{RestoreError, Restored, Restoring};
 pub use rotation::{Compromise, Rotation};
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
-pub use send::MAX_OUTSTANDING;
+pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};
 
 use admit::Admitted;
 use approvals::Approvals;
