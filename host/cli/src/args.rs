@@ -14,7 +14,7 @@ mod purpose;
 mod recovery;
 mod stops;
 
-pub(crate) use purpose::{KeyImport, ProfileKind, Purpose};
+pub(crate) use purpose::{KeyImport, KeyPublic, ProfileKind, PublicFormat, Purpose};
 pub(crate) use recovery::{Backup, BackupCreate, BackupRestore, BackupShow, KeyringCommand, Reseal};
 pub(crate) use stops::{Agent, Grant, GrantName, Panic};
 
@@ -216,13 +216,7 @@ pub(crate) enum Key {
         subject: String,
     },
     /// Write a public key to stdout
-    Public {
-        /// The key
-        name: KeyName,
-        /// In which format
-        #[arg(long, value_enum, default_value_t = PublicFormat::Openssh)]
-        format: PublicFormat,
-    },
+    Public(KeyPublic),
 }
 
 /// `claviger secret …`.
@@ -344,17 +338,6 @@ impl From<Custody> for CustodyKind {
             Custody::Software => Self::Software,
         }
     }
-}
-
-/// Formats of public keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PublicFormat {
-    /// One line, as in `authorized_keys` and `allowed_signers`
-    Openssh,
-    /// SubjectPublicKeyInfo (`openssl pkey -pubin`)
-    Pem,
-    /// JSON Web Key (RFC 7517)
-    Jwk,
 }
 
 /// A manifest.

@@ -19,6 +19,7 @@ mod envelope;
 mod error;
 mod folder;
 mod list;
+pub mod published;
 mod record;
 mod reseal;
 mod restore;

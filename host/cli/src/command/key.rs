@@ -5,7 +5,7 @@ use claviger_broker::operator::{Change, Command as Order, Reply};
 use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::{KeyName, PublicKey, Secret};
 
-use crate::args::{Key, KeyCreate, PublicFormat};
+use crate::args::{Key, KeyCreate};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keys;
@@ -13,6 +13,7 @@ use crate::operate::{order, text, unexpected};
 use crate::output::{columns, shown};
 
 mod import;
+mod public;
 mod purpose;
 
 pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
@@ -25,7 +26,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::Enable { name } => change(cx, name, Change::Enable),
         Key::Revoke { name } => change(cx, name, Change::Revoke),
         Key::Csr { name, subject } => csr(cx, name, subject),
-        Key::Public { name, format } => public(cx, &name, format),
+        Key::Public(args) => public::run(cx, &args),
     }
 }
 
@@ -111,25 +112,6 @@ fn show(cx: &Context, name: &KeyName) -> Result<Exit, Failure> {
     let records = keys::list(cx)?;
     let record = keys::find(&records, name)?;
     cx.out.value(&to_json(record)?, |_| describe(record));
-    Ok(Exit::Done)
-}
-
-fn public(cx: &Context, name: &KeyName, format: PublicFormat) -> Result<Exit, Failure> {
-    let records = keys::list(cx)?;
-    let record = keys::find(&records, name)?;
-    let key = public_half(record)?;
-    let text = match format {
-        PublicFormat::Openssh => key.to_openssh(name.as_str()),
-        PublicFormat::Pem => key.to_pem(),
-        PublicFormat::Jwk => Ok(key.to_jwk().to_string()),
-    }
-    .map_err(|error| Failure::of(Exit::Failed, &error))?;
-    let json = match format {
-        PublicFormat::Jwk => key.to_jwk(),
-        PublicFormat::Openssh => serde_json::json!({ "format": "openssh", "public": text }),
-        PublicFormat::Pem => serde_json::json!({ "format": "pem", "public": text }),
-    };
-    cx.out.value(&json, |_| text.clone());
     Ok(Exit::Done)
 }
 
