@@ -255,7 +255,9 @@ pub enum CustodyError {
     )]
     NotEnforced(CustodyKind),
     /// The custody makes its keys itself.
-    #[error("`{0}` custody takes no key that was made elsewhere; expected `software`, or `tpm-sealed` for Ed25519")]
+    #[error(
+        "`{0}` custody takes no key that was made elsewhere; expected `software`, or `tpm-sealed` for Ed25519"
+    )]
     NotTaken(CustodyKind),
     /// The device cannot be used now. Trying later may help.
     #[error("{0}")]

@@ -12,6 +12,8 @@ use crate::name::KeyName;
 
 mod identity;
 mod rsa;
+#[cfg(test)]
+mod vectors;
 
 pub use identity::{KeyAlgorithm, KeyId, KeyIdentity, SymmetricAlgorithm};
 
