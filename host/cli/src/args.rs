@@ -99,6 +99,8 @@ pub(crate) enum Command {
     Pin(Pin),
     /// Run an agent under its manifest
     Run(Run),
+    /// Serve a grant of a manifest as an SSH agent, for logins at the servers that it names
+    SshAgent(SshAgent),
     /// Say which rule allows or denies a use of a grant, without touching a key
     Explain(Explain),
     /// List, suspend and resume grants
@@ -372,6 +374,18 @@ pub(crate) struct Run {
     /// Give the agent what comes on stdin
     #[arg(long, group = "given")]
     pub(crate) stdin: bool,
+}
+
+/// `claviger ssh-agent`.
+#[derive(Debug, Args)]
+pub(crate) struct SshAgent {
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
+    /// The grant's alias in the manifest; its key has the profile `ssh-auth`
+    pub(crate) grant: GrantAlias,
+    /// Where the socket is made; what `ssh` finds in SSH_AUTH_SOCK. Its folder should be yours alone
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
 }
 
 /// `claviger explain`.

@@ -110,6 +110,7 @@ fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Check(args) => command::check::run(cx, &args),
         Command::Pin(args) => command::pin::run(cx, &args),
         Command::Run(args) => command::run::run(cx, &args),
+        Command::SshAgent(args) => command::ssh_agent::run(cx, &args),
         Command::Explain(args) => command::explain::run(cx, &args),
         Command::Grant(args) => command::grant::run(cx, args),
         Command::Agent(args) => command::agent::run(cx, args),

@@ -17,3 +17,4 @@ pub(crate) mod panic;
 pub(crate) mod pin;
 pub(crate) mod run;
 pub(crate) mod secret;
+pub(crate) mod ssh_agent;
