@@ -10,6 +10,7 @@
 mod cli_components;
 mod cli_files;
 mod cli_keyring;
+mod cli_keys;
 mod cli_log;
 mod cli_manifests;
 mod cli_new;

@@ -3,6 +3,7 @@
 mod certify;
 mod commands;
 mod control;
+mod git;
 mod large;
 mod nonces;
 mod proofs;
