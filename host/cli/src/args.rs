@@ -19,7 +19,7 @@ mod stops;
 
 pub(crate) use approvals::{Approvals, Approve, Deny, Run};
 pub(crate) use attest::{Attest, Nonce, Revocation};
-pub(crate) use purpose::{KeyImport, ProfileKind, Purpose};
+pub(crate) use purpose::{KeyImport, KeyPublic, ProfileKind, PublicFormat, Purpose};
 pub(crate) use recovery::{Backup, BackupCreate, BackupRestore, BackupShow, KeyringCommand, Reseal};
 pub(crate) use stops::{Agent, Grant, GrantName, Panic};
 
@@ -108,6 +108,8 @@ pub(crate) enum Command {
     Pin(Pin),
     /// Run an agent under its manifest
     Run(Run),
+    /// Serve a grant of a manifest as an SSH agent, for logins at the servers that it names
+    SshAgent(SshAgent),
     /// Say which rule allows or denies a use of a grant, without touching a key
     Explain(Explain),
     /// List the uses that wait for an approval, or show one of them
@@ -220,13 +222,7 @@ pub(crate) enum Key {
         subject: String,
     },
     /// Write a public key to stdout
-    Public {
-        /// The key
-        name: KeyName,
-        /// In which format
-        #[arg(long, value_enum, default_value_t = PublicFormat::Openssh)]
-        format: PublicFormat,
-    },
+    Public(KeyPublic),
 }
 
 /// `claviger secret …`.
@@ -340,17 +336,6 @@ impl From<Custody> for CustodyKind {
     }
 }
 
-/// Formats of public keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PublicFormat {
-    /// One line, as in `authorized_keys` and `allowed_signers`
-    Openssh,
-    /// SubjectPublicKeyInfo (`openssl pkey -pubin`)
-    Pem,
-    /// JSON Web Key (RFC 7517)
-    Jwk,
-}
-
 /// A manifest.
 #[derive(Debug, Args)]
 pub(crate) struct ManifestArg {
@@ -367,6 +352,18 @@ pub(crate) struct Pin {
     /// Only show what would change
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// `claviger ssh-agent`.
+#[derive(Debug, Args)]
+pub(crate) struct SshAgent {
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
+    /// The grant's alias in the manifest; its key has the profile `ssh-auth`
+    pub(crate) grant: GrantAlias,
+    /// Where the socket is made; what `ssh` finds in SSH_AUTH_SOCK. Its folder should be yours alone
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
 }
 
 /// `claviger explain`.

@@ -4,6 +4,7 @@ mod approvals;
 mod certify;
 mod commands;
 mod control;
+mod git;
 mod large;
 mod nonces;
 mod proofs;

@@ -40,7 +40,6 @@ pub use server::{ControlError, MAX_CONNECTIONS, SOCKET};
 pub use wire::{MAX_FRAME, PROTOCOL};
 
 pub(crate) use server::Control;
-#[cfg(test)]
 pub(crate) use server::is_ours;
 
 /// A value that goes with a command has at most this many bytes.

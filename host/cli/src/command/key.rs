@@ -7,7 +7,7 @@ use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::{KeyName, KeyRef, PublicKey, Secret};
 use jiff::Timestamp;
 
-use crate::args::{Key, KeyCreate, PublicFormat, Revocation};
+use crate::args::{Key, KeyCreate, Revocation};
 use crate::command::{attest, life, secret};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
@@ -17,6 +17,7 @@ use crate::output::{columns, shown};
 use crate::overview;
 
 mod import;
+mod public;
 mod purpose;
 
 pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
@@ -28,7 +29,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::Life(args) => life::key(cx, args),
         Key::Attest(args) => attest::run(cx, &args),
         Key::Csr { name, subject } => csr(cx, name, subject),
-        Key::Public { name, format } => public(cx, &name, format),
+        Key::Public(args) => public::run(cx, &args),
     }
 }
 
@@ -152,25 +153,6 @@ fn show(cx: &Context, name: &KeyName) -> Result<Exit, Failure> {
     let records = keys::list(cx)?;
     let record = keys::find(&records, name)?;
     cx.out.value(&to_json(record)?, |_| describe(record));
-    Ok(Exit::Done)
-}
-
-fn public(cx: &Context, name: &KeyName, format: PublicFormat) -> Result<Exit, Failure> {
-    let records = keys::list(cx)?;
-    let record = keys::find(&records, name)?;
-    let key = public_half(record)?;
-    let text = match format {
-        PublicFormat::Openssh => key.to_openssh(name.as_str()),
-        PublicFormat::Pem => key.to_pem(),
-        PublicFormat::Jwk => Ok(key.to_jwk().to_string()),
-    }
-    .map_err(|error| Failure::of(Exit::Failed, &error))?;
-    let json = match format {
-        PublicFormat::Jwk => key.to_jwk(),
-        PublicFormat::Openssh => serde_json::json!({ "format": "openssh", "public": text }),
-        PublicFormat::Pem => serde_json::json!({ "format": "pem", "public": text }),
-    };
-    cx.out.value(&json, |_| text.clone());
     Ok(Exit::Done)
 }
 

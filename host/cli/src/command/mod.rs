@@ -20,4 +20,5 @@ pub(crate) mod panic;
 pub(crate) mod pin;
 pub(crate) mod run;
 pub(crate) mod secret;
+pub(crate) mod ssh_agent;
 pub(crate) mod status;

@@ -118,7 +118,7 @@ async fn load_and_run(
 }
 
 /// So that an operator's commands reach this process while it has the keyring open.
-fn serve_control(cx: &Context, broker: &LocalBroker) {
+pub(crate) fn serve_control(cx: &Context, broker: &LocalBroker) {
     if let Err(error) = broker.serve_control() {
         let cause = error
             .source()

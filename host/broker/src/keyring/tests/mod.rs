@@ -14,6 +14,7 @@ use crate::custody::{KdfCost, PassphraseSealer, SoftwareCustody};
 
 mod formats;
 mod life;
+mod published;
 mod secrets;
 mod tamper;
 
