@@ -4,6 +4,8 @@ mod certify;
 mod large;
 mod nonces;
 mod proofs;
+mod recovery;
+mod resealing;
 mod rollback;
 mod send;
 mod slots;
