@@ -21,7 +21,7 @@ fn succeed(program: &str, folder: &Path, args: &[&str]) -> String {
 }
 
 /// The port of the software TPM, from its command line.
-fn port(tpm: &Tpm) -> String {
+pub(super) fn port(tpm: &Tpm) -> String {
     let line = std::fs::read(format!("/proc/{}/cmdline", tpm.swtpm_pid().unwrap())).unwrap();
     let line = String::from_utf8(line).unwrap();
     let (_, rest) = line.split_once("port=").unwrap();

@@ -5,6 +5,7 @@ mod custody;
 mod device;
 mod formats;
 mod interposer;
+mod lost;
 mod queues;
 mod recovery;
 mod sealing;
