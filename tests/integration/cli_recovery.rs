@@ -29,7 +29,10 @@ fn add_secret(scene: &Scene) {
         "https://api.test",
     ];
     let mut command = scene.opening(&add);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(SECRET.as_bytes()).unwrap();
     wait(child, "secret add".to_owned()).expect(0);
@@ -65,21 +68,35 @@ fn a_keyring_comes_back_with_its_keys_and_secrets() {
     let scene = Scene::new();
     add_secret(&scene);
     let recipient = identity(&scene);
-    let made = create(&scene, &recipient, "keys.backup").expect(0).says(&["keep the two apart"]);
+    let made = create(&scene, &recipient, "keys.backup")
+        .expect(0)
+        .says(&["keep the two apart"]);
     assert!(made.out.contains("3 keys and 1 secrets"), "{made}");
     for file in ["keys.backup", "identity"] {
         let mode = fs::metadata(scene.path(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
     let events = scene.events();
-    let asked = events.iter().find(|event| event["event"] == "backup-requested").unwrap();
+    let asked = events
+        .iter()
+        .find(|event| event["event"] == "backup-requested")
+        .unwrap();
     assert_eq!(asked["recipients"], serde_json::json!([recipient]));
-    assert_eq!((asked["keys"].as_u64(), asked["secrets"].as_u64()), (Some(3), Some(1)));
+    assert_eq!(
+        (asked["keys"].as_u64(), asked["secrets"].as_u64()),
+        (Some(3), Some(1))
+    );
     assert!(asked["by"].as_str().unwrap().starts_with("uid "), "{asked}");
 
     let show = ["backup", "show", "keys.backup", "--identity-file", "identity"];
     let shown = scene.run(&show).expect(0);
-    for part in ["release@v1", "token@v1", "notes@v1", "github@v1", "https://api.test"] {
+    for part in [
+        "release@v1",
+        "token@v1",
+        "notes@v1",
+        "github@v1",
+        "https://api.test",
+    ] {
         assert!(shown.out.contains(part), "{part}: {shown}");
     }
     let json = scene.run(&[&show[..], &["--json"]].concat()).expect(0).lines();
@@ -92,12 +109,16 @@ fn a_keyring_comes_back_with_its_keys_and_secrets() {
         .expect(6)
         .says(&["keys.backup", "it is of the keyring"]);
     assert_eq!(keys_of_new(&scene), 0, "nothing was restored");
-    let said = restore(&scene, &["--key", vkey]).expect(0).says(&["knows nothing of what came after"]);
+    let said = restore(&scene, &["--key", vkey])
+        .expect(0)
+        .says(&["knows nothing of what came after"]);
     assert!(said.out.contains("restored key release@v1"), "{said}");
     assert!(said.out.contains("restored secret github@v1"), "{said}");
 
     let public = |keyring: &str| {
-        let said = scene.run(&["--keyring", keyring, "key", "public", "release"]).expect(0);
+        let said = scene
+            .run(&["--keyring", keyring, "key", "public", "release"])
+            .expect(0);
         said.out.split(' ').nth(1).unwrap().to_owned()
     };
     assert_eq!(public("new"), public("keyring"));
@@ -109,7 +130,9 @@ fn a_keyring_comes_back_with_its_keys_and_secrets() {
         .lines();
     assert_eq!(listed[0]["assurance"], "passphrase");
 
-    let again = restore(&scene, &[]).expect(0).says(&["compare it with what `init` printed"]);
+    let again = restore(&scene, &[])
+        .expect(0)
+        .says(&["compare it with what `init` printed"]);
     assert!(again.out.contains("4 were there already"), "{again}");
     assert!(again.out.contains("nothing was changed"), "{again}");
     let verified = scene.run(&["--keyring", "new", "audit", "verify"]).expect(0);
@@ -132,7 +155,10 @@ fn another_implementation_opens_a_backup_and_reads_it_as_it_is_documented() {
     let arguments = [script, "open", &path("keys.backup"), &path("identity")];
     let said = accepts(&python(), &arguments, b"", "python3-venv").expect("it opens");
     let content: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!((&content["format"], &content["signed"]), (&1.into(), &true.into()));
+    assert_eq!(
+        (&content["format"], &content["signed"]),
+        (&1.into(), &true.into())
+    );
     let frames = content["frames"].as_array().unwrap();
     let named = |name: &str| frames.iter().find(|frame| frame["head"]["name"] == name).unwrap();
     assert_eq!(named("github")["value"], hex::encode(SECRET));
@@ -151,7 +177,9 @@ fn no_file_is_overwritten_and_no_half_is_left() {
     let scene = Scene::new();
     let recipient = identity(&scene);
     scene.write("taken", "precious");
-    create(&scene, &recipient, "taken").expect(1).says(&["`taken`", "left as it was"]);
+    create(&scene, &recipient, "taken")
+        .expect(1)
+        .says(&["`taken`", "left as it was"]);
     scene
         .run(&["backup", "keygen", "--out", "taken"])
         .expect(1)
@@ -159,9 +187,19 @@ fn no_file_is_overwritten_and_no_half_is_left() {
     assert_eq!(scene.read("taken"), b"precious");
     std::os::unix::fs::symlink("nowhere", scene.path("link")).unwrap();
     create(&scene, &recipient, "link").expect(1);
-    create(&scene, &recipient, "no/such/folder").expect(1).says(&["cannot be written"]);
-    for bad in ["age1", "AGE-SECRET-KEY-1", "ssh-ed25519 AAAA", "", "age1\u{1b}[2J"] {
-        let said = create(&scene, bad, "keys.backup").expect(2).says(&["is not a recipient"]);
+    create(&scene, &recipient, "no/such/folder")
+        .expect(1)
+        .says(&["cannot be written"]);
+    for bad in [
+        "age1",
+        "AGE-SECRET-KEY-1",
+        "ssh-ed25519 AAAA",
+        "",
+        "age1\u{1b}[2J",
+    ] {
+        let said = create(&scene, bad, "keys.backup")
+            .expect(2)
+            .says(&["is not a recipient"]);
         assert!(!said.err.contains('\u{1b}'), "{said}");
     }
     scene.write("wrong", "incorrect horse");
@@ -180,7 +218,11 @@ fn no_file_is_overwritten_and_no_half_is_left() {
         ])
         .expect(1)
         .says(&["the passphrase is wrong"]);
-    assert_eq!((names(), scene.events().len()), before, "nothing was made, nor put on the log");
+    assert_eq!(
+        (names(), scene.events().len()),
+        before,
+        "nothing was made, nor put on the log"
+    );
     create(&scene, &recipient, "keys.backup").expect(0);
 }
 
@@ -191,14 +233,15 @@ fn what_is_no_backup_is_refused_with_its_name_and_place() {
     create(&scene, &recipient, "keys.backup").expect(0);
     let good = scene.read("keys.backup");
     on_new(&scene, &["init", "--custody", "passphrase"]).expect(0);
-    let read = |file: &str| {
-        scene.run(&["backup", "show", file, "--identity-file", "identity"])
-    };
+    let read = |file: &str| scene.run(&["backup", "show", file, "--identity-file", "identity"]);
     scene.write("cut", &good[..good.len() / 2]);
     scene.write("short", &good[..30]);
     scene.write("empty", "");
     scene.write("text", "hello");
-    scene.write("armoured", "-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n");
+    scene.write(
+        "armoured",
+        "-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n",
+    );
     let mut flipped = good.clone();
     let middle = good.len() - 100;
     flipped[middle] ^= 1;
@@ -217,7 +260,10 @@ fn what_is_no_backup_is_refused_with_its_name_and_place() {
         ("missing", 1, &["`missing`", "No such file"]),
     ] {
         read(file).expect(code).says(parts);
-        let restored = on_new(&scene, &["backup", "restore", file, "--identity-file", "identity"]);
+        let restored = on_new(
+            &scene,
+            &["backup", "restore", file, "--identity-file", "identity"],
+        );
         restored.expect(code).says(parts);
     }
     // As large as a disk: it is not read to its end.
@@ -251,12 +297,30 @@ fn what_is_no_backup_is_refused_with_its_name_and_place() {
 fn a_copied_folder_without_its_tpm_yields_nothing_and_says_what_to_type() {
     let scene = Scene::bare();
     scene.run(&["init", "--custody", "swtpm"]).expect(0);
-    let key = ["key", "create", "release", "--profile", "sshsig", "--namespace", "file"];
+    let key = [
+        "key",
+        "create",
+        "release",
+        "--profile",
+        "sshsig",
+        "--namespace",
+        "file",
+    ];
     scene
         .run(&[&key[..], &["--algorithm", "ed25519", "--custody", "tpm-sealed"]].concat())
         .expect(0);
-    let resident = ["key", "create", "deploy", "--profile", "labeled", "--label", "deploy"];
-    scene.run(&[&resident[..], &["--algorithm", "p256"]].concat()).expect(0);
+    let resident = [
+        "key",
+        "create",
+        "deploy",
+        "--profile",
+        "labeled",
+        "--label",
+        "deploy",
+    ];
+    scene
+        .run(&[&resident[..], &["--algorithm", "p256"]].concat())
+        .expect(0);
     scene.run(&["pin", "bot.toml"]).expect(0);
     add_secret(&scene);
     let recipient = identity(&scene);
@@ -266,11 +330,19 @@ fn a_copied_folder_without_its_tpm_yields_nothing_and_says_what_to_type() {
     // What is to be looked for: the secret, and the seed as it stands in the backup.
     let script = root().join("tests/python/backup.py");
     let path = |name: &str| scene.path(name).to_str().unwrap().to_owned();
-    let arguments = [script.to_str().unwrap(), "open", &path("keys.backup"), &path("identity")];
+    let arguments = [
+        script.to_str().unwrap(),
+        "open",
+        &path("keys.backup"),
+        &path("identity"),
+    ];
     let opened = accepts(&python(), &arguments, b"", "python3-venv").expect("it opens");
     let content: Value = serde_json::from_str(&opened).unwrap();
     let frames = content["frames"].as_array().unwrap();
-    let seed = frames.iter().find(|frame| frame["head"]["name"] == "release").unwrap();
+    let seed = frames
+        .iter()
+        .find(|frame| frame["head"]["name"] == "release")
+        .unwrap();
     let seed = hex::decode(seed["value"].as_str().unwrap()).unwrap();
     let mut scanner = Scanner::new();
     scanner.add("the secret", SECRET.as_bytes());
@@ -313,18 +385,25 @@ fn a_copied_folder_without_its_tpm_yields_nothing_and_says_what_to_type() {
     // And what there is to do: the sealed key comes back under a passphrase if that is said, the resident one does not.
     on_new(&scene, &["init", "--custody", "passphrase"]).expect(0);
     let back = ["backup", "restore", "keys.backup", "--identity-file", "identity"];
-    on_new(&scene, &back)
-        .expect(1)
-        .says(&["this keyring is `passphrase`", "key `release@v1` was `swtpm`", "--weaken"]);
-    on_new(&scene, &[&back[..], &["--weaken"]].concat()).expect(0).says(&[
-        "key `deploy@v1` lived in a TPM and is lost",
-        "claviger key create deploy --profile labeled --label deploy --algorithm p256",
+    on_new(&scene, &back).expect(1).says(&[
+        "this keyring is `passphrase`",
+        "key `release@v1` was `swtpm`",
+        "--weaken",
     ]);
+    on_new(&scene, &[&back[..], &["--weaken"]].concat())
+        .expect(0)
+        .says(&[
+            "key `deploy@v1` lived in a TPM and is lost",
+            "claviger key create deploy --profile labeled --label deploy --algorithm p256",
+        ]);
     let shown = scene
         .run(&["--keyring", "new", "key", "show", "release", "--json"])
         .expect(0)
         .lines();
-    assert_eq!((&shown[0]["custody"], &shown[0]["assurance"]), (&"software".into(), &"passphrase".into()));
+    assert_eq!(
+        (&shown[0]["custody"], &shown[0]["assurance"]),
+        (&"software".into(), &"passphrase".into())
+    );
     // On another TPM nothing needs a word.
     scene
         .run(&["--keyring", "next", "init", "--custody", "swtpm"])
@@ -334,7 +413,10 @@ fn a_copied_folder_without_its_tpm_yields_nothing_and_says_what_to_type() {
         .run(&["--keyring", "next", "key", "show", "release", "--json"])
         .expect(0)
         .lines();
-    assert_eq!((&shown[0]["custody"], &shown[0]["assurance"]), (&"tpm-sealed".into(), &"swtpm".into()));
+    assert_eq!(
+        (&shown[0]["custody"], &shown[0]["assurance"]),
+        (&"tpm-sealed".into(), &"swtpm".into())
+    );
 }
 
 #[test]
@@ -346,15 +428,28 @@ fn the_root_key_is_sealed_anew_for_another_passphrase_and_another_root() {
     let by = |file: &str, arguments: &[&str]| scene.run(&[&["--passphrase-file", file], arguments].concat());
     let reseal = ["keyring", "reseal"];
     // Nothing says where the new one is, and nobody is at a terminal.
-    by("passphrase", &reseal).expect(1).says(&["--new-passphrase-file FILE"]);
-    by("passphrase", &[&reseal[..], &["--new-passphrase-file", "missing"]].concat()).expect(1);
-    scene.write("short", "1234567");
-    by("passphrase", &[&reseal[..], &["--new-passphrase-file", "short"]].concat())
+    by("passphrase", &reseal)
         .expect(1)
-        .says(&["expected at least 8"]);
+        .says(&["--new-passphrase-file FILE"]);
+    by(
+        "passphrase",
+        &[&reseal[..], &["--new-passphrase-file", "missing"]].concat(),
+    )
+    .expect(1);
+    scene.write("short", "1234567");
+    by(
+        "passphrase",
+        &[&reseal[..], &["--new-passphrase-file", "short"]].concat(),
+    )
+    .expect(1)
+    .says(&["expected at least 8"]);
     by("passphrase", &["audit", "checkpoint"]).expect(0);
 
-    let said = by("passphrase", &[&reseal[..], &["--new-passphrase-file", "second"]].concat()).expect(0);
+    let said = by(
+        "passphrase",
+        &[&reseal[..], &["--new-passphrase-file", "second"]].concat(),
+    )
+    .expect(0);
     said.says(&["an old copy of the keyring's folder still opens"]);
     by("passphrase", &["audit", "checkpoint"])
         .expect(1)
@@ -366,33 +461,85 @@ fn the_root_key_is_sealed_anew_for_another_passphrase_and_another_root() {
     by("second", &[&reseal[..], &["--custody", "swtpm"]].concat()).expect(0);
     scene.run(&["run", "bot.toml", "sign release x"]).expect(0);
     scene.run(&reseal).expect(0);
-    let key = ["key", "create", "sealed", "--profile", "labeled", "--label", "x", "--algorithm", "ed25519"];
-    scene.run(&[&key[..], &["--custody", "tpm-sealed"]].concat()).expect(0);
-    let back = [&reseal[..], &["--custody", "passphrase", "--new-passphrase-file", "passphrase"]].concat();
+    let key = [
+        "key",
+        "create",
+        "sealed",
+        "--profile",
+        "labeled",
+        "--label",
+        "x",
+        "--algorithm",
+        "ed25519",
+    ];
+    scene
+        .run(&[&key[..], &["--custody", "tpm-sealed"]].concat())
+        .expect(0);
+    let back = [
+        &reseal[..],
+        &["--custody", "passphrase", "--new-passphrase-file", "passphrase"],
+    ]
+    .concat();
     scene
         .run(&back)
         .expect(1)
         .says(&["the keyring is `swtpm`, and would be `passphrase`", "--weaken"]);
-    let resident = ["key", "create", "deploy", "--profile", "labeled", "--label", "x", "--algorithm", "p256"];
+    let resident = [
+        "key",
+        "create",
+        "deploy",
+        "--profile",
+        "labeled",
+        "--label",
+        "x",
+        "--algorithm",
+        "p256",
+    ];
     scene.run(&resident).expect(0);
     let weaken = [&back[..], &["--weaken"]].concat();
-    scene.run(&weaken).expect(1).says(&["`deploy@v1` live in the keyring's TPM"]);
+    scene
+        .run(&weaken)
+        .expect(1)
+        .says(&["`deploy@v1` live in the keyring's TPM"]);
     scene.run(&["key", "revoke", "deploy"]).expect(0);
-    scene.run(&weaken).expect(0).says(&["no TPM seals sealed@v1 any more"]);
+    scene
+        .run(&weaken)
+        .expect(0)
+        .says(&["no TPM seals sealed@v1 any more"]);
     assert_eq!(PASSPHRASE, "correct horse", "which is in the file `passphrase`");
     scene.script("sign release x").expect(0);
     let kinds: Vec<_> = scene
         .events()
         .iter()
         .filter(|event| event["event"] == "reseal-requested")
-        .map(|event| format!("{}→{}", event["from"].as_str().unwrap(), event["to"].as_str().unwrap()))
+        .map(|event| {
+            format!(
+                "{}→{}",
+                event["from"].as_str().unwrap(),
+                event["to"].as_str().unwrap()
+            )
+        })
         .collect();
     assert_eq!(
         kinds,
-        ["passphrase→passphrase", "passphrase→swtpm", "swtpm→swtpm", "swtpm→passphrase"]
+        [
+            "passphrase→passphrase",
+            "passphrase→swtpm",
+            "swtpm→swtpm",
+            "swtpm→passphrase"
+        ]
     );
     scene
-        .run(&[&reseal[..], &["--custody", "swtpm", "--new-passphrase-file", "second"]].concat())
+        .run(
+            &[
+                &reseal[..],
+                &["--custody", "swtpm", "--new-passphrase-file", "second"],
+            ]
+            .concat(),
+        )
         .expect(2);
-    assert!(Path::new(&scene.path("keyring/tpm")).exists(), "it is the operator's to remove");
+    assert!(
+        Path::new(&scene.path("keyring/tpm")).exists(),
+        "it is the operator's to remove"
+    );
 }

@@ -118,7 +118,9 @@ fn words(event: &Event) -> (&'static str, String) {
         }
         Event::ResealRequested { by, from, to, keys } => (
             "reseal",
-            format!("{by} has the root key, until now under {from}, sealed under {to}, and {keys} keys with it"),
+            format!(
+                "{by} has the root key, until now under {from}, sealed under {to}, and {keys} keys with it"
+            ),
         ),
         Event::HostStopped => ("stopped", "host, in order".to_owned()),
         Event::KeyCreated {

@@ -47,7 +47,9 @@ pub enum BackupError {
         what: String,
     },
     /// A later version wrote it.
-    #[error("it has format {found}, and this version of claviger reads up to format {FORMAT}; restore it with a later version")]
+    #[error(
+        "it has format {found}, and this version of claviger reads up to format {FORMAT}; restore it with a later version"
+    )]
     Newer {
         /// Its format.
         found: u32,
@@ -56,7 +58,9 @@ pub enum BackupError {
     #[error("it cannot be trusted: {0}")]
     Untrusted(String),
     /// The text is not a recipient.
-    #[error("`{0}` is not a recipient; expected `age1` and 58 more characters, as `claviger backup keygen` and `age-keygen` print it")]
+    #[error(
+        "`{0}` is not a recipient; expected `age1` and 58 more characters, as `claviger backup keygen` and `age-keygen` print it"
+    )]
     Recipient(String),
     /// There are no recipients, or too many.
     #[error("a backup has 1 to {allowed} recipients, not {found}")]
@@ -87,14 +91,23 @@ pub enum BackupError {
 
 impl BackupError {
     pub(super) const fn reading(source: std::io::Error) -> Self {
-        Self::Io { action: "read", source }
+        Self::Io {
+            action: "read",
+            source,
+        }
     }
 
     pub(super) const fn writing(source: std::io::Error) -> Self {
-        Self::Io { action: "write", source }
+        Self::Io {
+            action: "write",
+            source,
+        }
     }
 
     pub(super) fn damaged(at: u64, what: impl Into<String>) -> Self {
-        Self::Damaged { at, what: what.into() }
+        Self::Damaged {
+            at,
+            what: what.into(),
+        }
     }
 }

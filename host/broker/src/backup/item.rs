@@ -128,7 +128,9 @@ impl KeyItem {
         let label = format!("key `{}@{}`", self.name, self.version);
         let wrong = |what: &str| format!("{label} has an impossible {what}");
         self.profile.validate().map_err(|_| wrong("profile"))?;
-        self.profile.accept(self.algorithm).map_err(|_| wrong("algorithm"))?;
+        self.profile
+            .accept(self.algorithm)
+            .map_err(|_| wrong("algorithm"))?;
         let identity = Base64UrlUnpadded::decode_vec(&self.identity)
             .ok()
             .and_then(|bytes| KeyIdentity::from_bytes(self.algorithm, &bytes))

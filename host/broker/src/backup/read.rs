@@ -44,7 +44,9 @@ impl<R: Read> Reader<R> {
         let mut prelude = [0; PRELUDE.len()];
         let stranger = "it is an age file of something else";
         source.read(&mut prelude).map_err(|error| match error {
-            BackupError::Damaged { what, .. } if what.starts_with("it ends") => BackupError::NotABackup(stranger),
+            BackupError::Damaged { what, .. } if what.starts_with("it ends") => {
+                BackupError::NotABackup(stranger)
+            }
             other => other,
         })?;
         if prelude != *PRELUDE {
@@ -123,7 +125,8 @@ impl<R: Read> Reader<R> {
 
     fn take(&mut self, kind: Kind, json: &[u8], value: Option<&Secret>) -> [u8; 32] {
         self.item = self.item.saturating_add(1);
-        self.chain.add(kind, json, value.map(Secret::expose).unwrap_or_default())
+        self.chain
+            .add(kind, json, value.map(Secret::expose).unwrap_or_default())
     }
 
     fn verify(&self, end: &End) -> Result<(), BackupError> {
@@ -158,14 +161,12 @@ fn number(source: &mut Opened<impl Read>) -> Result<u32, BackupError> {
 }
 
 /// A frame. Nothing is reserved before its length was compared with its bound.
-fn frame(
-    source: &mut Opened<impl Read>,
-    item: u64,
-) -> Result<(Kind, Vec<u8>, Option<Secret>), BackupError> {
+fn frame(source: &mut Opened<impl Read>, item: u64) -> Result<(Kind, Vec<u8>, Option<Secret>), BackupError> {
     let mut kind = [0];
     source.read(&mut kind)?;
     let [byte] = kind;
-    let kind = Kind::of(byte).ok_or_else(|| content(item, "it is of a kind that this format does not have"))?;
+    let kind =
+        Kind::of(byte).ok_or_else(|| content(item, "it is of a kind that this format does not have"))?;
     let mut json = vec![0; length(source, item, "head")?];
     source.read(&mut json)?;
     let value = match length(source, item, "value")? {

@@ -87,7 +87,12 @@ impl<W: Write> Writer<W> {
         self.out.finish()
     }
 
-    fn frame(&mut self, kind: Kind, head: &impl Serialize, value: Option<&Secret>) -> Result<(), BackupError> {
+    fn frame(
+        &mut self,
+        kind: Kind,
+        head: &impl Serialize,
+        value: Option<&Secret>,
+    ) -> Result<(), BackupError> {
         let item = self.item;
         let json = serde_json::to_vec(head).map_err(|_| BackupError::Encryption)?;
         let value = value.map(Secret::expose).unwrap_or_default();

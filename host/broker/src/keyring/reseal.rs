@@ -10,9 +10,7 @@ use jiff::Timestamp;
 use super::envelope::{Meta, Row};
 use super::secret_row::SecretRow;
 use super::store::Change;
-use super::{
-    KeyRecord, Keyring, KeyringError, MAX_SETTINGS, ROOT_PURPOSE, RootSpec, SecretRecord, offered,
-};
+use super::{KeyRecord, Keyring, KeyringError, MAX_SETTINGS, ROOT_PURPOSE, RootSpec, SecretRecord, offered};
 
 /// A version of a key whose material was sealed anew with the root key.
 pub(crate) struct Resealed {
@@ -62,14 +60,14 @@ impl Keyring {
             )));
         }
         drop(again);
-        self.write_resealed(spec, sealed, resealed, generation, now)
+        self.write_resealed(spec, sealed, &resealed, generation, now)
     }
 
     fn write_resealed(
         &self,
         spec: RootSpec,
         sealed: Vec<u8>,
-        resealed: Vec<Resealed>,
+        resealed: &[Resealed],
         generation: u64,
         now: Timestamp,
     ) -> Result<(), KeyringError> {

@@ -1,8 +1,8 @@
 //! An operator's act that is on the log before it is done, and whose entry is settled however it ends. Not an agent's use: a permit is.
 
+use claviger_core::AuditError;
 use claviger_core::audit::{EntryIndex, Event, Settlement};
 use claviger_core::name::escape;
-use claviger_core::AuditError;
 
 use super::LocalBroker;
 

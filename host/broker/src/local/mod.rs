@@ -35,8 +35,8 @@ mod secrets;
 mod send;
 mod tokens;
 
-pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use backup::{BackUpError, BackupMade};
+pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
 pub use secrets::{NewSecretError, SecretCreation};

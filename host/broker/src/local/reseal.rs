@@ -155,7 +155,9 @@ impl LocalBroker {
             Err(BackUpError::Key { source, .. }) => return Err(failed(source)),
             Err(BackUpError::Keyring(error)) => return Err(error.into()),
             Err(BackUpError::Audit(error)) => return Err(error.into()),
-            Err(error @ BackUpError::Backup(_)) => return Err(failed(CustodyError::Fault(error.to_string()))),
+            Err(error @ BackUpError::Backup(_)) => {
+                return Err(failed(CustodyError::Fault(error.to_string())));
+            }
         };
         let mut record = record.clone();
         let material = match root.spec.kind {

@@ -17,9 +17,7 @@ use super::keys::created;
 use super::secrets::{added, changed};
 use crate::backup::{BackupError, Identity, Item, Reader};
 use crate::custody::purpose;
-use crate::keyring::{
-    KeyRecord, KeySource, KeyState, KeyringError, SecretRecord, check_restored, has_use,
-};
+use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, SecretRecord, check_restored, has_use};
 
 /// Problems are listed up to this many.
 const MAX_PROBLEMS: usize = 16;
@@ -213,15 +211,18 @@ impl LocalBroker {
                 if step == Step::Write {
                     plan.keys = plan.keys.saturating_add(1);
                     if has_use(record.state) && record.assurance > self.assurance {
-                        plan.weaker.push(format!("key `{}` was `{}`", record.key, record.assurance));
+                        plan.weaker
+                            .push(format!("key `{}` was `{}`", record.key, record.assurance));
                     }
                 }
                 step
             }
             Item::Secret(record, value) => {
                 if !in_order(before, item) {
-                    plan.problems
-                        .push(format!("secret `{}` is out of order in the backup", record.secret));
+                    plan.problems.push(format!(
+                        "secret `{}` is out of order in the backup",
+                        record.secret
+                    ));
                 }
                 let step = self.step_for_secret(record, value.as_ref(), plan)?;
                 if step == Step::Write {

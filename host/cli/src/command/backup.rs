@@ -182,7 +182,11 @@ fn restore(cx: &Context, args: &BackupRestore) -> Result<Exit, Failure> {
         let restored = restored.map_err(|error| not_restored(&args.file, error))?;
         let names: Vec<_> = broker.keyring().keys();
         let versions = |lost: &KeyRecord| names.iter().any(|record| record.key.name == lost.key.name);
-        let anew: Vec<_> = restored.lost.iter().map(|lost| anew(lost, versions(lost))).collect();
+        let anew: Vec<_> = restored
+            .lost
+            .iter()
+            .map(|lost| anew(lost, versions(lost)))
+            .collect();
         Ok((restored, anew))
     })?;
     tell_restored(cx, args, &restored.0, &restored.1);
@@ -190,7 +194,11 @@ fn restore(cx: &Context, args: &BackupRestore) -> Result<Exit, Failure> {
 }
 
 fn tell_restored(cx: &Context, args: &BackupRestore, restored: &Restored, anew: &[String]) {
-    let keys: Vec<_> = restored.keys.iter().map(|record| record.key.to_string()).collect();
+    let keys: Vec<_> = restored
+        .keys
+        .iter()
+        .map(|record| record.key.to_string())
+        .collect();
     let secrets: Vec<_> = restored
         .secrets
         .iter()
@@ -216,7 +224,10 @@ fn tell_restored(cx: &Context, args: &BackupRestore, restored: &Restored, anew: 
     cx.out.value(&json, |_| {
         let mut lines: Vec<String> = Vec::new();
         lines.extend(restored.keys.iter().map(|record| {
-            format!("restored key {} ({}, {})", record.key, record.state, record.custody)
+            format!(
+                "restored key {} ({}, {})",
+                record.key, record.state, record.custody
+            )
         }));
         lines.extend(
             restored
@@ -225,7 +236,10 @@ fn tell_restored(cx: &Context, args: &BackupRestore, restored: &Restored, anew: 
                 .map(|record| format!("restored secret {} ({})", record.secret, record.state)),
         );
         if restored.there > 0 {
-            lines.push(format!("{} were there already, and were left as they are", restored.there));
+            lines.push(format!(
+                "{} were there already, and were left as they are",
+                restored.there
+            ));
         }
         if restored.keys.is_empty() && restored.secrets.is_empty() {
             lines.push("nothing was changed".to_owned());
@@ -389,7 +403,8 @@ fn open(path: &Path) -> Result<File, Failure> {
 
 fn identities(cx: &Context, path: &Path) -> Result<Vec<Identity>, Failure> {
     let cannot = |error: io::Error| {
-        Failure::failed(format!("the identity file `{}` cannot be read", path.display())).because(Some(&error))
+        Failure::failed(format!("the identity file `{}` cannot be read", path.display()))
+            .because(Some(&error))
     };
     // It may be a pipe, such as `<(age -d identity.age)`: that is waited for.
     let file = File::open(path).map_err(cannot)?;
@@ -402,13 +417,19 @@ fn identities(cx: &Context, path: &Path) -> Result<Vec<Identity>, Failure> {
     }
     // Reserved once, so that no outgrown copy is left unwiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_IDENTITY_FILE.saturating_add(1)));
-    let most = u64::try_from(MAX_IDENTITY_FILE).unwrap_or(u64::MAX).saturating_add(1);
+    let most = u64::try_from(MAX_IDENTITY_FILE)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
     file.take(most).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.is_empty() || bytes.len() > MAX_IDENTITY_FILE {
         return Err(Failure::failed(format!(
             "the identity file `{}` has {}; expected a line `AGE-SECRET-KEY-1…`",
             path.display(),
-            if bytes.is_empty() { "nothing in it" } else { "over 16 KiB" }
+            if bytes.is_empty() {
+                "nothing in it"
+            } else {
+                "over 16 KiB"
+            }
         )));
     }
     let secret = Secret::take(&mut bytes).map_err(|error| Failure::of(Exit::Failed, &error))?;
@@ -422,13 +443,17 @@ fn identities(cx: &Context, path: &Path) -> Result<Vec<Identity>, Failure> {
 /// Why a backup cannot be read, with the file's name.
 fn in_file(path: &Path, error: &BackupError) -> Failure {
     let exit = match error {
-        BackupError::Damaged { .. } | BackupError::Content { .. } | BackupError::Untrusted(_) => Exit::Integrity,
+        BackupError::Damaged { .. } | BackupError::Content { .. } | BackupError::Untrusted(_) => {
+            Exit::Integrity
+        }
         _ => Exit::Failed,
     };
     let mut failure = Failure::of(exit, error);
     failure.message = format!("the backup `{}`: {}", path.display(), failure.message);
     match error {
-        BackupError::Damaged { .. } => failure.help("nothing of it is used; take another copy, or an earlier backup"),
+        BackupError::Damaged { .. } => {
+            failure.help("nothing of it is used; take another copy, or an earlier backup")
+        }
         BackupError::WrongIdentity { .. } => {
             failure.help("name the file with the identity of one of the recipients that it was made for")
         }

@@ -347,7 +347,8 @@ mod tests {
         let tcti = Some("device:/dev/tpm0".to_owned());
         assert_eq!(
             choose(Some(Root::Passphrase), tcti, Path::new("/k"))
-                .err().map(|failure| failure.exit),
+                .err()
+                .map(|failure| failure.exit),
             Some(Exit::Usage)
         );
     }

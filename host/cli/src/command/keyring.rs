@@ -15,7 +15,7 @@ use crate::unlock::{Unlocking, aside, runtime, with_unlocked};
 
 pub(crate) fn run(cx: &Context, command: KeyringCommand) -> Result<Exit, Failure> {
     match command {
-        KeyringCommand::Reseal(args) => reseal(cx, args),
+        KeyringCommand::Reseal(args) => reseal(cx, &args),
     }
 }
 
@@ -27,10 +27,10 @@ enum Wanted {
     Passphrase(Secret),
 }
 
-fn reseal(cx: &Context, args: Reseal) -> Result<Exit, Failure> {
+fn reseal(cx: &Context, args: &Reseal) -> Result<Exit, Failure> {
     let folder = cx.keyring()?;
     let info = Keyring::peek(&folder)?;
-    let wanted = wanted(cx, &args, info.root.kind)?;
+    let wanted = wanted(cx, args, info.root.kind)?;
     let by = who();
     let done = with_unlocked(cx, async |broker, unlocking| {
         let root = match wanted {
@@ -70,9 +70,10 @@ fn wanted(cx: &Context, args: &Reseal, now: RootKind) -> Result<Wanted, Failure>
     });
     let same = match (custody, now) {
         (Root::Tpm, RootKind::Tpm) | (Root::Swtpm, RootKind::Swtpm) => args.tcti.is_none(),
-        (Root::Passphrase | Root::Tpm | Root::Swtpm, RootKind::Passphrase | RootKind::Tpm | RootKind::Swtpm) => {
-            false
-        }
+        (
+            Root::Passphrase | Root::Tpm | Root::Swtpm,
+            RootKind::Passphrase | RootKind::Tpm | RootKind::Swtpm,
+        ) => false,
     };
     if gives_passphrase && custody != Root::Passphrase {
         return Err(Failure::usage(
@@ -129,7 +130,8 @@ fn tell(cx: &Context, done: &Resealing) -> Result<Exit, Failure> {
         )
     });
     if !weakened.is_empty() {
-        cx.out.warn(&format!("no TPM seals {} any more", weakened.join(", ")));
+        cx.out
+            .warn(&format!("no TPM seals {} any more", weakened.join(", ")));
     }
     if !cx.out.is_json() {
         cx.out.note(

@@ -44,7 +44,10 @@ async fn a_cleared_tpm_and_another_one_are_told_from_the_right_one_before_anythi
         }
         let refused = Tpm::connect_with(&settings, folder.path()).map(drop).unwrap_err();
         assert!(matches!(refused, TpmError::NotOurs { .. }), "{refused:?}");
-        assert!(refused.to_string().contains("or the TPM was cleared"), "{refused}");
+        assert!(
+            refused.to_string().contains("or the TPM was cleared"),
+            "{refused}"
+        );
         // Whoever does not ask for the pinned one gets nothing out of the blob either.
         let stranger = Tpm::connect(TpmChoice::Swtpm { state: state.clone() }).unwrap();
         let refused = stranger.sealer().unseal("root", &blob).await.map(drop);
@@ -54,14 +57,24 @@ async fn a_cleared_tpm_and_another_one_are_told_from_the_right_one_before_anythi
     std::fs::remove_dir_all(&state).unwrap();
     copy(&kept, &state);
     let again = Tpm::connect_with(&settings, folder.path()).unwrap();
-    assert!(again.sealer().unseal("root", &blob).await.unwrap().equals(&[7; 32]));
+    assert!(
+        again
+            .sealer()
+            .unseal("root", &blob)
+            .await
+            .unwrap()
+            .equals(&[7; 32])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tpm_that_tpm2_clear_cleared_is_not_ours_any_more() {
     let rig = Rig::new();
     let (settings, blob) = sealed(&rig).await;
-    assert!(rig.tpm.sealer().unseal("root", &blob).await.is_ok(), "the control");
+    assert!(
+        rig.tpm.sealer().unseal("root", &blob).await.is_ok(),
+        "the control"
+    );
     let tcti = format!("swtpm:host=127.0.0.1,port={}", formats::port(&rig.tpm));
     let cleared = std::process::Command::new("tpm2")
         .args(["clear", "-T", &tcti])

@@ -31,7 +31,9 @@ pub(super) fn write(recipients: &[Recipient]) -> Result<(Vec<u8>, Secret), Backu
         let ephemeral = Identity::generate()?;
         let share = *ephemeral.recipient().point();
         // Recipients of small order are refused when they are parsed.
-        let shared = ephemeral.agree(recipient.point())?.ok_or(BackupError::Encryption)?;
+        let shared = ephemeral
+            .agree(recipient.point())?
+            .ok_or(BackupError::Encryption)?;
         let body = wrap(&shared, &share, recipient.point(), &file_key)?;
         header.extend_from_slice(b"-> X25519 ");
         header.extend_from_slice(Base64Unpadded::encode_string(&share).as_bytes());
@@ -75,7 +77,9 @@ pub(super) fn read(
     let (covered, found) = loop {
         let start = lines.at(&next_line);
         let wrong = |what: &str| BackupError::damaged(start, format!("its header {what}"));
-        let line = lines.text(next_line.clone()).ok_or_else(|| wrong("ends before its MAC"))?;
+        let line = lines
+            .text(next_line.clone())
+            .ok_or_else(|| wrong("ends before its MAC"))?;
         if let Some(mac) = line.strip_prefix(b"--- ") {
             let mac: [u8; MAC] = decode(mac).ok_or_else(|| wrong("has a MAC that is none"))?;
             let covered = usize::try_from(start).unwrap_or(usize::MAX).saturating_add(3);
@@ -84,7 +88,11 @@ pub(super) fn read(
         let arguments = line
             .strip_prefix(b"-> ")
             .ok_or_else(|| wrong("has a line that is no part of one"))?;
-        if arguments.is_empty() || !arguments.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') {
+        if arguments.is_empty()
+            || !arguments
+                .iter()
+                .all(|byte| byte.is_ascii_graphic() || *byte == b' ')
+        {
             return Err(wrong("has a stanza with characters that none has"));
         }
         let words: Vec<&[u8]> = arguments.split(|byte| *byte == b' ').collect();
@@ -156,7 +164,11 @@ fn open(stanzas: &[Stanza], identities: &[Identity]) -> Result<Option<Secret>, B
     Ok(None)
 }
 
-fn wrapping_key(shared: &Secret, share: &[u8; KEY], recipient: &[u8; KEY]) -> Result<ChaCha20Poly1305, BackupError> {
+fn wrapping_key(
+    shared: &Secret,
+    share: &[u8; KEY],
+    recipient: &[u8; KEY],
+) -> Result<ChaCha20Poly1305, BackupError> {
     let key = derive(shared, &[*share, *recipient].concat(), WRAP)?;
     ChaCha20Poly1305::new_from_slice(key.expose()).map_err(|_| BackupError::Encryption)
 }

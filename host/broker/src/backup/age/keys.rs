@@ -63,8 +63,12 @@ impl FromStr for Recipient {
 
 impl fmt::Display for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        bech32::encode_lower_to_fmt::<Bech32, _>(f, Hrp::parse(RECIPIENT).map_err(|_| fmt::Error)?, &self.point)
-            .map_err(|_| fmt::Error)
+        bech32::encode_lower_to_fmt::<Bech32, _>(
+            f,
+            Hrp::parse(RECIPIENT).map_err(|_| fmt::Error)?,
+            &self.point,
+        )
+        .map_err(|_| fmt::Error)
     }
 }
 
@@ -111,7 +115,9 @@ impl Identity {
                 return Err(wrong("is an encrypted file; decrypt it with `age -d` first"));
             }
             identities.push(Self::parse(line).map_err(|error| match error {
-                Parse::Form => wrong("is not an X25519 identity; expected `AGE-SECRET-KEY-1` and 58 more characters"),
+                Parse::Form => {
+                    wrong("is not an X25519 identity; expected `AGE-SECRET-KEY-1` and 58 more characters")
+                }
                 Parse::Memory(error) => error,
             })?);
         }

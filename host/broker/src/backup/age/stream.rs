@@ -158,7 +158,11 @@ impl<R: Read> Opened<R> {
             if self.taken == self.filled && !self.next_chunk()? {
                 return Err(BackupError::damaged(self.at, "it ends before its last item"));
             }
-            let have = self.chunk.expose().get(self.taken..self.filled).unwrap_or_default();
+            let have = self
+                .chunk
+                .expose()
+                .get(self.taken..self.filled)
+                .unwrap_or_default();
             let count = have.len().min(bytes.len());
             let (now, later) = bytes.split_at_mut_checked(count).ok_or(BackupError::Encryption)?;
             now.copy_from_slice(have.get(..count).unwrap_or_default());

@@ -43,7 +43,10 @@ fn what_was_sealed_opens_whatever_its_length() {
         assert!(opened(&file, &others).unwrap() == text, "{length}");
         if length > 100 {
             let piece = &text[10..40];
-            assert!(!file.windows(piece.len()).any(|window| window == piece), "{length}");
+            assert!(
+                !file.windows(piece.len()).any(|window| window == piece),
+                "{length}"
+            );
         }
     }
 }
@@ -94,7 +97,10 @@ fn what_is_no_identity_file_is_refused_by_its_line_and_never_repeated() {
         ("# only\n# comments\n", 3),
         (&good.to_lowercase(), 1),
         (&format!("#\n{}", &good[..73]), 2),
-        (&format!("{good}\nage1kf7l5etkg4e6fmj3tqvcnx4s4muq25mdmqlm6zenk9x6nyynmgls8wz9am"), 2),
+        (
+            &format!("{good}\nage1kf7l5etkg4e6fmj3tqvcnx4s4muq25mdmqlm6zenk9x6nyynmgls8wz9am"),
+            2,
+        ),
         (&many, 17),
         ("age-encryption.org/v1\n", 1),
         ("AGE-PLUGIN-YUBIKEY-1QQQQQQ\n", 1),
@@ -188,7 +194,13 @@ fn a_file_for_others_says_so() {
     let (others, _) = identity();
     let refused = opened(&sealed(&[recipient, recipient], b"text"), &others).unwrap_err();
     assert!(
-        matches!(refused, BackupError::WrongIdentity { identities: 1, recipients: 2 }),
+        matches!(
+            refused,
+            BackupError::WrongIdentity {
+                identities: 1,
+                recipients: 2
+            }
+        ),
         "{refused:?}"
     );
 }
@@ -209,7 +221,10 @@ fn the_test_kit_of_the_format_is_read_as_it_says() {
         let head = std::str::from_utf8(&bytes[..at]).unwrap();
         let all = |name: &str| -> Vec<&str> {
             let values = head.lines().filter_map(|line| line.split_once(": "));
-            values.filter(|(key, _)| *key == name).map(|(_, value)| value).collect()
+            values
+                .filter(|(key, _)| *key == name)
+                .map(|(_, value)| value)
+                .collect()
         };
         let mut identities = all("identity").join("\n").into_bytes();
         let text = Secret::take(&mut identities)
@@ -218,7 +233,9 @@ fn the_test_kit_of_the_format_is_read_as_it_says() {
             .and_then(|identities| opened(&bytes[at + 2..], &identities));
         let name = path.file_name().unwrap();
         if all("expect") == ["success"] {
-            let digest = hex::encode(Sha256::digest(text.unwrap_or_else(|error| panic!("{name:?}: {error}"))));
+            let digest = hex::encode(Sha256::digest(
+                text.unwrap_or_else(|error| panic!("{name:?}: {error}")),
+            ));
             assert_eq!(all("payload"), [digest.as_str()], "{name:?}");
             good += 1;
         } else {

@@ -100,7 +100,10 @@ fn what_is_written_is_read() {
     assert_eq!(contents.vkey, log_key().1);
     assert_eq!(contents.secrets.len(), 1);
     assert!(contents.secrets[0].1, "its value is there");
-    assert!(read(&content(&good())).is_ok(), "and so is what these tests make themselves");
+    assert!(
+        read(&content(&good())).is_ok(),
+        "and so is what these tests make themselves"
+    );
 }
 
 #[test]
@@ -144,31 +147,72 @@ fn each_lie_is_refused_and_the_item_named() {
     let last = forged.len() - 20;
     forged[last] = if forged[last] == b'A' { b'B' } else { b'A' };
     let deep = format!("{}1{}", "[".repeat(60_000), "]".repeat(60_000));
-    let nested = [PRELUDE.as_slice(), &FORMAT.to_be_bytes(), &frame(1, &deep.as_bytes()[..MAX_FRAME], b"")].concat();
+    let nested = [
+        PRELUDE.as_slice(),
+        &FORMAT.to_be_bytes(),
+        &frame(1, &deep.as_bytes()[..MAX_FRAME], b""),
+    ]
+    .concat();
     let rows: Vec<(&str, Vec<u8>, &str)> = vec![
         ("a later format", newer, "has format 2, and this version"),
         ("format 0", ancient, "format 0"),
         ("nothing", Vec::new(), "an age file of something else"),
         ("a text", b"hello".to_vec(), "an age file of something else"),
-        ("a long text", vec![b'x'; 100_000], "an age file of something else"),
+        (
+            "a long text",
+            vec![b'x'; 100_000],
+            "an age file of something else",
+        ),
         ("a head of 4 GiB", huge(true), "has 4294967295 bytes"),
         ("a value over the bound", huge(false), "its value has 65537 bytes"),
         ("deep nesting", nested, "cannot be read"),
         ("two heads", content(&twice), "a second head"),
-        ("one item more", content(&more), "item 2 cannot be read: the head says that there are fewer"),
+        (
+            "one item more",
+            content(&more),
+            "item 2 cannot be read: the head says that there are fewer",
+        ),
         ("one item less", content(&fewer), "the end comes too early"),
         ("no end", no_end, "ends before its last item"),
         ("something behind the end", longer, "something follows the end"),
         ("another signature", forged, "not signed by the key"),
-        ("4097 items", with_head("items", json!(4097)), "says what no keyring has"),
-        ("no verifier key", with_head("vkey", json!("x")), "no verifier key"),
+        (
+            "4097 items",
+            with_head("items", json!(4097)),
+            "says what no keyring has",
+        ),
+        (
+            "no verifier key",
+            with_head("vkey", json!("x")),
+            "no verifier key",
+        ),
         ("an unknown field", changed("extra", json!(1)), "unknown field"),
-        ("another version", changed("version", json!(0)), "impossible version"),
-        ("a negative version", changed("version", json!(-1)), "item 1 cannot be read"),
+        (
+            "another version",
+            changed("version", json!(0)),
+            "impossible version",
+        ),
+        (
+            "a negative version",
+            changed("version", json!(-1)),
+            "item 1 cannot be read",
+        ),
         ("a state", changed("state", json!("golden")), "impossible state"),
-        ("a name that is a path", changed("name", json!("../x")), "item 1 cannot be read"),
-        ("a plan of no time", changed("rotate_every", json!(0)), "impossible rotation plan"),
-        ("an origin", changed("origin", json!("http://a.test")), "item 1 cannot be read"),
+        (
+            "a name that is a path",
+            changed("name", json!("../x")),
+            "item 1 cannot be read",
+        ),
+        (
+            "a plan of no time",
+            changed("rotate_every", json!(0)),
+            "impossible rotation plan",
+        ),
+        (
+            "an origin",
+            changed("origin", json!("http://a.test")),
+            "item 1 cannot be read",
+        ),
     ];
     for (what, content, says) in rows {
         let refused = read(&content).map(drop).unwrap_err();
@@ -187,7 +231,12 @@ fn a_hostile_text_is_shown_escaped() {
     frames[0].1["version"] = json!("0.1\u{1b}[2J");
     assert!(!read(&content(&frames)).unwrap().version.contains('\u{1b}'));
     frames[1].1["state"] = json!("\u{1b}[2J");
-    assert!(!read(&content(&frames)).unwrap_err().to_string().contains('\u{1b}'));
+    assert!(
+        !read(&content(&frames))
+            .unwrap_err()
+            .to_string()
+            .contains('\u{1b}')
+    );
 }
 
 proptest! {

@@ -15,8 +15,9 @@ fn cuts(log: &[u8]) -> impl Iterator<Item = usize> {
 fn names(keyring: &Keyring) -> Vec<String> {
     let keys = keyring.keys();
     let secrets = keyring.secrets();
-    let all = keys.iter().map(|record| (&record.key).to_string());
-    all.chain(secrets.iter().map(|record| record.secret.to_string())).collect()
+    let all = keys.iter().map(|record| record.key.to_string());
+    all.chain(secrets.iter().map(|record| record.secret.to_string()))
+        .collect()
 }
 
 #[tokio::test]
@@ -56,13 +57,21 @@ async fn a_restore_that_was_killed_left_whole_items_and_can_go_on() {
             let material = old.material(&record.key).unwrap();
             assert!(found.material(&record.key).unwrap().equals(material.expose()));
         }
-        for record in old.keys().iter().filter(|record| found.record(&record.key).is_none()) {
+        for record in old
+            .keys()
+            .iter()
+            .filter(|record| found.record(&record.key).is_none())
+        {
             let material = old.material(&record.key).unwrap();
             found.restore_key((**record).clone(), Some(&material)).unwrap();
         }
         assert_eq!(found.keys().len(), 2, "cut at {cut}");
     }
-    assert_eq!(seen.last(), Some(&(states.len() - 1)), "the whole log holds everything");
+    assert_eq!(
+        seen.last(),
+        Some(&(states.len() - 1)),
+        "the whole log holds everything"
+    );
     assert!(seen.len() > 2, "the cuts hit several states: {seen:?}");
 }
 
@@ -116,9 +125,17 @@ async fn a_reseal_that_was_killed_left_a_keyring_that_the_old_or_the_new_root_op
         };
         assert!(found.material(&record.key).unwrap().equals(&first));
         let secret = found.secret(&"github".parse().unwrap()).unwrap();
-        assert!(found.secret_material(&secret.secret).unwrap().equals(VALUE.as_bytes()));
+        assert!(
+            found
+                .secret_material(&secret.secret)
+                .unwrap()
+                .equals(VALUE.as_bytes())
+        );
     }
-    assert!(old_opens > 2 && new_opens > 0, "{old_opens} by the old, {new_opens} by the new");
+    assert!(
+        old_opens > 2 && new_opens > 0,
+        "{old_opens} by the old, {new_opens} by the new"
+    );
 }
 
 #[tokio::test]
@@ -165,7 +182,9 @@ async fn a_restored_version_does_not_take_anothers_place() {
     assert!(keyring.material(&key).is_err());
     let rows: i64 = Connection::open(folder.join(DATABASE))
         .unwrap()
-        .query_row("SELECT length(material) FROM keys WHERE version = 2", [], |row| row.get(0))
+        .query_row("SELECT length(material) FROM keys WHERE version = 2", [], |row| {
+            row.get(0)
+        })
         .unwrap();
     assert_eq!(rows, 0);
 }

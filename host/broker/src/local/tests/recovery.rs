@@ -55,7 +55,11 @@ impl Place {
         }
     }
 
-    pub(super) fn options(folder: &TempDir, sealer: Arc<dyn Sealer>, resident: Option<&Arc<Slow>>) -> Options {
+    pub(super) fn options(
+        folder: &TempDir,
+        sealer: Arc<dyn Sealer>,
+        resident: Option<&Arc<Slow>>,
+    ) -> Options {
         let clock = Arc::new(ManualClock::at(START.parse().unwrap()));
         let mut options = Options::new(folder.path().join("keyring"), sealer)
             .durability(Durability::Process)
@@ -120,7 +124,12 @@ impl Place {
         file
     }
 
-    async fn restore(&self, file: &[u8], identities: &[Identity], weaken: bool) -> Result<Restored, RestoreError> {
+    async fn restore(
+        &self,
+        file: &[u8],
+        identities: &[Identity],
+        weaken: bool,
+    ) -> Result<Restored, RestoreError> {
         let how = Restoring {
             identities,
             of: None,
@@ -208,7 +217,11 @@ async fn a_restored_keyring_has_what_can_be_had_and_names_what_cannot() {
     let file = old.back_up(recipient).await;
     let new = Place::new(RootKind::Tpm, "new tpm", Some(Arc::new(Slow::default()))).await;
     let restored = new.restore(&file, &identities, false).await.unwrap();
-    let lost: Vec<_> = restored.lost.iter().map(|record| record.key.to_string()).collect();
+    let lost: Vec<_> = restored
+        .lost
+        .iter()
+        .map(|record| record.key.to_string())
+        .collect();
     assert_eq!(lost, ["resident@v1"]);
     assert_eq!(
         restored.lost[0].public(),
@@ -216,20 +229,41 @@ async fn a_restored_keyring_has_what_can_be_had_and_names_what_cannot() {
     );
     let (old_keys, new_keys) = (old.broker.keyring().keys(), new.broker.keyring().keys());
     assert_eq!(restored.keys.len(), 4);
-    for before in old_keys.iter().filter(|record| record.key.name.as_str() != "resident") {
+    for before in old_keys
+        .iter()
+        .filter(|record| record.key.name.as_str() != "resident")
+    {
         let after = new_keys.iter().find(|record| record.key == before.key).unwrap();
         assert_eq!(
-            (&after.identity, &after.profile, after.state, after.custody, after.created),
-            (&before.identity, &before.profile, before.state, before.custody, before.created)
+            (
+                &after.identity,
+                &after.profile,
+                after.state,
+                after.custody,
+                after.created
+            ),
+            (
+                &before.identity,
+                &before.profile,
+                before.state,
+                before.custody,
+                before.created
+            )
         );
-        assert_eq!((after.source, after.assurance), (KeySource::Restored, Assurance::Hardware));
+        assert_eq!(
+            (after.source, after.assurance),
+            (KeySource::Restored, Assurance::Hardware)
+        );
     }
     for key in ["sealed", "soft"] {
         new.signs(key).await;
     }
     let states = |place: &Place| -> Vec<(String, KeyState)> {
         let records: Vec<Arc<SecretRecord>> = place.broker.keyring().secrets();
-        records.iter().map(|record| (record.secret.to_string(), record.state)).collect()
+        records
+            .iter()
+            .map(|record| (record.secret.to_string(), record.state))
+            .collect()
     };
     assert_eq!(states(&new), states(&old));
     assert_eq!(new.secret_value("github"), format!("{VALUE}-second").as_bytes());
@@ -239,8 +273,18 @@ async fn a_restored_keyring_has_what_can_be_had_and_names_what_cannot() {
     let blob = new.broker.keyring().material(&new_keys[1].key).unwrap();
     let purpose = crate::custody::purpose(&new_keys[1].key);
     assert_eq!(new_keys[1].key.name.as_str(), "sealed");
-    assert!(rooted(RootKind::Tpm, "new tpm").unseal(&purpose, blob.expose()).await.is_ok());
-    assert!(rooted(RootKind::Tpm, "old tpm").unseal(&purpose, blob.expose()).await.is_err());
+    assert!(
+        rooted(RootKind::Tpm, "new tpm")
+            .unseal(&purpose, blob.expose())
+            .await
+            .is_ok()
+    );
+    assert!(
+        rooted(RootKind::Tpm, "old tpm")
+            .unseal(&purpose, blob.expose())
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]
@@ -265,7 +309,10 @@ async fn what_is_over_stays_over_and_takes_no_material_with_it() {
     assert_eq!(there, ["github@v2"]);
     let new = Place::new(RootKind::Tpm, "new tpm", None).await;
     new.restore(&file, &identities, false).await.unwrap();
-    for (gone, state) in [("soft-gone", KeyState::Revoked), ("resident-gone", KeyState::Revoked)] {
+    for (gone, state) in [
+        ("soft-gone", KeyState::Revoked),
+        ("resident-gone", KeyState::Revoked),
+    ] {
         assert!(new.broker.keyring().key(&name(gone)).is_none());
         let key = KeyRef {
             name: name(gone),
@@ -273,7 +320,10 @@ async fn what_is_over_stays_over_and_takes_no_material_with_it() {
         };
         assert_eq!(new.broker.keyring().record(&key).unwrap().state, state);
         assert!(
-            new.broker.set_key_state(&name(gone), KeyState::Active).await.is_err(),
+            new.broker
+                .set_key_state(&name(gone), KeyState::Active)
+                .await
+                .is_err(),
             "{gone} does not come back"
         );
     }
@@ -295,7 +345,11 @@ async fn restoring_twice_changes_nothing_and_what_happened_since_stays() {
     assert_eq!((again.keys.len(), again.secrets.len(), again.there), (0, 0, 8));
     assert_eq!(again.lost.len(), 1, "what is lost is said each time");
     assert_eq!(new.broker.keyring().info().generation, generation);
-    assert_eq!(new.events().await.len(), events, "nothing was done, so nothing is on the log");
+    assert_eq!(
+        new.events().await.len(),
+        events,
+        "nothing was done, so nothing is on the log"
+    );
 
     // A restore that was interrupted is completed, and nothing is revived by it.
     new.broker
@@ -310,7 +364,8 @@ async fn restoring_twice_changes_nothing_and_what_happened_since_stays() {
     assert!(new.broker.keyring().secret(&name("github")).is_none());
     // The lost key was made anew: it is in nobody's way.
     let new = new.reopen("new tpm").await.unwrap();
-    new.key("resident", Algorithm::Ed25519, CustodyKind::TpmSealed).await;
+    new.key("resident", Algorithm::Ed25519, CustodyKind::TpmSealed)
+        .await;
     assert_eq!(new.restore(&second, &identities, false).await.unwrap().there, 9);
 }
 
@@ -354,9 +409,15 @@ async fn other_credentials_of_the_same_names_are_refused_by_name_and_nothing_is_
         }
         let before = (new.broker.keyring().info().generation, new.events().await.len());
         let refused = new.restore(&file, &identities, true).await.unwrap_err();
-        assert!(matches!(refused, RestoreError::Conflict(_)), "{what}: {refused:?}");
+        assert!(
+            matches!(refused, RestoreError::Conflict(_)),
+            "{what}: {refused:?}"
+        );
         assert!(refused.to_string().contains(says), "{what}: {refused}");
-        assert_eq!((new.broker.keyring().info().generation, new.events().await.len()), before);
+        assert_eq!(
+            (new.broker.keyring().info().generation, new.events().await.len()),
+            before
+        );
     }
 }
 
@@ -375,8 +436,14 @@ async fn nothing_becomes_weaker_without_being_told() {
             panic!("{refused:?}");
         };
         assert_eq!(*to, kind.assurance());
-        assert!(what.contains(&"key `sealed@v1` was `hardware`".to_owned()), "{what:?}");
-        assert!(what.contains(&"secret `github@v2` was `hardware`".to_owned()), "{what:?}");
+        assert!(
+            what.contains(&"key `sealed@v1` was `hardware`".to_owned()),
+            "{what:?}"
+        );
+        assert!(
+            what.contains(&"secret `github@v2` was `hardware`".to_owned()),
+            "{what:?}"
+        );
         assert!(new.broker.keyring().keys().is_empty() && new.broker.keyring().secrets().is_empty());
         new.restore(&file, &identities, true).await.unwrap();
         let record = new.broker.keyring().key(&name("sealed")).unwrap();
@@ -428,7 +495,10 @@ async fn a_backup_is_on_the_log_before_its_first_byte_or_is_not_made() {
     let place = full(RootKind::Tpm, "old tpm").await;
     let (_, recipient) = identity();
     let before = scan(&place.folder.path().join("keyring").join(AUDIT_FOLDER));
-    assert!(!before.windows(16).any(|window| window == b"backup-requested"), "the control");
+    assert!(
+        !before.windows(16).any(|window| window == b"backup-requested"),
+        "the control"
+    );
     let mut out = Watching(&place.folder, None);
     place
         .broker
@@ -469,14 +539,24 @@ async fn a_backup_is_on_the_log_before_its_first_byte_or_is_not_made() {
         }
     }
     let failed = place.broker.back_up(&[recipient], "x", Full).await.unwrap_err();
-    assert!(matches!(failed, BackUpError::Backup(BackupError::Io { .. })), "{failed:?}");
+    assert!(
+        matches!(failed, BackUpError::Backup(BackupError::Io { .. })),
+        "{failed:?}"
+    );
     assert!(matches!(
         place.events().await.last(),
-        Some(Event::Settled { settlement: Settlement::Failed, .. })
+        Some(Event::Settled {
+            settlement: Settlement::Failed,
+            ..
+        })
     ));
     place.broker.close().await.unwrap();
     let mut file = Vec::new();
-    let refused = place.broker.back_up(&[recipient], "x", &mut file).await.unwrap_err();
+    let refused = place
+        .broker
+        .back_up(&[recipient], "x", &mut file)
+        .await
+        .unwrap_err();
     assert!(matches!(refused, BackUpError::Audit(_)), "{refused:?}");
     assert!(file.is_empty(), "nothing was written");
 }
@@ -496,7 +576,13 @@ async fn no_recipient_and_too_many_are_refused() {
             "{refused:?}"
         );
     }
-    assert!(place.broker.back_up(&[recipient; 16], "x", Vec::new()).await.is_ok());
+    assert!(
+        place
+            .broker
+            .back_up(&[recipient; 16], "x", Vec::new())
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -506,13 +592,24 @@ async fn a_backup_shows_nothing_without_an_identity() {
     let (others, _) = identity();
     let file = old.back_up(recipient).await;
     let refused = Contents::read(file.as_slice(), &others).unwrap_err();
-    assert!(matches!(refused, BackupError::WrongIdentity { .. }), "{refused:?}");
+    assert!(
+        matches!(refused, BackupError::WrongIdentity { .. }),
+        "{refused:?}"
+    );
     let soft = old.broker.keyring().key(&name("soft")).unwrap();
-    let seed = old.broker.keyring().material(&soft.key).unwrap().expose().to_vec();
+    let seed = old
+        .broker
+        .keyring()
+        .material(&soft.key)
+        .unwrap()
+        .expose()
+        .to_vec();
     let text = format!("{VALUE}-second");
     for secret in [seed.as_slice(), text.as_bytes(), b"github", b"hardware"] {
         assert!(
-            !file.windows(secret.len().min(8)).any(|window| secret.starts_with(window)),
+            !file
+                .windows(secret.len().min(8))
+                .any(|window| secret.starts_with(window)),
             "{}",
             String::from_utf8_lossy(secret)
         );
@@ -525,7 +622,10 @@ async fn a_backup_shows_nothing_without_an_identity() {
 
 #[tokio::test]
 async fn a_backup_of_another_keyring_is_refused_where_one_is_expected() {
-    let (old, other) = (full(RootKind::Tpm, "old tpm").await, full(RootKind::Tpm, "other").await);
+    let (old, other) = (
+        full(RootKind::Tpm, "old tpm").await,
+        full(RootKind::Tpm, "other").await,
+    );
     let (identities, recipient) = identity();
     let file = old.back_up(recipient).await;
     let vkey = |place: &Place| place.broker.keyring().info().vkey.unwrap();
@@ -554,11 +654,17 @@ async fn a_changed_file_restores_nothing_at_all() {
         changed[at] ^= 1 << (at % 8);
         for bad in [&changed[..], &file[..at]] {
             let refused = new.restore(bad, &identities, true).await.unwrap_err();
-            assert!(matches!(refused, RestoreError::Backup(_)), "byte {at}: {refused:?}");
+            assert!(
+                matches!(refused, RestoreError::Backup(_)),
+                "byte {at}: {refused:?}"
+            );
         }
     }
     assert!(new.broker.keyring().keys().is_empty());
-    assert!(new.restore(&file, &identities, false).await.is_ok(), "the control");
+    assert!(
+        new.restore(&file, &identities, false).await.is_ok(),
+        "the control"
+    );
 }
 
 /// A file that is another one when it is read again.
@@ -581,7 +687,10 @@ impl std::io::Seek for Turning {
 
 #[tokio::test]
 async fn a_file_that_is_changed_between_looking_and_restoring_is_noticed() {
-    let (old, other) = (full(RootKind::Tpm, "old tpm").await, full(RootKind::Tpm, "other").await);
+    let (old, other) = (
+        full(RootKind::Tpm, "old tpm").await,
+        full(RootKind::Tpm, "other").await,
+    );
     let (identities, recipient) = identity();
     let (file, evil) = (old.back_up(recipient).await, other.back_up(recipient).await);
     let new = Place::new(RootKind::Tpm, "new tpm", None).await;
@@ -597,7 +706,13 @@ async fn a_file_that_is_changed_between_looking_and_restoring_is_noticed() {
         matches!(refused, RestoreError::Backup(BackupError::Untrusted(_))),
         "{refused:?}"
     );
-    assert!(new.broker.keyring().keys().iter().all(|record| record.state == KeyState::Revoked));
+    assert!(
+        new.broker
+            .keyring()
+            .keys()
+            .iter()
+            .all(|record| record.state == KeyState::Revoked)
+    );
     let mut same = Turning(vec![file.clone()], Cursor::new(file));
     assert!(new.broker.restore(&mut same, how).await.is_ok(), "the control");
 }

@@ -28,7 +28,9 @@ async fn only_the_new_root_opens_the_keyring_and_everything_works_as_before() {
         place.key("soft", Algorithm::Ed25519, CustodyKind::Software).await;
         let sealed = from != RootKind::Passphrase;
         if sealed {
-            place.key("sealed", Algorithm::Ed25519, CustodyKind::TpmSealed).await;
+            place
+                .key("sealed", Algorithm::Ed25519, CustodyKind::TpmSealed)
+                .await;
         }
         place.secret("github", "a-token-of-some-length").await;
         let vkey = place.broker.keyring().info().vkey;
@@ -37,7 +39,10 @@ async fn only_the_new_root_opens_the_keyring_and_everything_works_as_before() {
             .reseal(root(to, "the new one", None), false, "uid 1 (test)")
             .await
             .unwrap();
-        assert_eq!((done.from, done.to, done.keys.len()), (from, to, usize::from(sealed)));
+        assert_eq!(
+            (done.from, done.to, done.keys.len()),
+            (from, to, usize::from(sealed))
+        );
         assert!(done.weakened.is_empty());
         place.kind = to;
         let place = place.reopen("the new one").await.unwrap();
@@ -70,7 +75,10 @@ async fn only_the_new_root_opens_the_keyring_and_everything_works_as_before() {
         );
         assert!(matches!(
             events[at + 1],
-            Event::Settled { settlement: Settlement::Released, .. }
+            Event::Settled {
+                settlement: Settlement::Released,
+                ..
+            }
         ));
         let refused = place.reopen("the old one").await;
         assert!(
@@ -88,7 +96,9 @@ async fn a_keyring_falls_to_something_weaker_only_when_it_is_said() {
         (RootKind::Swtpm, RootKind::Passphrase),
     ] {
         let mut place = Place::new(from, "the old one", None).await;
-        place.key("sealed", Algorithm::Ed25519, CustodyKind::TpmSealed).await;
+        place
+            .key("sealed", Algorithm::Ed25519, CustodyKind::TpmSealed)
+            .await;
         place.secret("github", "a-token-of-some-length").await;
         let before = (place.broker.keyring().info(), place.events().await.len());
         let refused = place
@@ -97,7 +107,10 @@ async fn a_keyring_falls_to_something_weaker_only_when_it_is_said() {
             .await
             .unwrap_err();
         assert!(matches!(refused, ResealError::Weaker { .. }), "{refused:?}");
-        assert_eq!((place.broker.keyring().info(), place.events().await.len()), before);
+        assert_eq!(
+            (place.broker.keyring().info(), place.events().await.len()),
+            before
+        );
         let done = place
             .broker
             .reseal(root(to, "the new one", None), true, "x")
@@ -108,7 +121,11 @@ async fn a_keyring_falls_to_something_weaker_only_when_it_is_said() {
         place.kind = to;
         let place = place.reopen("the new one").await.unwrap();
         let record = place.broker.keyring().key(&name("sealed")).unwrap();
-        let custody = if soft { CustodyKind::Software } else { CustodyKind::TpmSealed };
+        let custody = if soft {
+            CustodyKind::Software
+        } else {
+            CustodyKind::TpmSealed
+        };
         assert_eq!((record.custody, record.assurance), (custody, to.assurance()));
         let secret = place.broker.keyring().secret(&name("github")).unwrap();
         assert_eq!(secret.assurance, to.assurance());
@@ -159,7 +176,9 @@ async fn keys_that_live_in_a_tpm_do_not_leave_it_and_are_named() {
 #[tokio::test]
 async fn a_sealer_that_cannot_seal_leaves_the_keyring_as_it_was() {
     let place = Place::new(RootKind::Tpm, "the old one", None).await;
-    place.key("sealed", Algorithm::Ed25519, CustodyKind::TpmSealed).await;
+    place
+        .key("sealed", Algorithm::Ed25519, CustodyKind::TpmSealed)
+        .await;
     let before = place.broker.keyring().info();
     // Says that it is hardware, and is not.
     let mut pretending = root(RootKind::Tpm, "the new one", None);
@@ -172,7 +191,10 @@ async fn a_sealer_that_cannot_seal_leaves_the_keyring_as_it_was() {
     assert_eq!(place.broker.keyring().info(), before);
     assert!(matches!(
         place.events().await.last(),
-        Some(Event::Settled { settlement: Settlement::Failed, .. })
+        Some(Event::Settled {
+            settlement: Settlement::Failed,
+            ..
+        })
     ));
     let place = place.reopen("the old one").await.unwrap();
     place.signs("sealed").await;

@@ -146,7 +146,9 @@ fn tpm(info: Option<&KeyringInfo>, folder: &Path) -> Finding {
                 Finding::ok(name, "the keyring's software TPM is in use by another process")
             }
             Err(error @ (TpmError::NotOurs { .. } | TpmError::NoDevice(_))) => {
-                let fix = format!("the keys of this keyring need the TPM that it was made on; without it, {RESTORE}");
+                let fix = format!(
+                    "the keys of this keyring need the TPM that it was made on; without it, {RESTORE}"
+                );
                 Finding::fail(name, error.to_string(), fix)
             }
             Err(error) => Finding::fail(name, error.to_string(), "the keys of this keyring need that TPM"),
