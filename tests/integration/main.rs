@@ -17,6 +17,7 @@ mod cli_log;
 mod cli_manifests;
 mod cli_new;
 mod cli_output;
+mod cli_recovery;
 mod cli_requests;
 mod cli_scene;
 mod cli_signals;

@@ -8,6 +8,8 @@ mod git;
 mod large;
 mod nonces;
 mod proofs;
+mod recovery;
+mod resealing;
 mod rollback;
 mod rotation;
 mod rotations;

@@ -7,6 +7,7 @@ mod device;
 mod formats;
 mod interposer;
 mod macs;
+mod lost;
 mod queues;
 mod recovery;
 mod revocation;
