@@ -40,7 +40,7 @@ use denials::Denials;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
 use secrets::OpenSecrets;
-use send::{Exchanges, Stop};
+use send::{Exchanges, Memory, Stop, Wasted};
 use tokens::Tokens;
 use tokio::sync::Semaphore;
 
@@ -146,6 +146,8 @@ pub struct LocalBroker {
     open_secrets: Arc<OpenSecrets>,
     egress: Option<Arc<dyn Egress>>,
     exchanges: Arc<Exchanges>,
+    // For the bodies of requests that are held whole, of all instances.
+    bodies: Memory,
     tokens: Tokens,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
@@ -158,6 +160,9 @@ struct Instance {
     denials: Mutex<Denials>,
     // One for each request that is under way.
     outstanding: Arc<Semaphore>,
+    // For the bodies of its requests that are held whole, and what was read of some in vain.
+    bodies: Memory,
+    wasted: Wasted,
 }
 
 impl LocalBroker {
@@ -258,6 +263,7 @@ impl LocalBroker {
             open_secrets,
             egress,
             exchanges: Arc::default(),
+            bodies: Memory::of_host(),
             tokens: Tokens::default(),
             me: Weak::clone(me),
         });
@@ -425,6 +431,8 @@ impl Broker for LocalBroker {
             admitted,
             denials: Mutex::new(Denials::new(self.clock.now())),
             outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING)),
+            bodies: Memory::of_instance(),
+            wasted: Wasted::new(self.clock.now()),
         };
         write(&self.instances).insert(id, Arc::new(instance));
         Ok(id)

@@ -13,22 +13,26 @@ use claviger_core::{ContentDigest, GrantAlias, InstanceId, Permit, Refusal, Secr
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::admit::AdmittedGrant;
+use super::perform::MAX_INLINE;
 use super::tokens::NoToken;
 use super::{Instance, LocalBroker};
 use crate::guard::{self, BodyLength, Room};
 
 mod body;
 mod exchange;
+mod memory;
 mod proof;
 mod slots;
 mod terms;
 
 pub(super) use exchange::{Exchange, Exchanges, Stop, may_have_left};
+pub(super) use memory::{Memory, Wasted};
 pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 
-use body::{Counted, NotRead, read_whole};
+use body::{Body, outgoing};
 use exchange::{Flow, Guarded, Registered, Settling, reflected};
+use memory::Unspent;
 use proof::Proof;
 use slots::{Filling, fill};
 
@@ -55,11 +59,8 @@ struct Prepared<'a> {
     terms: &'a HttpTerms,
     grant: &'a AdmittedGrant,
     body: Body,
-}
-
-enum Body {
-    Whole(Bytes),
-    Stream(BodyStream),
+    // What was read of it counts until the request is permitted.
+    unspent: Option<Unspent>,
 }
 
 /// What is decided for good: all of a request but its body.
@@ -94,20 +95,42 @@ impl Prepared<'_> {
     }
 
     /// Of the head as it is sent and, where it was read, the body.
-    fn content(&self) -> ContentDigest {
+    fn content(&self) -> impl Future<Output = Result<ContentDigest, Denial>> + Send + use<> {
         let Decided {
             method,
             target,
             headers,
             ..
         } = &self.decided;
-        let target = target.to_string();
-        let head = [method.as_str().as_bytes(), target.as_bytes()];
-        let fields = headers
-            .iter()
-            .flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_slice()]);
-        ContentDigest::of_parts(head.into_iter().chain(fields).chain([self.whole()]))
+        let (method, target, headers) = (*method, target.to_string(), headers.clone());
+        let body = match &self.body {
+            Body::Whole(bytes) => bytes.clone(),
+            Body::Stream(_) => Bytes::new(),
+        };
+        beside(body.len(), move || {
+            let head = [method.as_str().as_bytes(), target.as_bytes()];
+            let fields = headers
+                .iter()
+                .flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_slice()]);
+            ContentDigest::of_parts(head.into_iter().chain(fields).chain([body.as_ref()]))
+        })
     }
+}
+
+/// Does work on this thread or, if there is much to do and a runtime, on one for blocking work. Dropping the future leaves it to its end
+/// unseen.
+async fn beside<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Denial> {
+    let elsewhere = (size > MAX_INLINE).then(tokio::runtime::Handle::try_current);
+    let Some(Ok(runtime)) = elsewhere else {
+        return Ok(work());
+    };
+    runtime.spawn_blocking(work).await.map_err(|error| {
+        let detail = format!("the body was not looked at: {error}");
+        Denial::new(Refusal::Unavailable, Rule::Body, &detail)
+    })
 }
 
 impl LocalBroker {
@@ -159,7 +182,7 @@ impl LocalBroker {
         let Some(egress) = &self.egress else {
             return Err(unplaced(no_egress()));
         };
-        let prepared = self.prepare(instance, head, body).await?;
+        let mut prepared = self.prepare(instance, head, body).await?;
         let alias = prepared.decided.alias;
         let denied = |denial| Failure::Denied {
             alias: Some(alias.clone()),
@@ -185,10 +208,13 @@ impl LocalBroker {
             terms: prepared.terms,
             grant: prepared.grant,
             length: prepared.length(),
-            content: prepared.content(),
+            content: prepared.content().await.map_err(denied)?,
             proof: proof.as_ref(),
         };
         let permitted = self.permit(instance, &request, place).await.map_err(denied)?;
+        if let Some(unspent) = &mut prepared.unspent {
+            unspent.permitted();
+        }
         // From here the use is on the log: whatever happens, it is settled.
         self.send_permitted(egress, instance, prepared, (token, proof), permitted)
             .await
@@ -224,12 +250,16 @@ impl LocalBroker {
         let time = self.trusted_now().map_err(denied)?;
         let state = self.ledger().grant(&admitted.agent, alias);
         guard::decide(&grant.constraints, &state, time).map_err(denied)?;
-        let body = read_body(&decided, body).await.map_err(denied)?;
+        let (body, unspent) = self
+            .read_body(instance, terms, &decided, body)
+            .await
+            .map_err(denied)?;
         Ok(Prepared {
             decided,
             terms,
             grant,
             body,
+            unspent,
         })
     }
 
@@ -495,58 +525,6 @@ struct Permitted {
 
 /// Stands for the grant of a request that falls under none.
 const NO_GRANT: &str = "(no grant)";
-
-/// Reads the body as far as a rule needs it.
-async fn read_body(decided: &Decided<'_>, body: Option<BodyStream>) -> Result<Body, Denial> {
-    let grant = decided.grant;
-    let Some(body) = body else {
-        return Ok(Body::Whole(Bytes::new()));
-    };
-    let must_be_empty = decided.body_must_be_empty() || decided.length == Some(0);
-    if !must_be_empty && !grant.needs_whole_body() {
-        return Ok(Body::Stream(body));
-    }
-    let max = if must_be_empty { 0 } else { grant.body.max.0 };
-    let invalid = |text: &str| Denial::new(Refusal::Invalid, Rule::Body, text);
-    let read = tokio::time::timeout(grant.timeout, read_whole(body, max))
-        .await
-        .map_err(|_| invalid("the body was not there within the grant's timeout"))?;
-    let whole = read.map_err(|why| match why {
-        NotRead::TooLong if must_be_empty => invalid("the request has a body and must not have one"),
-        NotRead::TooLong => invalid(&format!(
-            "the body is larger than {} (`max-request`)",
-            grant.body.max
-        )),
-        NotRead::Trailers => invalid("the body has trailers"),
-        NotRead::Aborted => invalid("the body was not finished"),
-    })?;
-    if decided.length.is_some_and(|length| length != as_u64(whole.len())) {
-        return Err(invalid("the body is not as long as was announced"));
-    }
-    match &grant.body.json {
-        Some(rule) if !whole.is_empty() || decided.body_must_be_there() => rule
-            .check(&whole)
-            .map(Body::Whole)
-            .map_err(|error| invalid(&error.to_string())),
-        Some(_) | None => Ok(Body::Whole(whole)),
-    }
-}
-
-fn outgoing(body: Body, length: Option<u64>, room: Room, sent: &Arc<AtomicU64>) -> Outgoing {
-    match body {
-        Body::Whole(bytes) if bytes.is_empty() => Outgoing::Empty,
-        Body::Whole(bytes) => {
-            // As if all of it went, unless it is known that nothing did.
-            sent.store(as_u64(bytes.len()), Ordering::Release);
-            Outgoing::Whole(bytes)
-        }
-        Body::Stream(body) => Outgoing::Stream {
-            body: Box::pin(Counted::new(body, Arc::clone(sent), room.sent)),
-            length,
-            max: room.sent,
-        },
-    }
-}
 
 fn too_many() -> Denial {
     Denial::new(

@@ -271,6 +271,65 @@ async fn a_body_is_checked_where_the_grant_says_so_and_what_was_understood_is_se
 }
 
 #[tokio::test]
+async fn bodies_that_are_refused_are_not_read_for_ever() {
+    let scene = Scene::new().await;
+    let checked = GRANT.replace("] }", "], body = { \"/bcc\" = { absent = true } } }");
+    let who = scene.fixture.start(&checked).await;
+    let json = [("content-type", "application/json")];
+    let large = "x".repeat(1 << 20);
+    let post = async |body: &str| {
+        let sent = scene
+            .broker()
+            .send(who, head("POST /repos/a", &json), chunks(&[body]))
+            .await;
+        sent.map(drop).map_err(|error| refused(&error))
+    };
+    for _ in 0..64 {
+        assert_eq!(post(&large).await, Err(Refusal::Invalid));
+    }
+    assert_eq!(post("{}").await, Err(Refusal::Throttled));
+    scene.fixture.clock.advance(SignedDuration::from_secs(1));
+    // What is permitted costs its grant, and nothing beside it.
+    for _ in 0..3 {
+        assert_eq!(post(&format!("{{}}{}", " ".repeat((1 << 20) - 2))).await, Ok(()));
+    }
+    assert_eq!(post(&large).await, Err(Refusal::Invalid));
+    assert_eq!(post("{}").await, Err(Refusal::Throttled));
+}
+
+#[tokio::test]
+async fn bodies_are_held_whole_within_a_bound_for_each_instance() {
+    let scene = Scene::new().await;
+    let checked = GRANT.replace("] }", "], body = { \"/bcc\" = { absent = true } } }");
+    let who = scene.fixture.start(&checked).await;
+    let other = scene.fixture.start(&checked).await;
+    let json = [("content-type", "application/json")];
+    // Thrice in memory while it is checked, and once as long as nobody has answered.
+    let body = r#"{"a":"xxxxxxxx"}"#;
+    for who in [who, other] {
+        scene.broker().instance(who).unwrap().bodies.leave(3 * body.len());
+    }
+    let post = |who| {
+        scene
+            .broker()
+            .send(who, head("POST /repos/a", &json), chunks(&[body]))
+    };
+    scene.web.will(Script::Hangs);
+    {
+        let held = post(who);
+        tokio::pin!(held);
+        tokio::select! {
+            _ = &mut held => panic!("it hangs"),
+            () = scene.web.entered.notified() => {}
+        }
+        assert_eq!(refused(&post(who).await.unwrap_err()), Refusal::Throttled);
+        assert_eq!(scene.fixture.rules().await, [Rule::Concurrency]);
+        post(other).await.unwrap();
+    }
+    post(who).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_streamed_body_is_counted_and_cut_at_its_bound() {
     let scene = Scene::new().await;
     let bounded = GRANT.replace("] }", "], max-request = \"8 B\", budget = { sent = \"20 B\" } }");

@@ -127,11 +127,16 @@ impl Egress for Web {
                     self.handshakes.lock().unwrap().push(signed);
                 }
             }
+            let _sending;
             let mut body = Vec::new();
             let mut failed = None;
             match plan.body {
                 Outgoing::Empty => {}
-                Outgoing::Whole(bytes) => body = bytes.to_vec(),
+                Outgoing::Whole(bytes) => {
+                    body = bytes.to_vec();
+                    // Until there is an answer, as a client may.
+                    _sending = Some(bytes);
+                }
                 Outgoing::Stream { body: mut stream, .. } => {
                     while let Some(frame) = std::future::poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
                         match frame {
