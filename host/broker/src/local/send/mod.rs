@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use claviger_core::audit::{RequestLine, RequestPurpose, SecretRef, Settlement, Use};
@@ -11,6 +12,7 @@ use claviger_core::http::{BodyPresence, Decided, Injection, decide};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{ContentDigest, GrantAlias, InstanceId, Permit, Refusal, Secret};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::admit::AdmittedGrant;
 use super::perform::MAX_INLINE;
@@ -398,10 +400,11 @@ impl LocalBroker {
             ..plan
         };
         settling.injected = inject;
+        let expiry = self.expiry(prepared.grant, &credentials);
         let sending = tokio::select! {
             // What was stopped is not begun.
             biased;
-            stop = exchange.stopped() => Err(stop),
+            stop = exchange.stopped_by(expiry) => Err(stop),
             answer = egress.send(&settling.permit, plan) => Ok(answer),
         };
         let answer = match sending {
@@ -435,6 +438,7 @@ impl LocalBroker {
             &self.record,
             Arc::clone(&self.exchanges),
             room.received,
+            expiry,
             registered,
         );
         Ok(Answer {
@@ -444,6 +448,13 @@ impl LocalBroker {
             // The host's own, like the proofs.
             dpop_nonce: None,
         })
+    }
+
+    /// When what allows a request expires, by the timer: so long as it is from now by the clock.
+    fn expiry(&self, grant: &AdmittedGrant, credentials: &Credentials) -> Option<Instant> {
+        let first = credentials.expires().into_iter().chain(grant.constraints.expires);
+        let left = first.min()?.duration_since(self.clock.now());
+        Instant::now().checked_add(Duration::try_from(left).unwrap_or_default())
     }
 
     /// What the egress is asked to do, but for the body.
