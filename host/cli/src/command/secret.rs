@@ -197,6 +197,7 @@ fn read(cx: &Context, from: &SecretValue) -> Result<Secret, Failure> {
     let bytes = match (&from.file, from.fd) {
         (Some(path), _) => {
             let file = File::open(path).map_err(cannot)?;
+            passphrase::warn_if_shared(&file, path, "the file of the secret", &cx.out).map_err(cannot)?;
             passphrase::read_line(file, MAX_SECRET_VALUE)
         }
         (None, Some(number)) => {

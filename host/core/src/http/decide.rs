@@ -314,10 +314,7 @@ fn check_type(decided: &Decided<'_>) -> Result<(), Denial> {
     {
         return refused(&format!(
             "the body's type is {}; expected one of {} (`content-types`)",
-            media.map_or_else(
-                || "not given".to_owned(),
-                |media| format!("`{}`", escape(media, 64))
-            ),
+            if media.is_some() { "another" } else { "not given" },
             rule.content_types.join(", ")
         ));
     }
@@ -513,8 +510,9 @@ mod tests {
         let typed = grant(|grant| grant.body.content_types = vec!["text/plain".to_owned()]);
         assert!(ask(&typed, post, &[("content-type", "Text/Plain;charset=x")], Present).is_ok());
         assert!(ask(&typed, "DELETE https://api.test/repos/a", &[], Absent).is_ok());
-        for headers in [&[][..], &[json], &[("content-type", "text/plainx")]] {
-            refused(&typed, post, headers, Present, Refusal::NotGranted, Rule::Body);
+        for headers in [&[][..], &[json], &[("content-type", "text/plain-canary")]] {
+            let detail = refused(&typed, post, headers, Present, Refusal::NotGranted, Rule::Body);
+            assert!(!detail.contains("canary"), "{detail}");
         }
         let checked = grant(|grant| grant.body.json = Some(JsonRule::default()));
         assert!(ask(&checked, post, &[json], Present).is_ok());

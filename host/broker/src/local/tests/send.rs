@@ -618,6 +618,18 @@ async fn no_answer_goes_on_when_its_grant_or_secret_expires() {
 }
 
 #[tokio::test]
+async fn a_head_that_is_too_large_is_refused_and_on_the_log() {
+    let scene = Scene::new().await;
+    let who = scene.fixture.start(GRANT).await;
+    let long = "x".repeat(1000);
+    let many: Vec<_> = (0..17).map(|_| ("accept", long.as_str())).collect();
+    let sent = scene.broker().send(who, head("GET /repos/a", &many), None).await;
+    assert_eq!(refused(&sent.unwrap_err()), Refusal::Invalid);
+    assert_eq!(scene.fixture.rules().await, [Rule::Target]);
+    assert!(scene.web.seen().is_empty());
+}
+
+#[tokio::test]
 async fn trailers_are_the_end_of_an_answer() {
     let scene = Scene::new().await;
     let who = scene.fixture.start(GRANT).await;
