@@ -7,14 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use claviger_core::approval::Question;
 use claviger_core::audit::{RequestLine, RequestPurpose, Settlement, Traffic, Use};
-use claviger_core::egress::{Destination, Egress, Fault, Lane, Outgoing, Plan, SendError};
+use claviger_core::egress::{BodyStream, Destination, Egress, Fault, Frame, Lane, Outgoing, Plan, SendError};
 use claviger_core::http::{HttpGrant, Injection, Method, Origin, Target};
 use claviger_core::manifest::Bytes as Quantity;
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{ContentDigest, Permit, Refusal};
 
 use super::super::LocalBroker;
-use super::body::read_whole;
 use super::slots::{Filling, fill};
 use super::{Credentials, Exchange, HttpTerms, no_egress};
 use crate::guard;
@@ -163,6 +162,7 @@ impl LocalBroker {
                 key: None,
                 secret: credentials.secrets().into_iter().next(),
                 profile: hook.terms.profile().to_owned(),
+                operation: None,
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Approval,
                     origin: hook.origin().clone(),
@@ -236,6 +236,23 @@ impl LocalBroker {
 
 async fn answer(egress: &Arc<dyn Egress>, permit: &Permit, plan: Plan) -> Result<(u16, Bytes), SendError> {
     let answer = egress.send(permit, plan).await?;
-    let body = read_whole(answer.body, MAX_HOOK_ANSWER).await;
-    Ok((answer.status, body.map_err(|_| Fault::Incomplete)?))
+    Ok((answer.status, short(answer.body).await?))
+}
+
+/// Reads an answer that is no longer than it may be.
+async fn short(mut body: BodyStream) -> Result<Bytes, SendError> {
+    let mut read = Vec::new();
+    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_next(cx)).await {
+        match frame? {
+            Frame::Data(bytes) => {
+                let length = u64::try_from(read.len().saturating_add(bytes.len())).unwrap_or(u64::MAX);
+                if length > MAX_HOOK_ANSWER {
+                    return Err(Fault::BodyTooLarge.into());
+                }
+                read.extend_from_slice(&bytes);
+            }
+            Frame::Trailers(_) => return Err(Fault::Incomplete.into()),
+        }
+    }
+    Ok(read.into())
 }
