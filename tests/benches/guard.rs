@@ -116,7 +116,10 @@ fn decide_request(criterion: &mut Criterion) {
     let mut router = Router::default();
     let grant_of = |alias: &GrantAlias| match &manifest.grants.get(alias)?.capability {
         Capability::Http(http) => Some(http.as_ref()),
-        Capability::Sign { .. } => None,
+        Capability::Sign { .. }
+        | Capability::Seal { .. }
+        | Capability::Mac { .. }
+        | Capability::Attest(_) => None,
     };
     for alias in manifest.grants.keys() {
         let grant = grant_of(alias).unwrap();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::manifest::parse_duration;
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};

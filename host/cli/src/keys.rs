@@ -35,6 +35,7 @@ pub(crate) fn against(manifest: &Manifest, keys: &[KeyRecord]) -> Vec<String> {
     for (alias, grant) in &manifest.grants {
         let key = match &grant.capability {
             Capability::Sign { key, .. } | Capability::Seal { key, .. } | Capability::Mac { key, .. } => key,
+            Capability::Attest(attest) => &attest.key,
             Capability::Http(_) => continue,
         };
         let active = keys
@@ -65,6 +66,11 @@ pub(crate) fn fits(profile: &Profile, capability: &Capability) -> Result<(), Pro
         Capability::Sign { narrowing, .. } => profile.narrow(narrowing).map(drop),
         Capability::Seal { .. } => profile.sealing().map(drop),
         Capability::Mac { label, .. } => profile.macs(label.as_ref()).map(drop),
+        Capability::Attest(_) if matches!(profile, Profile::Attest {}) => Ok(()),
+        Capability::Attest(_) => Err(ProfileError::Purpose {
+            grant: "attest",
+            found: profile.kind(),
+        }),
         Capability::Http(_) => Ok(()),
     }
 }

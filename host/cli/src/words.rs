@@ -1,6 +1,7 @@
 //! A manifest in words: limits, the agent's world, and each grant as a sentence. Judges nothing.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use claviger_core::Manifest;
 use claviger_core::approval::{Approval, ApprovalMode};
@@ -66,6 +67,12 @@ fn capability(capability: &Capability) -> String {
     match capability {
         Capability::Sign { key, narrowing } => format!("may sign with key `{key}`{}", narrowed(narrowing)),
         Capability::Http(http) => http::sentence(http),
+        Capability::Attest(attest) => format!(
+            "may have itself attested to {} with key `{}`, each time for {}",
+            list(attest.audiences.iter()),
+            attest.key,
+            format_duration(Duration::from_secs(u64::from(attest.ttl)))
+        ),
         Capability::Seal { key, allow, bytes } => {
             let all = bytes.map_or("any number of bytes".to_owned(), |bytes| {
                 format!("{bytes} in all")
@@ -81,6 +88,12 @@ fn capability(capability: &Capability) -> String {
             )
         }
     }
+}
+
+/// Names in quotes.
+fn list<T: ToString>(items: impl Iterator<Item = T>) -> String {
+    let quoted: Vec<_> = items.map(|item| format!("`{}`", item.to_string())).collect();
+    quoted.join(", ")
 }
 
 /// The rights of a grant: one, or one and the other.
@@ -201,6 +214,30 @@ on-violation = "suspend"
             [
                 "may sign with key `release` for namespace `file`; 500 uses in all, at most 30/hour, at any hour, until \
                  2027-01-01T00:00:00Z, a violation suspends it"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_rights_of_a_grant_are_in_its_sentence() {
+        let head = MANIFEST.split("[grants").next().unwrap();
+        let grants = "[grants.a]\nseal = { key = \"state\", allow = [\"unseal\", \"seal\"], bytes = \"10 MiB\" }\n\
+                      [grants.b]\nseal = { key = \"state\", allow = [\"unseal\"] }\n\
+                      [grants.c]\nmac = { key = \"hook\", allow = [\"verify\"] }\n\
+                      [grants.d]\nmac = { key = \"hook\", label = \"acme/hook\", allow = [\"generate\", \"verify\"] }\n";
+        let (manifest, _) = Manifest::parse(&format!("{head}{grants}")).unwrap();
+        let said: Vec<_> = manifest
+            .grants
+            .values()
+            .map(|grant| capability(&grant.capability))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "may seal and unseal with key `state`, 10 MiB in all",
+                "may unseal with key `state`, any number of bytes",
+                "may verify MACs with key `hook`",
+                "may generate and verify MACs with key `hook` under label `acme/hook`",
             ]
         );
     }

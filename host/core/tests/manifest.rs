@@ -134,6 +134,7 @@ fn a_complete_manifest_says_what_it_says() {
                         narrowing.label
                     ),
                     manifest::Capability::Http(http) => format!("{http:?}"),
+                    manifest::Capability::Attest(attest) => format!("{attest:?}"),
                     manifest::Capability::Seal { key, allow, bytes } => {
                         format!("{key} allow={allow:?} bytes={bytes:?}")
                     }

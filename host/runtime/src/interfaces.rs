@@ -14,6 +14,8 @@ pub(crate) const SIGNING: &str = "claviger:credentials/signing";
 pub(crate) const SEALING: &str = "claviger:credentials/sealing";
 /// MACs: for whoever has a grant for them.
 pub(crate) const MAC: &str = "claviger:credentials/mac";
+/// Evidence: for whoever has a grant for it.
+pub(crate) const ATTESTATION: &str = "claviger:credentials/attestation";
 /// An agent's own grants: for whoever has one.
 pub(crate) const GRANTS: &str = "claviger:credentials/grants";
 /// Types that all of them use.
@@ -81,6 +83,7 @@ const fn interfaces_of(capability: CapabilityKind) -> &'static [&'static str] {
         CapabilityKind::Http => &[HTTP_HANDLER, HTTP_TYPES],
         CapabilityKind::Seal => &[SEALING],
         CapabilityKind::Mac => &[MAC],
+        CapabilityKind::Attest => &[ATTESTATION],
     }
 }
 
@@ -169,12 +172,17 @@ fn credentials_hint(name: &str, version: &str, granted: &[&str]) -> Option<Strin
         MAC => {
             "the manifest grants no MACs; add `[grants.<alias>]` with `mac = { key = \"…\", allow = [ … ] }`"
         }
+        ATTESTATION => {
+            "the manifest grants no evidence; add `[grants.<alias>]` with `attest = { key = \"…\", audiences = [ … ] }`"
+        }
         GRANTS | TYPES => "the manifest grants nothing; add `[grants.<alias>]` with a capability",
         other => {
-            return Some(match nearest(other, [SIGNING, SEALING, MAC, GRANTS, TYPES]) {
-                Some(near) => format!("this version has no such interface; did you mean `{near}`?"),
-                None => "this version has no such interface".to_owned(),
-            });
+            return Some(
+                match nearest(other, [SIGNING, SEALING, MAC, ATTESTATION, GRANTS, TYPES]) {
+                    Some(near) => format!("this version has no such interface; did you mean `{near}`?"),
+                    None => "this version has no such interface".to_owned(),
+                },
+            );
         }
     };
     if !on_track(version, CREDENTIALS_TRACK) {
@@ -221,7 +229,7 @@ mod tests {
         check("claviger:credentials/signing@0.1.0-rc.1", all, Some("0.1.x"));
         check("claviger:credentials/signin@0.1.0", all, Some("did you mean"));
         check(
-            "claviger:credentials/attestation@0.1.0",
+            "claviger:credentials/oracles@0.1.0",
             all,
             Some("no such interface"),
         );
@@ -231,6 +239,12 @@ mod tests {
             Some("seal = { key = \"…\""),
         );
         check("claviger:credentials/mac@0.1.0", all, Some("mac = { key = \"…\""));
+        check(
+            "claviger:credentials/attestation@0.1.0",
+            all,
+            Some("attest = { key = \"…\""),
+        );
+        check("claviger:credentials/attestation@0.1.0", &[ATTESTATION], None);
         check("claviger:credentials/sealing@0.1.0", &[SEALING], None);
         check("claviger:credentials/mac@0.1.3", &[MAC], None);
         check("claviger:credentials/macs@0.1.0", all, Some("did you mean"));

@@ -80,9 +80,11 @@ impl LocalBroker {
     /// Whether a grant's credentials cannot be used now.
     fn credential_refused(&self, grant: &AdmittedGrant) -> Option<Refusal> {
         match &grant.capability {
+            Granted::Sign { key, .. } => self.keyring.key(key).is_none().then_some(Refusal::Revoked),
             Granted::Attest(terms) => self.keyring.key(&terms.key).is_none().then_some(Refusal::Revoked),
-            Granted::Sign { key, .. } | Granted::Seal { key, .. } | Granted::Mac { key, .. } => {
-                self.keyring.key(key).is_none().then_some(Refusal::Revoked)
+            // Something of it can be done while any version opens.
+            Granted::Seal { key, .. } | Granted::Mac { key, .. } => {
+                self.some_opens(key).err().map(|denial| denial.refusal)
             }
             Granted::Http(terms) => self.credentials(terms).err().map(|denial| denial.refusal),
         }

@@ -198,11 +198,25 @@ impl LocalBroker {
         self.create_first(creation, plan, lock, enforced).await
     }
 
-    /// As [`LocalBroker::create_planned_key`], for a key without a public half: its profile says its algorithm.
+    /// As [`LocalBroker::create_key`], for a key without a public half: its profile says its algorithm.
     ///
     /// # Errors
     /// As there, and when the keys of the profile have a public half.
     pub async fn create_symmetric_key(
+        &self,
+        name: KeyName,
+        profile: Profile,
+        custody: CustodyKind,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        self.create_planned_symmetric_key(name, profile, custody, RotationPlan::default(), None)
+            .await
+    }
+
+    /// As [`LocalBroker::create_planned_key`], for a key without a public half: its profile says its algorithm.
+    ///
+    /// # Errors
+    /// As there, and when the keys of the profile have a public half.
+    pub async fn create_planned_symmetric_key(
         &self,
         name: KeyName,
         profile: Profile,

@@ -347,14 +347,24 @@ impl LocalBroker {
                 algorithm,
                 custody,
             } => {
-                let algorithm = algorithm.unwrap_or_else(|| self.default_algorithm(&profile, custody));
-                let creation = KeyCreation {
-                    name,
-                    profile,
-                    algorithm,
-                    custody: custody.unwrap_or_else(|| self.default_custody(algorithm)),
+                let record = match (profile.symmetric(), algorithm) {
+                    (Some(own), None) => {
+                        let custody = custody.unwrap_or_else(|| self.default_custody(own));
+                        self.create_symmetric_key(name, profile, custody).await?
+                    }
+                    // Of what signs nothing an algorithm was named: that is refused with the right one.
+                    (Some(_) | None, algorithm) => {
+                        let algorithm =
+                            algorithm.unwrap_or_else(|| self.default_algorithm(&profile, custody));
+                        let creation = KeyCreation {
+                            name,
+                            profile,
+                            algorithm,
+                            custody: custody.unwrap_or_else(|| self.default_custody(algorithm)),
+                        };
+                        self.create_key(creation).await?
+                    }
                 };
-                let record = self.create_key(creation).await?;
                 Ok(Reply::Keys(vec![record.key.clone()]))
             }
             Command::ImportKey {

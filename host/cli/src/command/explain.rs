@@ -207,6 +207,7 @@ fn credential(cx: &Context, grant: &Grant, at: Timestamp) -> Result<Vec<Row>, Fa
         Capability::Sign { key, .. } | Capability::Seal { key, .. } | Capability::Mac { key, .. } => {
             vec![granted_key(cx, key, &grant.capability)?]
         }
+        Capability::Attest(attest) => vec![granted_key(cx, &attest.key, &grant.capability)?],
         Capability::Http(http) if http.inject.is_none() => Vec::new(),
         Capability::Http(http) => credentials::shelf(cx)?
             .of(http, at)

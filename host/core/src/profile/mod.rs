@@ -28,6 +28,8 @@ mod ssh;
 pub mod ssh_auth;
 mod sshsig;
 #[cfg(test)]
+mod symmetric_tests;
+#[cfg(test)]
 mod test_keys;
 #[cfg(test)]
 mod tests;

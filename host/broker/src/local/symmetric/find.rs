@@ -9,13 +9,12 @@ use claviger_core::manifest::{Bytes, MacRight, SealRight};
 use claviger_core::profile::{InputError, MacRule, SealRule};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{GrantAlias, KeyName, KeyRef, Refusal};
-use jiff::Timestamp;
 
 use super::super::admit::{AdmittedGrant, Granted};
 use super::super::perform::no_such_grant;
 use super::super::{Instance, LocalBroker};
 use crate::guard;
-use crate::keyring::{KeyRecord, KeyState};
+use crate::keyring::KeyRecord;
 
 /// A grant to seal, as it was admitted.
 pub(super) struct Sealing<'a> {
@@ -39,14 +38,14 @@ impl LocalBroker {
     }
 
     /// Whether any version of a key still opens boxes or verifies tags. If not, nothing that an agent brings matters.
-    pub(super) fn some_opens(&self, key: &KeyName) -> Result<(), Denial> {
+    pub(in super::super) fn some_opens(&self, key: &KeyName) -> Result<(), Denial> {
         if self.keyring.key(key).is_some() {
             return Ok(());
         }
         let now = self.trusted_now()?;
         let keys = self.keyring.keys();
         let mut versions = keys.iter().filter(|record| record.key.name == *key);
-        if versions.any(|record| opens(record, now)) {
+        if versions.any(|record| record.is_accepted(now)) {
             return Ok(());
         }
         Err(revoked(&format!(
@@ -72,7 +71,7 @@ impl LocalBroker {
         };
         Ok(match self.keyring.record(&name) {
             None => (None, format!("it names key `{name}`, which was never made")),
-            Some(record) if opens(&record, now) => (
+            Some(record) if record.is_accepted(now) => (
                 Some(record),
                 format!("it was not sealed with key `{name}` and this context, or was changed"),
             ),
@@ -83,7 +82,7 @@ impl LocalBroker {
         })
     }
 
-    /// Whether nothing that stops a use at once has happened since it was authorised. A version that is retiring since still counts.
+    /// Whether nothing that stops a use at once has happened since it was authorised. A rotation does not.
     pub(super) fn still_holds_for(
         &self,
         instance: &Instance,
@@ -91,14 +90,11 @@ impl LocalBroker {
         key: &KeyRef,
     ) -> Result<(), Denial> {
         self.still_granted(instance, alias)?;
-        let now = self.trusted_now()?;
-        match self.keyring.record(key) {
-            Some(record) if opens(&record, now) => Ok(()),
-            Some(_) | None => {
-                let detail = "the key was taken out of use while it was used; nothing was released";
-                Err(revoked(detail))
-            }
+        if self.may_finish(key).is_none() {
+            let detail = "the key was taken out of use while it was used; nothing was released";
+            return Err(revoked(detail));
         }
+        Ok(())
     }
 
     fn still_granted(&self, instance: &Instance, alias: &GrantAlias) -> Result<(), Denial> {
@@ -161,20 +157,6 @@ pub(super) fn macs<'a>(
     }
 }
 
-/// Whether a version of a key opens boxes and verifies tags: a retiring one makes none any more, but those that there are still count.
-fn opens(record: &KeyRecord, now: Timestamp) -> bool {
-    let state = match record.state {
-        KeyState::Active => true,
-        KeyState::Retiring => record.until.is_none_or(|until| now < until),
-        KeyState::Pending
-        | KeyState::Retired
-        | KeyState::Disabled
-        | KeyState::Revoked
-        | KeyState::Destroyed => false,
-    };
-    state && record.deleted.is_none()
-}
-
 /// The identifier that boxes of a key are bound to.
 pub(super) fn identifier(record: &KeyRecord) -> Result<KeyId, Denial> {
     match &record.identity {
@@ -217,62 +199,4 @@ pub(super) fn unfit(error: &InputError) -> Denial {
 
 pub(super) fn failed(error: &CustodyError) -> Denial {
     Denial::new(Refusal::Unavailable, Rule::Custody, &error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use claviger_core::custody::Assurance;
-    use claviger_core::key::SymmetricAlgorithm;
-    use claviger_core::profile::Profile;
-    use jiff::SignedDuration;
-
-    use super::*;
-    use crate::keyring::{KeySource, RotationPlan};
-
-    #[test]
-    fn a_version_opens_while_it_is_active_or_retiring_and_not_deleted() {
-        let now = Timestamp::UNIX_EPOCH;
-        let later = now + SignedDuration::from_secs(1);
-        let record = |state, until, deleted| KeyRecord {
-            key: KeyRef {
-                name: "k".parse().unwrap(),
-                version: KeyVersion::FIRST,
-            },
-            state,
-            profile: Profile::Seal {},
-            algorithm: SymmetricAlgorithm::XChaCha20Poly1305.into(),
-            custody: claviger_core::custody::CustodyKind::Software,
-            assurance: Assurance::Passphrase,
-            identity: KeyIdentity::Symmetric(KeyId::from_bytes([7; 16])),
-            created: now,
-            updated: now,
-            source: KeySource::Generated,
-            plan: RotationPlan::default(),
-            until,
-            deleted,
-            reason: None,
-            locked: false,
-            hardware: None,
-        };
-        for (state, until, deleted, expected) in [
-            (KeyState::Active, None, None, true),
-            (KeyState::Active, Some(now), None, true),
-            (KeyState::Active, None, Some(now), false),
-            (KeyState::Retiring, None, None, true),
-            (KeyState::Retiring, Some(later), None, true),
-            (KeyState::Retiring, Some(now), None, false),
-            (KeyState::Retiring, Some(later), Some(now), false),
-            (KeyState::Pending, None, None, false),
-            (KeyState::Retired, None, None, false),
-            (KeyState::Disabled, None, None, false),
-            (KeyState::Revoked, None, None, false),
-            (KeyState::Destroyed, None, None, false),
-        ] {
-            assert_eq!(
-                opens(&record(state, until, deleted), now),
-                expected,
-                "{state} {until:?} {deleted:?}"
-            );
-        }
-    }
 }

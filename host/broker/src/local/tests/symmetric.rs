@@ -6,8 +6,9 @@ use claviger_core::profile::{
     BOX_OVERHEAD, MAX_BOX, MAX_CONTEXT, MAX_MAC_CONTENT, MAX_PLAINTEXT, Plaintext, TAG,
 };
 
+use super::super::Rotation;
 use super::*;
-use crate::keyring::{KeyRecord, RotationPlan};
+use crate::keyring::{KeyRecord, RotationPlan, Start};
 
 const STATE: &str = "[grants.state]\nseal = { key = \"state\", allow = [\"seal\", \"unseal\"] }\n";
 const HOOK: &str = "[grants.hook]\nmac = { key = \"hook\", allow = [\"generate\", \"verify\"] }\n";
@@ -113,11 +114,10 @@ impl Fixture {
             .collect()
     }
 
-    /// Takes the active version of a key that seals out of use for good, and puts another in its place.
+    /// Revokes the version of a key that is in use, and puts another in its place.
     async fn replace(&self, key: &str) -> Arc<KeyRecord> {
-        let broker = &self.broker;
-        broker.set_key_state(&name(key), KeyState::Revoked).await.unwrap();
-        broker.rotate_key(&name(key), Rotation::default()).await.unwrap()
+        let replaced = self.broker.compromise_key(&name(key), None, None).await.unwrap();
+        replaced.replaced_by.unwrap()
     }
 }
 
@@ -647,4 +647,83 @@ async fn an_agent_is_told_of_its_key_what_tells_it_from_others() {
     let again = describe(Request::DescribeSealer { grant: name("state") }).await;
     assert_eq!((again.version, again.key_id), (2, replaced.key_id()));
     assert_ne!(sealer.key_id, replaced.key_id());
+}
+
+#[tokio::test]
+async fn a_rotation_seals_with_the_new_version_and_opens_with_both_until_the_overlap_ends() {
+    let fixture = fixture().await;
+    let plan = RotationPlan {
+        overlap: std::time::Duration::from_secs(3600),
+        ..RotationPlan::default()
+    };
+    for (key, profile) in [
+        ("long", Profile::Seal {}),
+        (
+            "tags",
+            Profile::Mac {
+                label: name("acme/tags"),
+            },
+        ),
+    ] {
+        let made = fixture.broker.create_planned_symmetric_key(
+            name(key),
+            profile,
+            CustodyKind::Software,
+            plan.clone(),
+            None,
+        );
+        made.await.unwrap();
+    }
+    let grants = "[grants.long]\nseal = { key = \"long\", allow = [\"seal\", \"unseal\"] }\n\
+                  [grants.tags]\nmac = { key = \"tags\", allow = [\"generate\", \"verify\"] }\n";
+    let who = fixture.start(grants).await;
+    let mut boxes = Vec::new();
+    let mut tags = Vec::new();
+    for version in 1..=2 {
+        if version == 2 {
+            for key in ["long", "tags"] {
+                let rotated = fixture.broker.rotate_key(&name(key), Rotation::default()).await;
+                assert_eq!(rotated.unwrap().key.version.0, 2);
+            }
+        }
+        let sealed = fixture.seal(who, "long", b"text", b"c").await.unwrap();
+        let tag = fixture.tag(who, "tags", b"content").await.unwrap();
+        assert_eq!([sealed[4], tag[4]], [version; 2]);
+        boxes.push(sealed);
+        tags.push(tag);
+    }
+    let open = async |n: usize| fixture.unseal(who, "long", &boxes[n], b"c").await;
+    let verify = async |n: usize| fixture.verify(who, "tags", b"content", &tags[n]).await;
+    for n in 0..2 {
+        assert_eq!(open(n).await.unwrap(), b"text");
+        assert_eq!(verify(n).await, Ok(true));
+    }
+    // One version's box is not the other's, whatever it says.
+    let mut renamed = boxes[0].clone();
+    renamed[4] = 2;
+    assert_eq!(
+        fixture.unseal(who, "long", &renamed, b"c").await,
+        Err(Refusal::Invalid)
+    );
+    fixture.clock.advance(SignedDuration::from_secs(3599));
+    assert_eq!(open(0).await.unwrap(), b"text");
+    fixture.clock.advance(SignedDuration::from_secs(1));
+    assert_eq!(open(0).await, Err(Refusal::Invalid));
+    assert_eq!(verify(0).await, Ok(false));
+    assert_eq!(open(1).await.unwrap(), b"text");
+    assert_eq!(verify(1).await, Ok(true));
+    // Staged, a version makes nothing and opens nothing before it is promoted.
+    let staged = Rotation {
+        start: Start::Staged,
+        ..Rotation::default()
+    };
+    fixture.broker.rotate_key(&name("long"), staged).await.unwrap();
+    let sealed = fixture.seal(who, "long", b"text", b"c").await.unwrap();
+    assert_eq!(sealed[4], 2);
+    let mut renamed = sealed.clone();
+    renamed[4] = 3;
+    assert_eq!(
+        fixture.unseal(who, "long", &renamed, b"c").await,
+        Err(Refusal::Invalid)
+    );
 }
