@@ -31,13 +31,9 @@ async fn fixture() -> Fixture {
             },
         ),
     ] {
-        let made = fixture.broker.create_symmetric_key(
-            name(key),
-            profile,
-            CustodyKind::Software,
-            RotationPlan::default(),
-            None,
-        );
+        let made = fixture
+            .broker
+            .create_symmetric_key(name(key), profile, CustodyKind::Software);
         made.await.unwrap();
     }
     fixture
@@ -604,20 +600,14 @@ async fn a_grant_is_admitted_with_a_key_of_its_profile_and_label_alone() {
         name("new"),
         Profile::Labeled { label: name("l") },
         CustodyKind::Software,
-        RotationPlan::default(),
-        None,
     );
     assert!(matches!(
         refused.await,
         Err(NewKeyError::HasPublicHalf("labeled"))
     ));
-    let resident = fixture.broker.create_symmetric_key(
-        name("new"),
-        Profile::Seal {},
-        CustodyKind::Tpm,
-        RotationPlan::default(),
-        None,
-    );
+    let resident = fixture
+        .broker
+        .create_symmetric_key(name("new"), Profile::Seal {}, CustodyKind::Tpm);
     assert!(matches!(
         resident.await,
         Err(NewKeyError::NoCustody(CustodyKind::Tpm))
