@@ -12,6 +12,7 @@ mod cli_components;
 mod cli_control;
 mod cli_files;
 mod cli_keyring;
+mod cli_life;
 mod cli_log;
 mod cli_manifests;
 mod cli_new;
