@@ -13,6 +13,7 @@ mod cli_control;
 mod cli_files;
 mod cli_keyring;
 mod cli_keys;
+mod cli_life;
 mod cli_log;
 mod cli_manifests;
 mod cli_new;
