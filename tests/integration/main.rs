@@ -25,6 +25,7 @@ mod constraints_symmetric;
 mod crash;
 mod crash_lives;
 mod custody;
+mod custody_symmetric;
 mod device;
 mod hygiene;
 mod hygiene_core;
