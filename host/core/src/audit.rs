@@ -49,10 +49,6 @@ impl Entry {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most entries are uses, and an entry lives for one append"
-)]
 pub enum Event {
     /// A host opened the log.
     HostStarted {
@@ -457,6 +453,8 @@ pub enum RequestPurpose {
     Agent,
     /// The host's, for a token. Not counted as a use of the grant.
     Token,
+    /// The host's, to have a use approved. Not counted as a use of the grant.
+    Approval,
     /// None of its own: a signature for a token request or for a connection. Not counted as a use of the grant.
     Proof,
 }

@@ -108,11 +108,13 @@ pub(super) fn suspend(
     grant: &GrantAlias,
     cause: Option<Rule>,
 ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
-    let appended = record.append_stopping(Event::Suspended {
+    let event = Event::Suspended {
         agent: agent.clone(),
         grant: grant.clone(),
         cause,
+    };
+    let appended = record.append_stopping(event, &|| {
+        exchanges.stop(Stop::Suspended, |one| one.agent == *agent && one.alias == *grant);
     });
-    exchanges.stop(Stop::Suspended, |one| one.agent == *agent && one.alias == *grant);
     async move { appended.await.map(drop) }
 }

@@ -52,7 +52,7 @@ mod tokens;
 pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER_AGENT, PendingApproval};
 pub use backup::{BackUpError, BackupMade};
 pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
-pub use hardware::ProofError;
+pub use hardware::{Enforced, ProofError};
 pub use import::KeyImport;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
@@ -60,7 +60,7 @@ pub use restore::{RestoreError, Restored, Restoring};
 pub use rotation::{Compromise, Rotation};
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
-pub use send::MAX_OUTSTANDING;
+pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};
 
 use admit::Admitted;
 use approvals::Approvals;

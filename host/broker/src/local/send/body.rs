@@ -18,7 +18,7 @@ use super::{Body, as_u64};
 
 /// Why a body was not read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NotRead {
+pub(super) enum NotRead {
     /// It has more bytes than the grant allows, or than were announced.
     TooLong,
     /// It has trailers, which no server checks.
@@ -28,7 +28,7 @@ enum NotRead {
 }
 
 /// Reads a body of at most `max` bytes.
-async fn read_whole(mut body: BodyStream, max: u64) -> Result<Bytes, NotRead> {
+pub(super) async fn read_whole(mut body: BodyStream, max: u64) -> Result<Bytes, NotRead> {
     let mut whole = Vec::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_next(cx)).await {
         match frame {

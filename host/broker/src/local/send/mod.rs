@@ -21,11 +21,13 @@ use crate::guard::{self, BodyLength, Room};
 mod approved;
 mod body;
 mod exchange;
+mod hook;
 mod proof;
 mod slots;
 mod terms;
 
 pub(super) use exchange::{Exchange, Exchanges, Stop, may_have_left};
+pub use hook::{HookError, MAX_HOOK_ANSWER, Webhook};
 pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 

@@ -4,12 +4,13 @@
 use claviger_core::approval::{
     AnsweredBy, ApprovalId, ApprovalMode, Approver, NoVerdict, Question, Subject, Verdict,
 };
-use claviger_core::audit::ApprovalEnd;
+use claviger_core::audit::{ApprovalEnd, RequestPurpose};
+use claviger_core::egress::Fault;
 use claviger_core::proposal::{self, WishText};
 
-use super::web::{GRANT, Scene, chunks, head, refused};
+use super::web::{CANARY, GRANT, Scene, Script, chunks, head, refused};
 use super::*;
-use crate::local::{AnswerError, MAX_PENDING_PER_AGENT, PendingApproval};
+use crate::local::{AnswerError, HookError, MAX_PENDING_PER_AGENT, PendingApproval, Webhook};
 use crate::operator::{Command, Reply};
 
 const EACH: &str =
@@ -220,10 +221,12 @@ async fn a_clock_that_jumps_makes_no_approval_last_longer() {
 
 /// What happens while a use waits.
 type Meanwhile = for<'a> fn(&'a Fixture, InstanceId) -> BoxFuture<'a, ()>;
+/// What it leads to although the use is approved.
+type Decided = Result<(), (Refusal, Rule)>;
 
 #[tokio::test]
 async fn what_is_approved_is_decided_anew() {
-    let rows: [(&str, Meanwhile, Result<(), (Refusal, Rule)>); 8] = [
+    let rows: [(&str, Meanwhile, Decided); 9] = [
         ("nothing", |_, _| Box::pin(async {}), Ok(())),
         (
             "suspended",
@@ -251,6 +254,17 @@ async fn what_is_approved_is_decided_anew() {
                 })
             },
             Err((Refusal::Revoked, Rule::KeyState)),
+        ),
+        (
+            "key rotated",
+            |it, _| {
+                Box::pin(async {
+                    let rotation = Rotation::default();
+                    it.broker.rotate_key(&name("release"), rotation).await.unwrap();
+                })
+            },
+            // What was approved was a signature of the version before.
+            Err((Refusal::NotApproved, Rule::Approval)),
         ),
         (
             "expired",
@@ -643,6 +657,71 @@ impl LocalBroker {
     async fn set_secret_state_of(&self, secret: &str, state: KeyState) {
         drop(self.set_secret_state(&name(secret), state).await.unwrap());
     }
+}
+
+#[tokio::test]
+async fn a_webhook_is_asked_with_its_secret_on_record_and_not_counted() {
+    let scene = Arc::new(Scene::new().await);
+    let who = scene.fixture.start(&wanting(GRANT)).await;
+    let sending = {
+        let scene = Arc::clone(&scene);
+        tokio::spawn(async move { scene.get(who).await })
+    };
+    let one = pending(scene.broker(), 1).await.remove(0);
+    let question = scene.broker().approval_question(one.id).unwrap();
+    let manifest = Fixture::manifest(GRANT);
+    let claviger_core::manifest::Capability::Http(grant) = &manifest.grants[&name("api")].capability else {
+        panic!()
+    };
+    let target = "https://api.test/approve?x=1";
+    let target = claviger_core::http::Target::parse(target, grant.encoding).unwrap();
+    let hook = Webhook::new(target, grant);
+    let ask = async || scene.broker().ask_webhook(&hook, &question, b"{}".to_vec()).await;
+    scene.web.will(Script::Answer(202, vec!["not", " yet"]));
+    let (status, body) = ask().await.unwrap();
+    assert_eq!((status, &body[..]), (202, &b"not yet"[..]));
+    let seen = scene.web.seen().remove(0);
+    assert_eq!(seen.line, "POST https://api.test/approve?x=1");
+    assert_eq!(
+        seen.slots,
+        [("authorization".to_owned(), format!("Bearer {CANARY}"))]
+    );
+    let events = scene.fixture.events().await;
+    let asked = events.iter().find_map(|event| match event {
+        Event::Allowed(used) => Some(used),
+        _ => None,
+    });
+    let asked = asked.unwrap();
+    assert_eq!((asked.approval, asked.number), (Some(one.id), 0));
+    assert_eq!(asked.request.as_ref().unwrap().purpose, RequestPurpose::Approval);
+    assert_eq!(
+        scene.broker().snapshot().grant(&name("bot"), &name("api")).uses,
+        0
+    );
+
+    // What fails, is too long, or may not be asked is no answer.
+    scene.web.will(Script::Fail(Fault::Certificate));
+    assert!(matches!(ask().await, Err(HookError::Failed(_))));
+    scene
+        .web
+        .will(Script::Answer(200, vec!["0123456789abcdef"; 1025]));
+    assert!(matches!(ask().await, Err(HookError::Failed(_))));
+    scene
+        .broker()
+        .set_secret_state_of("github", KeyState::Disabled)
+        .await;
+    assert!(matches!(ask().await, Err(HookError::Refused(_))));
+    scene
+        .broker()
+        .set_secret_state_of("github", KeyState::Active)
+        .await;
+    assert!(ask().await.is_ok(), "the control");
+    scene.broker().suspend(&name("bot"), &name("api")).await.unwrap();
+    assert!(matches!(ask().await, Err(HookError::Refused(_))));
+    assert_eq!(scene.web.seen().len(), 4, "what may not be asked is not sent");
+    scene.broker().deny_approval(one.id, ME, "").await.unwrap();
+    assert!(sending.await.unwrap().is_err());
+    scene.log_is_clean().await;
 }
 
 fn wish(alias: &str, key: &str, reason: &str) -> Request {
