@@ -29,6 +29,7 @@ mod constraints_symmetric;
 mod crash;
 mod crash_lives;
 mod custody;
+mod custody_symmetric;
 mod device;
 mod hardware;
 mod hygiene;
