@@ -37,7 +37,7 @@ pub mod sealing;
 mod signer;
 
 pub use error::{Error, Refusal};
-pub use grants::{Grant, grants};
+pub use grants::{Grant, Wish, grants, request_grant};
 pub use signer::{Signer, SignerInfo};
 
 #[doc(hidden)]

@@ -59,6 +59,7 @@ fn ledger(manifest: &Manifest, agent: &AgentName, now: Timestamp) -> Ledger {
             size: 0,
             number: 1,
             rate_until: Some(now),
+            approval: None,
         };
         let entry = Entry {
             time: now,
@@ -89,7 +90,7 @@ fn decide(criterion: &mut Criterion) {
 
 const PATHS: usize = 50;
 
-/// Many grants for one origin, with paths that differ late, and one wildcard in each.
+/// Many grants for one origin, with one wildcard in each path. Short paths: all of it is just under the size of a manifest.
 fn http_manifest() -> Manifest {
     let mut grants = String::new();
     for n in 0..GRANTS {
@@ -100,7 +101,7 @@ fn http_manifest() -> Manifest {
         )
         .unwrap();
         for path in 0..PATHS {
-            write!(grants, "\"GET /v1/tenants/t{n}/*/p{path}\", ").unwrap();
+            write!(grants, "\"GET /t{n}/*/p{path}\",").unwrap();
         }
         writeln!(grants, "] }}").unwrap();
     }
@@ -127,7 +128,7 @@ fn decide_request(criterion: &mut Criterion) {
     let heads: Vec<RequestHead> = (0..GRANTS)
         .map(|n| RequestHead {
             method: "GET".to_owned(),
-            url: format!("https://api.test/v1/tenants/t{n}/users/p{}?page=7", n % PATHS),
+            url: format!("https://api.test/t{n}/users/p{}?page=7", n % PATHS),
             headers: vec![("accept".to_owned(), b"application/json".to_vec())],
         })
         .collect();

@@ -106,6 +106,7 @@ pub async fn permit(key: &KeyRef, message: &Framed, who: u64) -> Permit {
         size: message.size() as u64,
         number: 1,
         rate_until: None,
+        approval: None,
     };
     let sink = Arc::new(CountingSink::default());
     Permit::to_sign(

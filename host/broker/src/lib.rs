@@ -2,12 +2,16 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod backup;
 pub mod clock;
 pub mod custody;
 pub mod guard;
+pub mod import;
 pub mod keyring;
 pub mod ledger;
 pub mod local;
+pub mod operator;
+pub mod ssh_agent;
 
 pub use clock::{ManualClock, SystemClock};
 pub use local::LocalBroker;

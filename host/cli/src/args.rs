@@ -4,17 +4,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::manifest::parse_duration;
-use claviger_core::name::{Label, Namespace, Principal, TokenType};
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 
+mod approvals;
 mod attest;
-mod custody;
+pub(crate) mod life;
+mod purpose;
+mod recovery;
+mod stops;
 
+pub(crate) use approvals::{Approvals, Approve, Deny, Run};
 pub(crate) use attest::{Attest, Nonce, Revocation};
-pub(crate) use custody::Custody;
+pub(crate) use purpose::{KeyImport, KeyPublic, ProfileKind, PublicFormat, Purpose};
+pub(crate) use recovery::{Backup, BackupCreate, BackupRestore, BackupShow, KeyringCommand, Reseal};
+pub(crate) use stops::{Agent, Grant, GrantName, Panic};
 
 /// Runs agents and carries their keys.
 ///
@@ -38,8 +45,8 @@ pub(crate) struct Arguments {
 
 /// At the foot of the help; the numbers are those of [`crate::exit::Exit`].
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 5 the audit log cannot be used, 6 something was changed or damaged; \
-4 is kept for `needs approval`. 129, 130 and 143: stopped by SIGHUP, Ctrl-C and SIGTERM.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 4 an approval was missing, 5 the audit log cannot be used, 6 something was \
+changed or damaged. 129, 130 and 143: stopped by SIGHUP, Ctrl-C and SIGTERM.
 Data goes to stdout, messages to stderr.";
 
 /// What every command takes.
@@ -91,20 +98,43 @@ pub(crate) enum Command {
     /// Keep what servers expect to receive: tokens, passwords, API keys
     #[command(subcommand, arg_required_else_help = true)]
     Secret(Secret),
+    /// Say what is due, stuck, expiring, weak, suspended or deleted
+    Status,
+    /// Rotate every key that is due by its plan
+    Rotate(life::Rotate),
     /// Check a manifest: every problem at once, every limit, every grant in words
     Check(ManifestArg),
     /// Write the digest of the component into its manifest: approve these bytes
     Pin(Pin),
     /// Run an agent under its manifest
     Run(Run),
+    /// Serve a grant of a manifest as an SSH agent, for logins at the servers that it names
+    SshAgent(SshAgent),
     /// Say which rule allows or denies a use of a grant, without touching a key
     Explain(Explain),
-    /// List, suspend and resume grants
+    /// List the uses that wait for an approval, or show one of them
+    Approvals(Approvals),
+    /// Approve one use that waits
+    Approve(Approve),
+    /// Deny one use that waits
+    Deny(Deny),
+    /// List, suspend and resume grants, and see what agents ask for
     #[command(subcommand, arg_required_else_help = true)]
     Grant(Grant),
+    /// List, suspend and resume agents as a whole
+    #[command(subcommand, arg_required_else_help = true)]
+    Agent(Agent),
+    /// Stop all use of every credential at once, until it is lifted
+    Panic(Panic),
     /// Read, verify and sign the audit log
     #[command(subcommand, arg_required_else_help = true)]
     Audit(Audit),
+    /// Make and restore backups, for the day that the TPM or the disk dies
+    #[command(subcommand, arg_required_else_help = true)]
+    Backup(Backup),
+    /// Change what protects the keyring
+    #[command(subcommand, arg_required_else_help = true)]
+    Keyring(KeyringCommand),
     /// Look for what is wrong or weak here, and say how to mend it
     Doctor,
     /// Write shell completions to stdout
@@ -170,6 +200,8 @@ pub(crate) enum Language {
 pub(crate) enum Key {
     /// Make a key for one purpose, fixed for good
     Create(KeyCreate),
+    /// Take in a private key that was made elsewhere; it comes from stdin, a file or a file descriptor
+    Import(KeyImport),
     /// List the keys
     List,
     /// Show a key: profile, custody, assurance, public key
@@ -177,21 +209,8 @@ pub(crate) enum Key {
         /// The key
         name: KeyName,
     },
-    /// Take a key out of use until it is enabled again
-    Disable {
-        /// The key
-        name: KeyName,
-    },
-    /// Put a disabled key back into use
-    Enable {
-        /// The key
-        name: KeyName,
-    },
-    /// Take a key out of use for good
-    Revoke {
-        /// The key
-        name: KeyName,
-    },
+    #[command(flatten)]
+    Life(life::KeyLife),
     /// Prove that a key lives in the TPM: write the TPM's own word, its signature and the public keys to files
     Attest(Attest),
     /// Write a request for the certificate of a key with profile `mtls` to stdout (PKCS#10, PEM)
@@ -203,13 +222,7 @@ pub(crate) enum Key {
         subject: String,
     },
     /// Write a public key to stdout
-    Public {
-        /// The key
-        name: KeyName,
-        /// In which format
-        #[arg(long, value_enum, default_value_t = PublicFormat::Openssh)]
-        format: PublicFormat,
-    },
+    Public(KeyPublic),
 }
 
 /// `claviger secret …`.
@@ -224,28 +237,10 @@ pub(crate) enum Secret {
         /// The secret
         name: SecretName,
     },
-    /// Put a new value in the place of the old one, which is gone afterwards
+    /// Put a new value in the place of the old one, which is gone afterwards, or after its overlap
     Replace(SecretReplace),
-    /// Destroy the value for good; that it was there stays on record
-    Rm {
-        /// The secret
-        name: SecretName,
-    },
-    /// Take a secret out of use until it is enabled again, and stop what is under way with it
-    Disable {
-        /// The secret
-        name: SecretName,
-    },
-    /// Put a disabled secret back into use
-    Enable {
-        /// The secret
-        name: SecretName,
-    },
-    /// Take a secret out of use for good, and stop what is under way with it
-    Revoke {
-        /// The secret
-        name: SecretName,
-    },
+    #[command(flatten)]
+    Life(life::SecretLife),
 }
 
 /// `claviger secret add`.
@@ -281,6 +276,9 @@ pub(crate) struct SecretReplace {
     /// How often it shall be replaced [default: as before]
     #[arg(long, value_name = "DURATION", value_parser = plan)]
     pub(crate) rotate_every: Option<Duration>,
+    /// Let the new value wait until `secret promote`
+    #[arg(long)]
+    pub(crate) stage: bool,
     #[command(flatten)]
     pub(crate) value: SecretValue,
 }
@@ -301,43 +299,8 @@ pub(crate) struct SecretValue {
 pub(crate) struct KeyCreate {
     /// Its name: 1 to 64 of a-z, 0-9 and -
     pub(crate) name: KeyName,
-    /// What its signatures are for
-    #[arg(long, value_enum)]
-    pub(crate) profile: ProfileKind,
-    /// sshsig: a namespace that it may sign under, such as `git` or `file`; may be given several times
-    #[arg(long, value_name = "NAMESPACE")]
-    pub(crate) namespace: Vec<Namespace>,
-    /// jws: the `iss` of every token
-    #[arg(long)]
-    pub(crate) issuer: Option<Principal>,
-    /// jws: an audience that it may sign for; may be given several times; client-assertion: the URL of the token endpoint or the issuer
-    #[arg(long)]
-    pub(crate) audience: Vec<Principal>,
-    /// jws: the `typ` of every token [default: JWT]; client-assertion: `JWT`, for a server that takes nothing else [default:
-    /// client-authentication+jwt]
-    #[arg(long)]
-    pub(crate) typ: Option<TokenType>,
-    /// jws: the longest life of a token [default: 10 min]
-    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
-    pub(crate) max_ttl: Option<u32>,
-    /// labeled and mac: what the signatures or MACs are for
-    #[arg(long)]
-    pub(crate) label: Option<Label>,
-    /// http-signature: the `tag` of every signature [default: none]
-    #[arg(long)]
-    pub(crate) tag: Option<Label>,
-    /// http-signature: the longest life of a signature [default: 5 min, which is the most]
-    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
-    pub(crate) max_lifetime: Option<u32>,
-    /// client-assertion: the client's id
-    #[arg(long)]
-    pub(crate) client_id: Option<Principal>,
-    /// github-app: the app's client id, or its number
-    #[arg(long)]
-    pub(crate) app: Option<Principal>,
-    /// github-app: the API, the only place that its tokens are sent to [default: https://api.github.com]
-    #[arg(long)]
-    pub(crate) api: Option<Origin>,
+    #[command(flatten)]
+    pub(crate) purpose: Purpose,
     /// Its algorithm, `ed25519`, `p256` or `rsa2048` [default: what the profile needs; else p256 where a TPM holds it, ed25519 with a
     /// passphrase]
     #[arg(long)]
@@ -348,44 +311,29 @@ pub(crate) struct KeyCreate {
     /// Who refuses it once it is revoked
     #[arg(long, value_enum, default_value_t)]
     pub(crate) revocation: Revocation,
+    #[command(flatten)]
+    pub(crate) plan: life::Plan,
 }
 
-/// The kinds of profiles.
+/// Where a key lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProfileKind {
-    /// SSH signatures over files and commits (`ssh-keygen -Y verify`)
-    Sshsig,
-    /// Signed JSON tokens (RFC 7515)
-    Jws,
-    /// Signatures over opaque bytes under a label
-    Labeled,
-    /// Requests: HTTP message signatures (RFC 9421)
-    HttpSignature,
-    /// Requests: proofs that a token is ours (RFC 9449)
-    Dpop,
-    /// Requests: who we are to one authorization server (RFC 7523, `private_key_jwt`)
-    ClientAssertion,
-    /// Requests: who we are to GitHub, as an app; RSA, so in a TPM only
-    GithubApp,
-    /// Requests: client certificates (TLS 1.3); `claviger key csr` asks for the certificate
-    Mtls,
-    /// Evidence of which agent runs on this machine; in a TPM only
-    Attest,
-    /// Boxes that only this keyring opens again; signs nothing
-    Seal,
-    /// MACs under a label; signs nothing
-    Mac,
+pub(crate) enum Custody {
+    /// In the TPM, which signs; the key never leaves it
+    Tpm,
+    /// Sealed by the TPM, opened in locked memory while in use
+    TpmSealed,
+    /// Encrypted in the keyring, opened in locked memory while in use
+    Software,
 }
 
-/// Formats of public keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PublicFormat {
-    /// One line, as in `authorized_keys` and `allowed_signers`
-    Openssh,
-    /// SubjectPublicKeyInfo (`openssl pkey -pubin`)
-    Pem,
-    /// JSON Web Key (RFC 7517)
-    Jwk,
+impl From<Custody> for CustodyKind {
+    fn from(custody: Custody) -> Self {
+        match custody {
+            Custody::Tpm => Self::Tpm,
+            Custody::TpmSealed => Self::TpmSealed,
+            Custody::Software => Self::Software,
+        }
+    }
 }
 
 /// A manifest.
@@ -406,20 +354,16 @@ pub(crate) struct Pin {
     pub(crate) dry_run: bool,
 }
 
-/// `claviger run`.
+/// `claviger ssh-agent`.
 #[derive(Debug, Args)]
-pub(crate) struct Run {
+pub(crate) struct SshAgent {
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
-    /// What the agent is given
-    #[arg(group = "given")]
-    pub(crate) input: Option<String>,
-    /// Give the agent what is in this file
-    #[arg(long, value_name = "FILE", group = "given")]
-    pub(crate) input_file: Option<PathBuf>,
-    /// Give the agent what comes on stdin
-    #[arg(long, group = "given")]
-    pub(crate) stdin: bool,
+    /// The grant's alias in the manifest; its key has the profile `ssh-auth`
+    pub(crate) grant: GrantAlias,
+    /// Where the socket is made; what `ssh` finds in SSH_AUTH_SOCK. Its folder should be yours alone
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
 }
 
 /// `claviger explain`.
@@ -471,26 +415,6 @@ fn header_field(text: &str) -> Result<(String, String), String> {
         .split_once(':')
         .ok_or("expected a name, a colon and a value")?;
     Ok((name.to_owned(), value.trim_start_matches(' ').to_owned()))
-}
-
-/// `claviger grant …`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Grant {
-    /// List the grants that the audit log knows: uses, suspensions
-    List,
-    /// Suspend a grant, from the next request on
-    Suspend(GrantName),
-    /// Resume a suspended grant
-    Resume(GrantName),
-}
-
-/// A grant of an agent.
-#[derive(Debug, Args)]
-pub(crate) struct GrantName {
-    /// The agent's name in its manifest
-    pub(crate) agent: AgentName,
-    /// The grant's alias in the manifest
-    pub(crate) grant: GrantAlias,
 }
 
 /// `claviger audit …`.
@@ -550,45 +474,4 @@ fn whole_seconds(text: &str) -> Result<u32, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn a_passphrase_cannot_be_given_as_a_value() {
-        for bad in [
-            &["claviger", "--passphrase", "x", "key", "list"][..],
-            &["claviger", "init", "--passphrase=x"],
-        ] {
-            assert!(Arguments::try_parse_from(bad).is_err(), "{bad:?}");
-        }
-        assert!(Arguments::try_parse_from(["claviger", "key", "list", "--passphrase-file", "x"]).is_ok());
-    }
-
-    #[test]
-    fn global_options_are_taken_before_and_after_the_command() {
-        for good in [["claviger", "--json", "doctor"], ["claviger", "doctor", "--json"]] {
-            assert!(Arguments::try_parse_from(good).unwrap().global.json);
-        }
-    }
-
-    #[test]
-    fn one_input_at_most() {
-        assert!(Arguments::try_parse_from(["claviger", "run", "m.toml", "x", "--stdin"]).is_err());
-        assert!(Arguments::try_parse_from(["claviger", "run", "m.toml", "x"]).is_ok());
-        assert!(Arguments::try_parse_from(["claviger", "run", "m.toml"]).is_ok());
-    }
-
-    #[test]
-    fn lives_of_tokens_are_whole_seconds() {
-        assert_eq!(whole_seconds("10 min"), Ok(600));
-        assert!(whole_seconds("10").is_err());
-        assert!(whole_seconds("1500 ms").is_err());
-    }
-}
+mod tests;

@@ -1,8 +1,9 @@
 //! One entry of the audit log as one line for people, and as JSON with its index. Trusts no text of it: what reads a damaged log must
 //! not obey it.
 
+use claviger_core::approval::AnsweredBy;
 use claviger_core::audit::{
-    Event, InstanceEnd, RequestLine, RequestPurpose, SecretSource, Settlement, Traffic, Use,
+    ApprovalEnd, Event, InstanceEnd, RequestLine, RequestPurpose, SecretSource, Settlement, Traffic, Use,
 };
 use claviger_core::{ContentDigest, Entry, EntryIndex};
 
@@ -27,9 +28,13 @@ pub(crate) fn to_json(index: EntryIndex, entry: &Entry) -> serde_json::Value {
 pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
     let (word, text) = words(&entry.event);
     let style = match &entry.event {
-        Event::Denied { .. } | Event::NotAdmitted { .. } | Event::Suspended { .. } | Event::Alert { .. } => {
-            Style::Warn
-        }
+        Event::Denied { .. }
+        | Event::NotAdmitted { .. }
+        | Event::Suspended { .. }
+        | Event::AgentSuspended { .. }
+        | Event::RotationFailed { .. }
+        | Event::Panic
+        | Event::Alert { .. } => Style::Warn,
         Event::Settled {
             settlement: Settlement::Failed | Settlement::Mismatch | Settlement::Indeterminate,
             ..
@@ -38,7 +43,13 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
             end: InstanceEnd::Trapped { .. } | InstanceEnd::Stopped { .. },
             ..
         } => Style::Warn,
+        Event::BackupRequested { .. } | Event::RestoreRequested { .. } | Event::ResealRequested { .. } => {
+            Style::Warn
+        }
         Event::Allowed(_) | Event::CertificateRequested { .. } | Event::ProofRequested { .. } => Style::Good,
+        Event::ApprovalRequested(_) | Event::ApprovalEnded { .. } | Event::GrantProposed { .. } => {
+            Style::Bold
+        }
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyStateChanged { .. }
@@ -50,6 +61,9 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::Ended { .. }
         | Event::Settled { .. }
         | Event::ClockAccepted
+        | Event::ProposalDismissed { .. }
+        | Event::AgentResumed { .. }
+        | Event::PanicLifted
         | Event::Resumed { .. } => Style::Dim,
     };
     // One line whatever the entry holds.
@@ -79,12 +93,56 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("host, version {version}, keyring generation {keyring}{after}"),
             )
         }
-        Event::KeyStateChanged { key, state } => {
-            ("key-state", format!("{key} is {} from now on", shown(state)))
-        }
+        Event::KeyStateChanged {
+            key, state, reason, ..
+        } => (
+            "key-state",
+            format!(
+                "{key} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
+        ),
+        Event::RotationFailed { key, detail } => (
+            "not-rotated",
+            format!("{key} was due and is not rotated: {}", shown(detail)),
+        ),
         Event::CertificateRequested { key, subject } => (
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
+        ),
+        Event::BackupRequested {
+            by,
+            recipients,
+            keys,
+            secrets,
+            left_out,
+        } => (
+            "backup",
+            format!(
+                "{by} has {keys} keys and {secrets} secrets written for {}; {left_out} keys live in a TPM",
+                recipients.join(", ")
+            ),
+        ),
+        Event::RestoreRequested {
+            by,
+            made,
+            of,
+            keys,
+            secrets,
+            weaken,
+        } => {
+            let weaken = if *weaken { ", weaker if need be" } else { "" };
+            (
+                "restore",
+                format!("{by} restores {keys} keys and {secrets} secrets of {of} as of {made:.0}{weaken}"),
+            )
+        }
+        Event::ResealRequested { by, from, to, keys } => (
+            "reseal",
+            format!(
+                "{by} has the root key, until now under {from}, sealed under {to}, and {keys} keys with it"
+            ),
         ),
         Event::ProofRequested { key, by } => (
             "prove",
@@ -98,9 +156,15 @@ fn words(event: &Event) -> (&'static str, String) {
             custody,
             assurance,
             key_id,
+            source,
         } => (
             "key-created",
-            format!("{key} {profile} {algorithm} in {custody} ({assurance}), id {key_id}"),
+            format!(
+                "{key} {profile} {algorithm} in {custody} ({assurance}{}), id {key_id}",
+                source
+                    .as_ref()
+                    .map_or_else(String::new, |source| format!(", {}", shown(source)))
+            ),
         ),
         Event::Admitted {
             agent,
@@ -208,9 +272,18 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("{secret} {kind} for {origin} ({assurance}) by {by}"),
             )
         }
-        Event::SecretStateChanged { secret, state } => (
+        Event::SecretStateChanged {
+            secret,
+            state,
+            reason,
+            ..
+        } => (
             "secret-state",
-            format!("{secret} is {} from now on", shown(state)),
+            format!(
+                "{secret} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
         ),
         Event::Suspended { agent, grant, cause } => {
             let by = cause.map_or_else(
@@ -221,7 +294,72 @@ fn words(event: &Event) -> (&'static str, String) {
         }
         Event::ClockAccepted => ("clock", "an operator vouched for the clock".to_owned()),
         Event::Resumed { agent, grant } => ("resumed", format!("{agent} {grant} by an operator")),
+        Event::ApprovalRequested(request) => (
+            "approval",
+            format!(
+                "{} asked for {} {}, {}, until {}",
+                request.id,
+                request.agent,
+                request.grant,
+                cut(&request.request.to_string()),
+                request.expires
+            ),
+        ),
+        Event::ApprovalEnded { request, end } => (
+            "approval",
+            format!(
+                "{} {}, {} {}",
+                request.id,
+                ended(end),
+                request.agent,
+                request.grant
+            ),
+        ),
+        Event::GrantProposed {
+            agent,
+            grant,
+            wish,
+            reason,
+            ..
+        } => {
+            let lines = wish.lines(grant);
+            let lines = lines.trim_end().replace('\n', " ");
+            ("proposal", format!("{agent} asks for {lines}, because: {reason}"))
+        }
+        Event::ProposalDismissed { agent, grant } => {
+            ("proposal", format!("{agent} {grant} put aside by an operator"))
+        }
+        Event::AgentSuspended { agent } => ("suspended", format!("{agent}, all of it, by an operator")),
+        Event::AgentResumed { agent } => ("resumed", format!("{agent}, by an operator")),
+        Event::Panic => (
+            "panic",
+            "an operator stopped all use of every credential".to_owned(),
+        ),
+        Event::PanicLifted => ("lifted", "an operator lets credentials be used again".to_owned()),
     }
+}
+
+fn ended(end: &ApprovalEnd) -> String {
+    match end {
+        ApprovalEnd::Approved { by } => format!("approved by {}", answered_by(by)),
+        ApprovalEnd::Denied { by, reason } if reason.is_empty() => format!("denied by {}", answered_by(by)),
+        ApprovalEnd::Denied { by, reason } => format!("denied by {}: {reason}", answered_by(by)),
+        ApprovalEnd::Expired => "expired, nobody answered".to_owned(),
+        ApprovalEnd::Withdrawn => "withdrawn, who asked is gone".to_owned(),
+    }
+}
+
+fn answered_by(by: &AnsweredBy) -> String {
+    match by {
+        AnsweredBy::Operator { uid } => format!("user {uid}"),
+        AnsweredBy::Terminal { uid } => format!("user {uid} at the terminal"),
+        AnsweredBy::Webhook { origin } => format!("the webhook at {origin}"),
+    }
+}
+
+/// Why something was done, if anybody said.
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {}", shown(reason)))
 }
 
 /// Which key or secret a use is of, with a space behind it.
@@ -238,6 +376,7 @@ fn requested(line: &RequestLine) -> String {
     let purpose = match line.purpose {
         RequestPurpose::Agent => "",
         RequestPurpose::Token => "for a token ",
+        RequestPurpose::Approval => "for an approval ",
         RequestPurpose::Proof => "as a proof ",
     };
     format!(" to {} {purpose}by `{}`", line.origin, line.route)

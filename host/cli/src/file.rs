@@ -47,6 +47,15 @@ pub(crate) fn open_without_waiting(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Who runs this, for the audit log: the number by which the system knows them, and the name that they go by.
+pub(crate) fn who() -> String {
+    let number = rustix::process::getuid().as_raw();
+    match std::env::var("USER") {
+        Ok(name) if !name.is_empty() => format!("uid {number} ({name})"),
+        Ok(_) | Err(_) => format!("uid {number}"),
+    }
+}
+
 fn only_a_file(meta: &Metadata, name: &str) -> Result<(), Failure> {
     if meta.is_file() {
         return Ok(());

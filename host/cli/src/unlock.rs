@@ -10,9 +10,9 @@ use claviger_broker::LocalBroker;
 use claviger_broker::audit::Durability;
 use claviger_broker::custody::{KdfCost, PassphraseSealer};
 use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind};
-use claviger_broker::local::Options;
-use claviger_core::Secret;
-use claviger_core::custody::{Custody, Sealer};
+use claviger_broker::local::{OpenError, Options};
+use claviger_core::custody::{Custody, CustodyError, Sealer};
+use claviger_core::{Approver, Secret};
 use claviger_egress::HttpsClient;
 use claviger_tpm::{Tpm, TpmError};
 use tokio::runtime::Runtime;
@@ -29,6 +29,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_PID: u64 = 20;
 
 /// What opens a keyring's root key, and the device that holds resident keys.
+#[derive(Clone)]
 pub(crate) struct Unlocking {
     pub(crate) sealer: Arc<dyn Sealer>,
     pub(crate) resident: Option<Arc<dyn Custody>>,
@@ -58,6 +59,31 @@ pub(crate) fn with_broker<T>(
     cx: &Context,
     work: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    with_all(cx, Vec::new(), async |broker, _| work(broker).await)
+}
+
+/// As [`with_broker`], with these to be asked for approvals.
+pub(crate) fn with_broker_asking<T>(
+    cx: &Context,
+    approvers: Vec<Arc<dyn Approver>>,
+    work: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with_all(cx, approvers, async |broker, _| work(broker).await)
+}
+
+/// As [`with_broker`], with what opened the keyring.
+pub(crate) fn with_unlocked<T>(
+    cx: &Context,
+    work: impl AsyncFnOnce(&Arc<LocalBroker>, &Unlocking) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with_all(cx, Vec::new(), work)
+}
+
+fn with_all<T>(
+    cx: &Context,
+    approvers: Vec<Arc<dyn Approver>>,
+    work: impl AsyncFnOnce(&Arc<LocalBroker>, &Unlocking) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let folder = cx.keyring()?;
     let info = Keyring::peek(&folder)?;
     let runtime = runtime()?;
@@ -68,9 +94,10 @@ pub(crate) fn with_broker<T>(
             RootKind::Tpm | RootKind::Swtpm => None,
         };
         let mut interruption = Interruption::new()?;
-        let broker = open(cx, &folder, &info, passphrase, &mut interruption).await?;
+        let opened = open(cx, &folder, &info, (passphrase, approvers), &mut interruption).await?;
+        let (broker, unlocking) = opened;
         let result = tokio::select! {
-            done = work(&broker) => done,
+            done = work(&broker, &unlocking) => done,
             signal = interruption.next() => Err(signal.stopped()),
         };
         let closed = tokio::select! {
@@ -91,22 +118,26 @@ async fn open(
     cx: &Context,
     folder: &Path,
     info: &KeyringInfo,
-    passphrase: Option<Secret>,
+    (passphrase, approvers): (Option<Secret>, Vec<Arc<dyn Approver>>),
     interruption: &mut Interruption,
-) -> Result<Arc<LocalBroker>, Failure> {
+) -> Result<(Arc<LocalBroker>, Unlocking), Failure> {
     let opening = async {
         let unlocking = unlocking(folder, info, passphrase).await?;
-        LocalBroker::open(options(cx, folder, unlocking))
+        let options = approvers
+            .into_iter()
+            .fold(options(cx, folder, unlocking.clone()), Options::approver);
+        let broker = LocalBroker::open(options)
             .await
-            .map_err(Failure::from)
+            .map_err(|error| not_opened(info.root.kind, error))?;
+        Ok::<_, Failure>((broker, unlocking))
     };
     let mut opening = pin!(progress::during(&cx.out, "opening the keyring", opening));
-    let broker = tokio::select! {
+    let (broker, unlocking) = tokio::select! {
         opened = &mut opening => opened?,
         signal = interruption.next() => {
             let closing = async {
                 match opening.await {
-                    Ok(broker) => broker.close().await.is_ok(),
+                    Ok((broker, _)) => broker.close().await.is_ok(),
                     Err(_) => true,
                 }
             };
@@ -130,7 +161,7 @@ async fn open(
         cx.out
             .note(&format!("the TPM does not refuse a revoked key yet: {left}"));
     }
-    Ok(broker)
+    Ok((broker, unlocking))
 }
 
 fn not_closed(signal: Signal) -> Failure {
@@ -176,9 +207,46 @@ async fn unlocking(
         Ok(tpm) => Ok(Unlocking::by_tpm(&tpm)),
         // The software TPM is this keyring's own: who uses it has the keyring open.
         Err(TpmError::SwtpmInUse(_)) => Err(KeyringError::InUse { pid: holder(folder) }.into()),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(without_tpm(error)),
     }
 }
+
+/// Why the keyring's TPM cannot be used, and what there is to do if it does not come back.
+fn without_tpm(error: TpmError) -> Failure {
+    let gone = match &error {
+        TpmError::NotOurs { .. } => Some(
+            "if it is the same TPM, it was cleared, by `tpm2_clear` or in the firmware's set-up, and what it had sealed is gone; if the \
+             folder was copied or the board replaced, the keyring opens where it was made and nowhere else",
+        ),
+        TpmError::NoDevice(_) => Some(
+            "if the disk came from another machine, or the TPM was taken out or switched off: the keyring opens with that TPM and with \
+             nothing else",
+        ),
+        _ => None,
+    };
+    let failure = Failure::from(error);
+    match gone {
+        Some(gone) => failure.help(gone).help(RESTORE),
+        None => failure,
+    }
+}
+
+/// The same for what shows only when the root key is opened.
+fn not_opened(root: RootKind, error: OpenError) -> Failure {
+    let sealed_elsewhere = matches!(
+        &error,
+        OpenError::Keyring(KeyringError::Root(CustodyError::NotOurs(_)))
+    );
+    let failure = Failure::from(error);
+    match root {
+        RootKind::Tpm | RootKind::Swtpm if sealed_elsewhere => failure.help(RESTORE),
+        RootKind::Tpm | RootKind::Swtpm | RootKind::Passphrase => failure,
+    }
+}
+
+/// What is left when a TPM is.
+pub(crate) const RESTORE: &str = "from a backup: `claviger --keyring NEW init`, then `claviger --keyring NEW backup restore BACKUP \
+     --identity-file FILE`; keys that lived in the TPM are made anew, and the restore names them";
 
 /// Does what blocks beside what listens to signals. Goes on to its end if nobody waits any more.
 pub(crate) async fn aside<T: Send + 'static>(

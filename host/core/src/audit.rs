@@ -1,17 +1,20 @@
 //! What goes on the audit log, and the log as a trait. Not a log: `claviger-broker` has the durable one.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::approval::{AnsweredBy, ApprovalId, ApprovalMode};
 use crate::custody::{Assurance, CustodyKind};
-use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest};
+use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest, RequestDigest};
 use crate::egress::Fault;
 use crate::future::BoxFuture;
 use crate::http::{InjectionKind, Origin};
 use crate::key::{KeyAlgorithm, KeyRef, KeyVersion};
-use crate::name::{AgentName, GrantAlias, SecretName};
+use crate::name::{AgentName, GrantAlias, KeyName, SecretName};
+use crate::proposal::Wish;
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
 
@@ -46,10 +49,6 @@ impl Entry {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most entries are uses, and an entry lives for one append"
-)]
 pub enum Event {
     /// A host opened the log.
     HostStarted {
@@ -78,13 +77,29 @@ pub enum Event {
         assurance: Assurance,
         /// RFC 7638 thumbprint; of a key without a public half, its identifier.
         key_id: String,
+        /// Where its material comes from, if its custody did not make it: `imported` or `restored`. Whoever has that may have the key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<String>,
     },
-    /// An operator took a key out of use, or back into it.
+    /// A version of a key is in another state: an operator, a rotation or the time brought it there.
     KeyStateChanged {
         /// Which.
         key: KeyRef,
-        /// The state it is in from now on: `active`, `disabled` or `revoked`.
+        /// The state it is in from now on, or `deleted`.
         state: String,
+        /// Why, escaped, if anybody said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The keyring's generation with the change in it: an older copy of it, put back, has a lower one.
+        #[serde(default)]
+        keyring: u64,
+    },
+    /// A key was due for a new version and did not get one; it stays in use.
+    RotationFailed {
+        /// The version that was due.
+        key: KeyRef,
+        /// Why, escaped.
+        detail: String,
     },
     /// An operator asks for a certificate of a key's public half. Durable before the key signs; `Settled` says what came of it.
     CertificateRequested {
@@ -92,6 +107,46 @@ pub enum Event {
         key: KeyRef,
         /// Whom the certificate shall be for, escaped.
         subject: String,
+    },
+    /// An operator has a backup made. Durable before anything of it is written; `Settled` says what came of it.
+    BackupRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// Whose identities open it: public X25519 keys as age writes them.
+        recipients: Vec<String>,
+        /// How many versions of keys are in it with their material.
+        keys: u64,
+        /// How many versions of secrets are in it with their values.
+        secrets: u64,
+        /// How many versions of keys are in it without: they live in a TPM.
+        left_out: u64,
+    },
+    /// An operator restores a backup. Durable before anything of it is; each version that is restored has an entry of its own, and `Settled`
+    /// says whether all were.
+    RestoreRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// When it was made.
+        made: Timestamp,
+        /// The audit log of the keyring that it is of, as a verifier key, escaped.
+        of: String,
+        /// How many versions of keys are to be restored.
+        keys: u64,
+        /// How many versions of secrets are to be restored.
+        secrets: u64,
+        /// Whether something may become weaker than it was.
+        weaken: bool,
+    },
+    /// An operator has the root key sealed anew. Durable before it is; `Settled` says what came of it.
+    ResealRequested {
+        /// Who, as the system knows them, escaped.
+        by: String,
+        /// What protects it until now: `passphrase`, `tpm` or `swtpm`.
+        from: String,
+        /// What shall protect it.
+        to: String,
+        /// How many versions of keys are sealed anew with it.
+        keys: u64,
     },
     /// An operator asks for proof that a key lives in the TPM. Durable before the TPM certifies; `Settled` says what came of it.
     ProofRequested {
@@ -110,6 +165,9 @@ pub enum Event {
         manifest: ManifestDigest,
         /// The aliases it was granted.
         grants: Vec<GrantAlias>,
+        /// What each of them may use. Absent if that would not fit an entry, and from logs of earlier releases.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credentials: Option<BTreeMap<GrantAlias, Vec<CredentialName>>>,
     },
     /// An agent was not admitted.
     NotAdmitted {
@@ -193,12 +251,18 @@ pub enum Event {
         /// Who put it there: an operator, or an authorization server that rotated it.
         by: SecretSource,
     },
-    /// A version of a secret was taken out of use, or its material was destroyed.
+    /// A version of a secret is in another state, as of keys.
     SecretStateChanged {
         /// Which.
         secret: SecretRef,
-        /// The state it is in from now on.
+        /// The state it is in from now on, or `deleted`.
         state: String,
+        /// Why, escaped, if anybody said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The keyring's generation with the change in it.
+        #[serde(default)]
+        keyring: u64,
     },
     /// A grant was suspended.
     Suspended {
@@ -219,6 +283,97 @@ pub enum Event {
         /// The grant.
         grant: GrantAlias,
     },
+    /// A use waits for its approval. Durable before anybody is asked; `ApprovalEnded` says what came of it.
+    ApprovalRequested(ApprovalRequest),
+    /// A use does not wait any more. An approval is durable before the use that it is for is decided anew.
+    ApprovalEnded {
+        /// What was asked.
+        #[serde(flatten)]
+        request: ApprovalRequest,
+        /// What came of it.
+        end: ApprovalEnd,
+    },
+    /// An agent asks for a grant. It has none by that: an operator writes manifests.
+    GrantProposed {
+        /// The instance.
+        instance: InstanceId,
+        /// The agent.
+        agent: AgentName,
+        /// Its code.
+        component: ComponentDigest,
+        /// The alias that the grant would have.
+        grant: GrantAlias,
+        /// What it would allow.
+        wish: Wish,
+        /// Why, in the agent's words, escaped.
+        reason: String,
+    },
+    /// An operator does not want to see a proposal any more.
+    ProposalDismissed {
+        /// The agent.
+        agent: AgentName,
+        /// The alias that the grant would have had.
+        grant: GrantAlias,
+    },
+    /// An operator suspended an agent: every grant that it has or will have.
+    AgentSuspended {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator resumed an agent. Grants of it that were suspended by themselves stay so.
+    AgentResumed {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator stopped all use of every credential.
+    Panic,
+    /// An operator lifted the stop. What was suspended by itself stays so.
+    PanicLifted,
+}
+
+/// A use that waits for its approval; nothing of its content but a digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRequest {
+    /// Names the question.
+    pub id: ApprovalId,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The agent.
+    pub agent: AgentName,
+    /// Its code.
+    pub component: ComponentDigest,
+    /// The manifest's bytes.
+    pub manifest: ManifestDigest,
+    /// The grant.
+    pub grant: GrantAlias,
+    /// Which uses an approval covers.
+    pub mode: ApprovalMode,
+    /// What an approval is bound to.
+    pub request: RequestDigest,
+    /// The first moment at which no answer counts any more.
+    pub expires: Timestamp,
+}
+
+/// What came of the wait for an approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "kebab-case")]
+pub enum ApprovalEnd {
+    /// It was approved.
+    Approved {
+        /// By whom.
+        by: AnsweredBy,
+    },
+    /// It was denied.
+    Denied {
+        /// By whom.
+        by: AnsweredBy,
+        /// Why, escaped.
+        reason: String,
+    },
+    /// Nobody answered in time.
+    Expired,
+    /// The agent, or the host, went away.
+    Withdrawn,
 }
 
 /// An authorised use: which agent, under which revision of which manifest, with which version of which key, on what.
@@ -258,6 +413,9 @@ pub struct Use {
     /// Under a rate: the moment at which the bucket is full again (the GCRA's theoretical arrival time).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_until: Option<Timestamp>,
+    /// Under a grant whose uses must be approved: the approval that it was allowed by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalId>,
 }
 
 /// An operation that is a right of its own.
@@ -295,6 +453,8 @@ pub enum RequestPurpose {
     Agent,
     /// The host's, for a token. Not counted as a use of the grant.
     Token,
+    /// The host's, to have a use approved. Not counted as a use of the grant.
+    Approval,
     /// None of its own: a signature for a token request or for a connection. Not counted as a use of the grant.
     Proof,
 }
@@ -314,6 +474,16 @@ pub struct Traffic {
     /// How the exchange failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+}
+
+/// Names a credential.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CredentialName {
+    /// A key.
+    Key(KeyName),
+    /// A secret.
+    Secret(SecretName),
 }
 
 /// Names one version of a secret.

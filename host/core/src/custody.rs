@@ -133,6 +133,20 @@ pub trait Custody: Debug + Send + Sync {
         material: Secret,
     ) -> BoxFuture<'a, Result<Arc<dyn SigningKey>, CustodyError>>;
 
+    /// Takes a key that was made elsewhere, by its seed (RFC 8032) or scalar (SEC 1, big endian). Custody whose keys never were anywhere
+    /// else refuses.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotTaken`] where nothing is taken; else when the algorithm is not there, the private key is none, or the device fails.
+    fn import<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        _algorithm: Algorithm,
+        _private: Secret,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        Box::pin(std::future::ready(Err(CustodyError::NotTaken(self.kind()))))
+    }
+
     /// As [`Custody::generate`], for a key that the device itself refuses after [`Custody::revoke`], also to whoever puts an older copy
     /// of the keyring back. Custody that has no such device refuses; it never makes a key of another sort.
     ///
@@ -248,6 +262,11 @@ pub enum CustodyError {
         "in `{0}` custody no device refuses a revoked key; `--revocation hardware` needs a key in the TPM (`--custody tpm`)"
     )]
     NotEnforced(CustodyKind),
+    /// The custody makes its keys itself.
+    #[error(
+        "`{0}` custody takes no key that was made elsewhere; expected `software`, or `tpm-sealed` for Ed25519"
+    )]
+    NotTaken(CustodyKind),
     /// The device cannot be used now. Trying later may help.
     #[error("{0}")]
     Unavailable(String),

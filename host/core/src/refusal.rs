@@ -93,6 +93,10 @@ pub enum Rule {
     Token,
     /// A managed secret was in an answer.
     Reflection,
+    /// The use was not approved, or too many wait for an approval.
+    Approval,
+    /// What the agent asked for is not a grant that could be proposed, or too many proposals wait.
+    Proposal,
     /// The box does not open, or is none.
     Mismatch,
     /// As many boxes did not open, or tags were wrong, as may within a minute.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::GrantAlias;
 use crate::profile::Plaintext;
+use crate::proposal::WishText;
 use crate::refusal::Refusal;
 
 /// One running agent. Given out by the broker; never by the agent or the worker.
@@ -54,6 +55,15 @@ pub enum Request {
     },
     /// Lists the agent's own grants.
     ListGrants,
+    /// Asks for a grant. Gives none: it goes on record as a proposal.
+    ProposeGrant {
+        /// The alias that it would have: any text, at most [`MAX_ALIAS_TEXT`] bytes.
+        alias: String,
+        /// What it would allow.
+        wish: WishText,
+        /// Why; cut to [`crate::proposal::MAX_REASON`] characters.
+        reason: String,
+    },
     /// Opens a grant to seal or unseal. Uses nothing up.
     OpenSealer {
         /// As of [`Request::OpenSigner`].
@@ -133,6 +143,7 @@ impl fmt::Debug for Request {
                 )
             }
             Self::ListGrants => f.write_str("ListGrants"),
+            Self::ProposeGrant { alias, .. } => write!(f, "ProposeGrant({})", crate::name::escape(alias, 64)),
             Self::OpenSealer { alias } => write!(f, "OpenSealer({})", crate::name::escape(alias, 64)),
             Self::DescribeSealer { grant } => write!(f, "DescribeSealer({grant})"),
             Self::Seal { grant, plaintext, .. } => write!(f, "Seal({grant}, {plaintext:?})"),
@@ -164,7 +175,7 @@ pub enum Outcome {
     Signer(SignerInfo),
     /// In the form of the key's profile.
     Signed {
-        /// Armoured SSHSIG, compact JWS, or 64 bytes.
+        /// Armoured SSHSIG, compact JWS, 64 bytes, or an SSH signature.
         signature: Vec<u8>,
     },
     /// Evidence of the agent.
@@ -174,6 +185,8 @@ pub enum Outcome {
         /// By alias.
         grants: Vec<GrantInfo>,
     },
+    /// The proposal is on record.
+    Proposed,
     /// The grant exists and is a right to seal or unseal.
     SealerOpened {
         /// The alias, now known to be one.
@@ -226,7 +239,7 @@ pub struct SymmetricInfo {
 /// What an agent may know of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignerInfo {
-    /// `sshsig`, `jws` or `labeled`.
+    /// `sshsig`, `jws`, `labeled`, `git` or `ssh-auth`.
     pub profile: String,
     /// `ed25519` or `p256`.
     pub algorithm: String,

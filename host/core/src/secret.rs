@@ -64,6 +64,11 @@ impl Secret {
         self.pages.get(..self.len).unwrap_or_default()
     }
 
+    /// Changes the bytes where they are: for a buffer that is filled bit by bit, or encrypted in place.
+    pub fn change<T>(&mut self, change: impl FnOnce(&mut [u8]) -> T) -> T {
+        change(self.bytes_mut())
+    }
+
     /// How many bytes there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -196,6 +196,10 @@ fn every_field() -> Vec<(String, &'static [Field])> {
         ),
         section("[grants.n]", fields::GRANT, &bare),
         section("[grants.n.attest]", fields::ATTEST, &[]),
+        section("[grants.q]", fields::GRANT, &bare),
+        section("[grants.q.sign]", fields::SIGN, &["key", "object", "mail", "tag"]),
+        section("[grants.r]", fields::GRANT, &bare),
+        section("[grants.r.sign]", fields::SIGN, &["key", "user", "host-keys"]),
         section("[grants.f]", fields::GRANT, &bare),
         section("[grants.f.http]", fields::HTTP, &http),
         section("[grants.f.http.budget]", fields::BUDGET, &[]),
@@ -452,6 +456,10 @@ fn the_published_schema_requires_exactly_what_is_required() {
                     };
                     match (gone, own) {
                         (true, _) => String::new(),
+                        // Without an approval nothing waits for one.
+                        (false, true) if field.name == "approval" => {
+                            lines(&|line| !line.starts_with("approval"))
+                        }
                         (false, true) => lines(&|line| !line.starts_with(&format!("{} = ", field.name))),
                         // Without grants there is nothing to acknowledge.
                         (false, false) if top && field.name == "grants" => {

@@ -268,7 +268,12 @@ pub(super) fn parse(index: EntryIndex, json: &[u8]) -> Result<Entry, Damage> {
 }
 
 fn track(unsettled: &mut BTreeSet<EntryIndex>, index: EntryIndex, entry: &Entry) {
-    if let Event::Allowed(_) | Event::CertificateRequested { .. } | Event::ProofRequested { .. } = entry.event
+    if let Event::Allowed(_)
+    | Event::CertificateRequested { .. }
+    | Event::ProofRequested { .. }
+    | Event::BackupRequested { .. }
+    | Event::RestoreRequested { .. }
+    | Event::ResealRequested { .. } = entry.event
     {
         unsettled.insert(index);
     } else if let Event::Settled { of, .. } = entry.event {

@@ -8,7 +8,9 @@ mod symmetric;
 
 pub use passphrase::{KdfCost, MIN_PASSPHRASE, PassphraseSealer};
 pub use sealed::SealedCustody;
+pub(crate) use sealed::purpose;
 pub use software::SoftwareCustody;
+pub(crate) use software::{STACK_WORDS, open, public_of};
 
 #[cfg(test)]
 pub(crate) mod permits;

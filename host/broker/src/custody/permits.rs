@@ -108,5 +108,6 @@ fn used(key: &KeyRef, content: ContentDigest, size: u64) -> Use {
         size,
         number: 1,
         rate_until: None,
+        approval: None,
     }
 }

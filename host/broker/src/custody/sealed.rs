@@ -57,6 +57,28 @@ impl Custody for SealedCustody {
         })
     }
 
+    fn import<'a>(
+        &'a self,
+        key: &'a KeyRef,
+        algorithm: Algorithm,
+        private: Secret,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        Box::pin(async move {
+            if !self.algorithms().contains(&algorithm) {
+                return Err(CustodyError::Algorithm {
+                    custody: self.kind(),
+                    algorithm,
+                });
+            }
+            let Generated { public, material } = software::import(algorithm, private)?;
+            let mut blob = self.sealer.seal(&purpose(key), &material).await?;
+            Ok(Generated {
+                public,
+                material: Secret::take(&mut blob)?,
+            })
+        })
+    }
+
     fn open<'a>(
         &'a self,
         key: &'a KeyRef,
@@ -133,7 +155,7 @@ impl MacCustody for SealedCustody {
 }
 
 /// Binds the sealed seed to one version of one key, so that blobs cannot be swapped between keys.
-fn purpose(key: &KeyRef) -> String {
+pub(crate) fn purpose(key: &KeyRef) -> String {
     format!("key:{key}")
 }
 

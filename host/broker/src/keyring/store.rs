@@ -255,6 +255,13 @@ impl Store {
         transaction.commit().map_err(writing)
     }
 
+    /// Overwrites what the write-ahead log still holds of what was destroyed. While somebody reads, the log is emptied later.
+    pub(super) fn scrub(&self) -> Result<(), KeyringError> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(|e| KeyringError::database("empty the log of", e))
+    }
+
     pub(super) fn meta(&self) -> Result<Meta, KeyringError> {
         self.connection
             .query_row(
@@ -353,14 +360,19 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, rusqlite::Error
 fn write_meta(transaction: &Connection, meta: &Meta) -> Result<(), KeyringError> {
     let changed = transaction
         .execute(
-            "UPDATE meta SET vkey = ?1, log_size = ?2, generation = ?3, list = ?4, mac = ?5 WHERE id = 1 AND generation = ?6",
+            "UPDATE meta SET vkey = ?1, log_size = ?2, generation = ?3, list = ?4, mac = ?5, root_kind = ?7, \
+             root_settings = ?8, root = ?9, root_digest = ?10 WHERE id = 1 AND generation = ?6",
             params![
                 meta.vkey,
                 signed(meta.log_size),
                 signed(meta.generation),
                 meta.list,
                 meta.mac,
-                signed(meta.generation).saturating_sub(1)
+                signed(meta.generation).saturating_sub(1),
+                meta.root_kind,
+                meta.root_settings,
+                meta.root,
+                meta.root_digest
             ],
         )
         .map_err(|e| KeyringError::database("write", e))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use claviger_core::admission::{CapabilityKind, NotAdmittedReason};
-use claviger_core::audit::Event;
+use claviger_core::audit::{CredentialName, Event};
 use claviger_core::http::{HttpGrant, Router, overlapping};
 use claviger_core::manifest::{Bytes, Capability, Constraints, MacRight, Manifest, SealRight};
 use claviger_core::name::{escape, nearest};
@@ -76,9 +76,26 @@ impl Granted {
         match self {
             Self::Sign { .. } => CapabilityKind::Sign,
             Self::Http(_) => CapabilityKind::Http,
+            Self::Attest(_) => CapabilityKind::Attest,
             Self::Seal { .. } => CapabilityKind::Seal,
             Self::Mac { .. } => CapabilityKind::Mac,
-            Self::Attest(_) => CapabilityKind::Attest,
+        }
+    }
+
+    /// Every credential that it uses.
+    fn credentials(&self) -> Vec<CredentialName> {
+        match self {
+            Self::Sign { key, .. } | Self::Seal { key, .. } | Self::Mac { key, .. } => {
+                vec![CredentialName::Key(key.clone())]
+            }
+            Self::Http(terms) => {
+                let secrets = terms
+                    .secrets()
+                    .map(|(name, _, _)| CredentialName::Secret(name.clone()));
+                let keys = terms.keys().map(|(name, _)| CredentialName::Key(name.clone()));
+                secrets.chain(keys).collect()
+            }
+            Self::Attest(terms) => vec![CredentialName::Key(terms.key.clone())],
         }
     }
 }
@@ -130,6 +147,7 @@ impl LocalBroker {
             component,
             manifest: manifest.digest,
             grants: grants.keys().cloned().collect(),
+            credentials: credentials(&grants),
         };
         if let Err(problem) = self.append(event).await {
             let reasons = vec![NotAdmittedReason::Audit {
@@ -207,6 +225,12 @@ impl LocalBroker {
                         allow: allow.clone(),
                     }),
             };
+            // Under another capability nothing would ask, and a knob that nothing enforces is none.
+            let asks = matches!(grant.capability, Capability::Sign { .. } | Capability::Http(_));
+            if grant.constraints.approval.is_some() && !asks {
+                let text = "its uses cannot wait for an approval; only those of `sign` and `http` do";
+                reasons.push(problem(alias, text.to_owned()));
+            }
             match capability {
                 Ok(capability) => {
                     let constraints = grant.constraints.clone();
@@ -288,12 +312,39 @@ impl LocalBroker {
         {
             Some(last) => Err(format!(
                 "key `{}` is {}, only active keys are used",
-                last.key, last.state
+                last.key,
+                last.standing()
             )),
             None => Err(no_such_key(key, &keys)),
         }
     }
 }
+
+/// What each grant may use, if it fits an entry beside everything else that is in one.
+fn credentials(
+    grants: &BTreeMap<GrantAlias, AdmittedGrant>,
+) -> Option<BTreeMap<GrantAlias, Vec<CredentialName>>> {
+    let credentials: BTreeMap<_, Vec<_>> = grants
+        .iter()
+        .map(|(alias, grant)| (alias.clone(), grant.capability.credentials()))
+        .collect();
+    // Names, with the punctuation of JSON.
+    let size: usize = credentials
+        .iter()
+        .map(|(alias, names)| {
+            let names = names.iter().map(|name| match name {
+                CredentialName::Key(name) => name.as_str().len() + 12,
+                CredentialName::Secret(name) => name.as_str().len() + 15,
+            });
+            alias.as_str().len() + 6 + names.sum::<usize>()
+        })
+        .sum();
+    (size <= MAX_LOGGED_CREDENTIALS).then_some(credentials)
+}
+
+/// An entry says which credentials an agent may use if that takes at most so many bytes. With the aliases of a manifest with as many
+/// grants as there may be, more would not fit [`claviger_core::audit::MAX_ENTRY`].
+const MAX_LOGGED_CREDENTIALS: usize = 12 * 1024;
 
 /// Requests that two grants would cover: which credential goes with them would depend on an order that nobody wrote down.
 fn overlaps(manifest: &Manifest) -> Vec<NotAdmittedReason> {

@@ -86,15 +86,19 @@ impl LocalBroker {
         // From here the use is on the log: whatever happens, the permit settles it.
         let given = self.give(&permit, &record, &message).await;
         // A device may have taken seconds: what was stopped meanwhile gets nothing.
-        match given.and_then(|given| self.still_holds(instance, &alias, &record).map(|()| given)) {
-            Ok(given) => {
-                permit.settle(Settlement::Released);
-                Ok(Outcome::Evidence(given))
-            }
-            Err(denial) => {
-                permit.settle(Settlement::Failed);
-                Err(self.refuse(instance, &alias, denial).await)
-            }
+        let released = {
+            let _releasing = self.record.releasing();
+            let released =
+                given.and_then(|given| self.still_holds(instance, &alias, &record).map(|()| given));
+            permit.settle(match &released {
+                Ok(_) => Settlement::Released,
+                Err(_) => Settlement::Failed,
+            });
+            released
+        };
+        match released {
+            Ok(given) => Ok(Outcome::Evidence(given)),
+            Err(denial) => Err(self.refuse(instance, &alias, denial).await),
         }
     }
 
@@ -144,13 +148,16 @@ impl LocalBroker {
                 key: Some(record.key.clone()),
                 secret: None,
                 profile: record.profile.kind().to_owned(),
+                operation: None,
                 request: None,
                 content: message.content(),
                 size: message.size() as u64,
-                operation: None,
                 number: ledger.reserve(&admitted.agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
+                // A grant of evidence has no approval: the manifest's reader refuses it.
+                approval: None,
             };
+            ledger.used(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),

@@ -80,9 +80,11 @@ impl LocalBroker {
     /// Whether a grant's credentials cannot be used now.
     fn credential_refused(&self, grant: &AdmittedGrant) -> Option<Refusal> {
         match &grant.capability {
+            Granted::Sign { key, .. } => self.keyring.key(key).is_none().then_some(Refusal::Revoked),
             Granted::Attest(terms) => self.keyring.key(&terms.key).is_none().then_some(Refusal::Revoked),
-            Granted::Sign { key, .. } | Granted::Seal { key, .. } | Granted::Mac { key, .. } => {
-                self.keyring.key(key).is_none().then_some(Refusal::Revoked)
+            // Something of it can be done while any version opens.
+            Granted::Seal { key, .. } | Granted::Mac { key, .. } => {
+                self.some_opens(key).err().map(|denial| denial.refusal)
             }
             Granted::Http(terms) => self.credentials(terms).err().map(|denial| denial.refusal),
         }
@@ -106,11 +108,13 @@ pub(super) fn suspend(
     grant: &GrantAlias,
     cause: Option<Rule>,
 ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
-    let appended = record.append(Event::Suspended {
+    let event = Event::Suspended {
         agent: agent.clone(),
         grant: grant.clone(),
         cause,
+    };
+    let appended = record.append_stopping(event, &|| {
+        exchanges.stop(Stop::Suspended, |one| one.agent == *agent && one.alias == *grant);
     });
-    exchanges.stop(Stop::Suspended, |one| one.agent == *agent && one.alias == *grant);
     async move { appended.await.map(drop) }
 }

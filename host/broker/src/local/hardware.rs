@@ -13,11 +13,12 @@ use claviger_core::{AuditError, KeyName, KeyRef, Permit, Secret};
 
 use super::LocalBroker;
 use super::keys::{KeyCreation, NewKeyError};
-use crate::keyring::{KeyRecord, KeyState, KeyringError};
+use crate::keyring::{KeyRecord, KeyState, KeyringError, RotationPlan};
 
 /// Who refuses a key once it is revoked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Enforced {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforced {
     /// The keyring.
     Keyring,
     /// The device too.
@@ -87,7 +88,8 @@ impl LocalBroker {
         &self,
         creation: KeyCreation,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
-        self.create_enforced(creation, Enforced::Hardware).await
+        self.create_key_with(creation, RotationPlan::default(), None, Enforced::Hardware)
+            .await
     }
 
     /// Makes what one version of a key of this profile is. Nothing is stored.
@@ -264,7 +266,7 @@ impl LocalBroker {
 }
 
 /// States that no key comes back from.
-const fn gone_for_good(state: KeyState) -> bool {
+pub(super) const fn gone_for_good(state: KeyState) -> bool {
     match state {
         KeyState::Revoked | KeyState::Destroyed => true,
         KeyState::Pending

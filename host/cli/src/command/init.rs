@@ -31,7 +31,7 @@ pub(crate) fn run(cx: &Context, args: &Init) -> Result<Exit, Failure> {
         Ok(_) => return Err(KeyringError::Exists { folder }.into()),
         Err(error) => return Err(error.into()),
     }
-    let choice = choose(args, &folder)?;
+    let choice = choose(args.custody, args.tcti.clone(), &folder)?;
     let before = Before::look(&folder);
     let info = make(cx, &folder, choice).map_err(|stopped| {
         if !stopped.leave {
@@ -76,15 +76,14 @@ const fn meaning(assurance: Assurance) -> &'static str {
 }
 
 /// What was chosen, not yet connected.
-enum Choice {
+pub(super) enum Choice {
     Passphrase,
     Tpm(TpmChoice),
     Swtpm(TpmChoice),
 }
 
-fn choose(args: &Init, folder: &Path) -> Result<Choice, Failure> {
-    let tcti = args.tcti.clone().map(TpmChoice::Tcti);
-    match (args.custody, tcti) {
+pub(super) fn choose(custody: Option<Root>, tcti: Option<String>, folder: &Path) -> Result<Choice, Failure> {
+    match (custody, tcti.map(TpmChoice::Tcti)) {
         (Some(Root::Passphrase), Some(_)) => {
             Err(Failure::usage("`--tcti` names a TPM, and `--custody passphrase` uses none"))
         }
@@ -212,6 +211,15 @@ async fn root(
     aside(move || connect(choice, kind, &folder)).await?
 }
 
+/// Connects to a TPM that shall protect a keyring in this folder, of the hardness that was asked for.
+pub(super) fn root_on_tpm(
+    choice: TpmChoice,
+    kind: RootKind,
+    folder: &Path,
+) -> Result<(RootSpec, Unlocking), Failure> {
+    connect(choice, kind, folder).map_err(|stopped| stopped.failure)
+}
+
 fn connect(choice: TpmChoice, kind: RootKind, folder: &Path) -> Result<(RootSpec, Unlocking), Stopped> {
     let tpm = Tpm::connect(choice)?;
     match (kind.assurance(), tpm.assurance()) {
@@ -336,12 +344,11 @@ mod tests {
 
     #[test]
     fn a_passphrase_and_a_tpm_are_not_chosen_together() {
-        let args = Init {
-            custody: Some(Root::Passphrase),
-            tcti: Some("device:/dev/tpm0".to_owned()),
-        };
+        let tcti = Some("device:/dev/tpm0".to_owned());
         assert_eq!(
-            choose(&args, Path::new("/k")).err().map(|failure| failure.exit),
+            choose(Some(Root::Passphrase), tcti, Path::new("/k"))
+                .err()
+                .map(|failure| failure.exit),
             Some(Exit::Usage)
         );
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::admission::CapabilityKind;
+use crate::approval::Approval;
 use crate::digest::{ComponentDigest, ManifestDigest};
 use crate::http::HttpGrant;
 use crate::name::{AgentName, GrantAlias, KeyName, Label, Principal, VariableName};
@@ -198,6 +199,8 @@ pub enum Capability {
     },
     /// `http = { origin = "…", allow = [ … ] }`, with `inject` beside it.
     Http(Arc<HttpGrant>),
+    /// `attest = { key = "…", audiences = [ … ] }`.
+    Attest(AttestGrant),
     /// `seal = { key = "…", allow = [ … ] }`.
     Seal {
         /// The key.
@@ -216,8 +219,6 @@ pub enum Capability {
         /// Which operations; at least one.
         allow: BTreeSet<MacRight>,
     },
-    /// `attest = { key = "…", audiences = [ … ] }`.
-    Attest(AttestGrant),
 }
 
 /// For whom the host gives evidence of an agent.
@@ -260,6 +261,8 @@ pub struct Constraints {
     pub expires: Option<Timestamp>,
     /// `on-violation = "deny" | "suspend"`.
     pub on_violation: OnViolation,
+    /// `approval = "each" | "first-use"`, with `approval-timeout` beside it: who uses the grant waits for an operator.
+    pub approval: Option<Approval>,
 }
 
 /// What a refused request under a grant leads to, if the agent is to blame for it: spent uses, exceeded rate, outside hours, or

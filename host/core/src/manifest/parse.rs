@@ -11,6 +11,7 @@ use crate::manifest::{MAX_MANIFEST, Manifest, Problem, fields};
 use section::{Section, quoted};
 
 mod agent;
+mod approval;
 mod attest;
 mod body;
 mod grants;
@@ -103,7 +104,7 @@ fn read_document(document: &DeTable<'_>, text: &str, report: &mut Report) -> Opt
     let limits = limits::read(&top, report);
     let env = world::read_env(&top, report);
     let files = world::read_files(&top, report);
-    let grants = grants::read(&top, report);
+    let grants = grants::read(&top, &limits, report);
     let agent::Read {
         agent,
         args,

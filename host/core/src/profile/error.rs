@@ -1,6 +1,8 @@
 //! Why a profile, its narrowing or a frame is not acceptable. Texts for operators: no agent sees them, and none quotes content.
 
+use super::git::GitError;
 use super::proof::{MAX_LIFETIME, MAX_SUBJECT};
+use super::ssh_auth::SshAuthError;
 use super::{MAX_CONTEXT, MAX_TOKEN_LIFE};
 use crate::attest::{MAX_NONCE, MIN_NONCE};
 use crate::http::Origin;
@@ -17,6 +19,27 @@ pub enum ProfileError {
     /// The life of tokens is out of bounds.
     #[error("tokens may live 1 to {MAX_TOKEN_LIFE} seconds, not {0}")]
     Life(u32),
+    /// A list names too much.
+    #[error("the profile may name at most {allowed} of `{field}`")]
+    TooMany {
+        /// The field.
+        field: &'static str,
+        /// The bound.
+        allowed: usize,
+    },
+    /// Commits and tags are not signed unread.
+    #[error(
+        "commits and tags are signed by a key with profile `git`, which reads them first; a key with profile `sshsig` does not sign under the namespace `git`"
+    )]
+    GitNamespace,
+    /// A grant for commits that names a tag.
+    #[error("`tag` does not apply to a grant with `object = \"commit\"`")]
+    TagOfCommits,
+    /// Neither the key nor the grant says which servers.
+    #[error(
+        "the key was made for any server; the grant must name host keys in `host-keys`, as `ssh-keygen -lf HOST_KEY.pub` prints them"
+    )]
+    NoHostKeys,
     /// The field belongs to another profile.
     #[error("`{field}` does not apply to a key with profile `{profile}`")]
     Foreign {
@@ -173,6 +196,12 @@ pub enum FrameError {
     /// Not the name of a certificate's subject.
     #[error("expected a subject such as `CN=claviger,O=Acme`, of at most {MAX_SUBJECT} bytes")]
     Subject,
+    /// Not a commit or tag that the grant signs.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// Not a login that the grant signs.
+    #[error(transparent)]
+    SshAuth(#[from] SshAuthError),
     /// The key or message cannot be encoded, which the types exclude.
     #[error("the message cannot be encoded")]
     Encoding,

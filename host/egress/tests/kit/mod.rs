@@ -66,6 +66,7 @@ pub(crate) async fn permit(origin: &Origin) -> Permit {
         size: 0,
         number: 1,
         rate_until: None,
+        approval: None,
     };
     let (log, clock) = (Arc::new(NoLog), Arc::new(Epoch));
     Permit::to_send(log, clock, Timestamp::UNIX_EPOCH, allowed, origin.clone(), None)

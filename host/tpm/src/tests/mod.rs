@@ -7,6 +7,7 @@ mod device;
 mod formats;
 mod interposer;
 mod macs;
+mod lost;
 mod queues;
 mod recovery;
 mod revocation;
@@ -153,6 +154,7 @@ pub(crate) async fn permit(key: &KeyRef, message: &Framed, who: u64) -> Permit {
         size: message.size() as u64,
         number: 1,
         rate_until: None,
+        approval: None,
     };
     let sink = Arc::new(CountingSink::default());
     Permit::to_sign(sink, Arc::new(Epoch), Timestamp::UNIX_EPOCH, allowed, message)

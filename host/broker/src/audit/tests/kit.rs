@@ -59,6 +59,7 @@ pub(super) fn allowed(n: u64) -> Entry {
             size: n,
             number: n + 1,
             rate_until: None,
+            approval: None,
         }),
     }
 }

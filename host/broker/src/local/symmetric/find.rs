@@ -9,12 +9,12 @@ use claviger_core::manifest::{Bytes, MacRight, SealRight};
 use claviger_core::profile::{InputError, MacRule, SealRule};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{GrantAlias, KeyName, KeyRef, Refusal};
-use jiff::Timestamp;
 
 use super::super::admit::{AdmittedGrant, Granted};
 use super::super::perform::no_such_grant;
 use super::super::{Instance, LocalBroker};
-use crate::keyring::{KeyRecord, KeyState};
+use crate::guard;
+use crate::keyring::KeyRecord;
 
 /// A grant to seal, as it was admitted.
 pub(super) struct Sealing<'a> {
@@ -38,14 +38,14 @@ impl LocalBroker {
     }
 
     /// Whether any version of a key still opens boxes or verifies tags. If not, nothing that an agent brings matters.
-    pub(super) fn some_opens(&self, key: &KeyName) -> Result<(), Denial> {
+    pub(in super::super) fn some_opens(&self, key: &KeyName) -> Result<(), Denial> {
         if self.keyring.key(key).is_some() {
             return Ok(());
         }
         let now = self.trusted_now()?;
         let keys = self.keyring.keys();
         let mut versions = keys.iter().filter(|record| record.key.name == *key);
-        if versions.any(|record| opens(record, now)) {
+        if versions.any(|record| record.is_accepted(now)) {
             return Ok(());
         }
         Err(revoked(&format!(
@@ -71,7 +71,7 @@ impl LocalBroker {
         };
         Ok(match self.keyring.record(&name) {
             None => (None, format!("it names key `{name}`, which was never made")),
-            Some(record) if opens(&record, now) => (
+            Some(record) if record.is_accepted(now) => (
                 Some(record),
                 format!("it was not sealed with key `{name}` and this context, or was changed"),
             ),
@@ -82,7 +82,7 @@ impl LocalBroker {
         })
     }
 
-    /// Whether nothing that stops a use at once has happened since it was authorised. A version that is retiring since still counts.
+    /// Whether nothing that stops a use at once has happened since it was authorised. A rotation does not.
     pub(super) fn still_holds_for(
         &self,
         instance: &Instance,
@@ -90,21 +90,15 @@ impl LocalBroker {
         key: &KeyRef,
     ) -> Result<(), Denial> {
         self.still_granted(instance, alias)?;
-        let now = self.trusted_now()?;
-        match self.keyring.record(key) {
-            Some(record) if opens(&record, now) => Ok(()),
-            Some(_) | None => {
-                let detail = "the key was taken out of use while it was used; nothing was released";
-                Err(revoked(detail))
-            }
+        if self.may_finish(key).is_none() {
+            let detail = "the key was taken out of use while it was used; nothing was released";
+            return Err(revoked(detail));
         }
+        Ok(())
     }
 
     fn still_granted(&self, instance: &Instance, alias: &GrantAlias) -> Result<(), Denial> {
-        if self.ledger().grant(&instance.admitted.agent, alias).suspended {
-            let detail = "the grant was suspended while the key was used; nothing was released";
-            return Err(Denial::new(Refusal::Suspended, Rule::Suspension, detail));
-        }
+        guard::in_force(&self.ledger().grant(&instance.admitted.agent, alias))?;
         if self.instance(instance.id).is_none() {
             let detail = "the instance ended while the key was used; nothing was released";
             return Err(Denial::new(Refusal::NotGranted, Rule::Instance, detail));
@@ -137,7 +131,7 @@ pub(super) fn sealing<'a>(
                 budget: *budget,
             })
         }
-        other @ (Granted::Sign { .. } | Granted::Http(_) | Granted::Mac { .. } | Granted::Attest(_)) => {
+        other @ (Granted::Sign { .. } | Granted::Http(_) | Granted::Attest(_) | Granted::Mac { .. }) => {
             Err(another(alias, other, CapabilityKind::Seal))
         }
     }
@@ -157,24 +151,10 @@ pub(super) fn macs<'a>(
             }
             Ok(Macs { grant, key, rule })
         }
-        other @ (Granted::Sign { .. } | Granted::Http(_) | Granted::Seal { .. } | Granted::Attest(_)) => {
+        other @ (Granted::Sign { .. } | Granted::Http(_) | Granted::Attest(_) | Granted::Seal { .. }) => {
             Err(another(alias, other, CapabilityKind::Mac))
         }
     }
-}
-
-/// Whether a version of a key opens boxes and verifies tags: a retiring one makes none any more, but those that there are still count.
-fn opens(record: &KeyRecord, now: Timestamp) -> bool {
-    let state = match record.state {
-        KeyState::Active => true,
-        KeyState::Retiring => record.until.is_none_or(|until| now < until),
-        KeyState::Pending
-        | KeyState::Retired
-        | KeyState::Disabled
-        | KeyState::Revoked
-        | KeyState::Destroyed => false,
-    };
-    state && record.deleted.is_none()
 }
 
 /// The identifier that boxes of a key are bound to.

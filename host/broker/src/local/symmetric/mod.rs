@@ -140,6 +140,7 @@ impl LocalBroker {
             Ok(key) => key.seal(&permit, &input).await,
             Err(error) => Err(error),
         };
+        let _releasing = self.record.releasing();
         let sealed = sealed.map_err(|error| failed(&error)).and_then(|sealed| {
             self.still_holds_for(instance, alias, &record.key)
                 .map(|()| sealed)
@@ -202,6 +203,7 @@ impl LocalBroker {
             },
             (Some(_) | None, _) => Ok(None),
         };
+        let _releasing = self.record.releasing();
         let opened = opened.map_err(|error| failed(&error)).and_then(|opened| {
             if let Some(record) = &target {
                 self.still_holds_for(instance, alias, &record.key)?;
@@ -261,6 +263,7 @@ impl LocalBroker {
             Ok(key) => key.mac(&permit, &input).await,
             Err(error) => Err(error),
         };
+        let _releasing = self.record.releasing();
         let tag = value
             .map_err(|error| failed(&error))
             .and_then(|value| self.still_holds_for(instance, alias, &record.key).map(|()| value))
@@ -315,10 +318,14 @@ impl LocalBroker {
                 value
                     .map(|value| tag.matches(&value))
                     .map_err(|error| failed(&error))
-                    .and_then(|valid| self.still_holds_for(instance, alias, &record.key).map(|()| valid))
             }
             (Some(_) | None, _) => Ok(false),
         };
+        let _releasing = self.record.releasing();
+        let compared = compared.and_then(|valid| match &target {
+            Some(record) => self.still_holds_for(instance, alias, &record.key).map(|()| valid),
+            None => Ok(valid),
+        });
         match compared {
             Ok(true) => permit.settle(Settlement::Released),
             Ok(false) => {
@@ -362,7 +369,10 @@ impl LocalBroker {
                 size,
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
+                // As for evidence: the manifest's reader refuses an approval here.
+                approval: None,
             };
+            ledger.used(&allowed, time);
             ledger.count_sealed(&allowed);
             let (sink, clock) = (Arc::clone(&self.permits), Arc::clone(&self.clock));
             match wanted.serial {

@@ -14,17 +14,24 @@ use crate::http::overlapping;
 use crate::manifest::fields::{self, Field};
 use crate::manifest::problem::{Report, code};
 use crate::manifest::quantity::{format_duration, parse_duration};
-use crate::manifest::{Capability, Constraints, Grant, Hours, MAX_GRANTS, MAX_HOURS, OnViolation};
+use crate::manifest::{Capability, Constraints, Grant, Hours, Limits, MAX_GRANTS, MAX_HOURS, OnViolation};
 use crate::name::GrantAlias;
+use crate::profile::git::GitNarrowing;
+use crate::profile::ssh_auth::{HostKeyId, MAX_LISTED, SshAuthNarrowing};
 use crate::profile::{MAX_TOKEN_LIFE, Narrowing};
 
 /// Which profile each narrowing field belongs to.
-const PROFILES: [(Field, &str); 5] = [
+const PROFILES: [(Field, &str); 10] = [
     (fields::NAMESPACE, "sshsig"),
     (fields::AUDIENCE, "jws"),
     (fields::SUBJECT, "jws"),
     (fields::TTL, "jws"),
     (fields::LABEL, "labeled"),
+    (fields::OBJECT, "git"),
+    (fields::MAIL, "git"),
+    (fields::TAG, "git"),
+    (fields::LOGIN_USER, "ssh-auth"),
+    (fields::HOST_KEYS, "ssh-auth"),
 ];
 
 /// What a grant can be for; it has exactly one.
@@ -37,7 +44,11 @@ const CAPABILITIES: [Field; 5] = [
 ];
 
 /// The grants that can be had; the report holds an error for every other.
-pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> BTreeMap<GrantAlias, Grant> {
+pub(super) fn read(
+    top: &Section<'_, '_>,
+    limits: &Limits,
+    report: &mut Report,
+) -> BTreeMap<GrantAlias, Grant> {
     let mut grants = BTreeMap::new();
     let mut routes = Vec::new();
     let mut audiences = Vec::new();
@@ -84,7 +95,7 @@ pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> BTreeMap<Grant
             );
             continue;
         };
-        let Some(read) = read_grant(grant, value.span(), &shown, report) else {
+        let Some(read) = read_grant(grant, value.span(), &shown, limits, report) else {
             continue;
         };
         if let Ok(alias) = alias {
@@ -159,7 +170,13 @@ fn refuse_overlaps(
     }
 }
 
-fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut Report) -> Option<Read> {
+fn read_grant(
+    table: &DeTable<'_>,
+    span: Range<usize>,
+    alias: &str,
+    limits: &Limits,
+    report: &mut Report,
+) -> Option<Read> {
     let place = format!("[grants.{alias}]");
     let grant = Section::open(table, span, place, fields::GRANT, fields::UNSERVED, report);
     let unserved = grant.refuse_unserved(report);
@@ -203,7 +220,12 @@ fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut
     let seal = symmetric::read_seal(&grant, alias, report);
     let mac = symmetric::read_mac(&grant, alias, report);
     let constraints = read_constraints(&grant, report);
+    if (attest.is_some() || seal.is_some() || mac.is_some()) && grant.get(fields::APPROVAL).is_some() {
+        let why = "uses of this capability wait for nobody; expected it beside `sign` or `http`";
+        grant.conflict(fields::APPROVAL, &why, "nothing would ask", "", report);
+    }
     warn(&grant, report);
+    super::approval::warn(&grant, constraints.approval.as_ref(), limits, report);
     // Of two there is an error already.
     let (capability, routes, audiences) = match (sign.or(seal).or(mac), http, attest) {
         (Some(capability), _, _) => (capability, Vec::new(), Vec::new()),
@@ -242,6 +264,23 @@ fn read_sign(grant: &Section<'_, '_>, alias: &str, report: &mut Report) -> Optio
             .read(fields::TTL, report, read_ttl)
             .map(toml::Spanned::into_inner),
         label: sign.parsed(fields::LABEL, report).map(toml::Spanned::into_inner),
+        git: GitNarrowing {
+            object: sign.parsed(fields::OBJECT, report).map(toml::Spanned::into_inner),
+            mail: sign.parsed(fields::MAIL, report).map(toml::Spanned::into_inner),
+            tag: sign.parsed(fields::TAG, report).map(toml::Spanned::into_inner),
+        },
+        ssh: SshAuthNarrowing {
+            user: sign
+                .parsed(fields::LOGIN_USER, report)
+                .map(toml::Spanned::into_inner),
+            host_keys: sign
+                .list(fields::HOST_KEYS, 1..=MAX_LISTED, report, |text| {
+                    text.parse::<HostKeyId>().map_err(|error| error.to_string())
+                })
+                .into_iter()
+                .map(toml::Spanned::into_inner)
+                .collect(),
+        },
     };
     refuse_mixed_profiles(&sign, report);
     Some(Capability::Sign {
@@ -296,6 +335,7 @@ fn read_constraints(grant: &Section<'_, '_>, report: &mut Report) -> Constraints
             })
             .map(toml::Spanned::into_inner)
             .unwrap_or_default(),
+        approval: super::approval::read(grant, report),
     }
 }
 
