@@ -53,24 +53,8 @@ impl TpmMacs {
     }
 
     async fn open(&self, key: &KeyRef, material: Secret) -> Result<Arc<dyn MacKey>, CustodyError> {
-        let not_ours = |error: BlobError| CustodyError::NotOurs(error.to_string());
-        let (head, rest) = material
-            .expose()
-            .split_first_chunk::<33>()
-            .ok_or_else(|| not_ours(BlobError::Form))?;
-        if *head != [&[MAC][..], &bound_to(key)].concat().as_slice() {
-            return Err(CustodyError::NotOurs(
-                "the blob is not one of this key for MACs".to_owned(),
-            ));
-        }
-        let parts = blob::decode(Kind::Key, rest).map_err(not_ours)?;
-        let template = template::mac_key().map_err(|error| CustodyError::Fault(error.to_string()))?;
-        if !template::is_of(&parts.public, &template) {
-            return Err(CustodyError::NotOurs(
-                "the blob's key is not one for MACs that was made in the TPM and stays there".to_owned(),
-            ));
-        }
-        let blob = Arc::new(open(parts, None)?);
+        let blob = Arc::new(read(key, material.expose())?);
+        drop(material);
         let theirs = Arc::clone(&blob);
         self.actor
             .run(Lane::Host, move |device| device.load_key(&theirs))
@@ -81,6 +65,32 @@ impl TpmMacs {
             key: blob,
         }))
     }
+}
+
+/// Whether what is stored is of a key for MACs.
+pub(crate) fn is_one(stored: &[u8]) -> bool {
+    stored.first() == Some(&MAC)
+}
+
+/// Reads what is stored of this key: what is needed to load it.
+pub(crate) fn read(key: &KeyRef, stored: &[u8]) -> Result<KeyBlob, CustodyError> {
+    let not_ours = |error: BlobError| CustodyError::NotOurs(error.to_string());
+    let (head, rest) = stored
+        .split_first_chunk::<33>()
+        .ok_or_else(|| not_ours(BlobError::Form))?;
+    if *head != [&[MAC][..], &bound_to(key)].concat().as_slice() {
+        return Err(CustodyError::NotOurs(
+            "the blob is not one of this key for MACs".to_owned(),
+        ));
+    }
+    let parts = blob::decode(Kind::Key, rest).map_err(not_ours)?;
+    let template = template::mac_key().map_err(|error| CustodyError::Fault(error.to_string()))?;
+    if !template::is_of(&parts.public, &template) {
+        return Err(CustodyError::NotOurs(
+            "the blob's key is not one for MACs that was made in the TPM and stays there".to_owned(),
+        ));
+    }
+    open(parts, None)
 }
 
 fn bound_to(key: &KeyRef) -> [u8; 32] {

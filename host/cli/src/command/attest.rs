@@ -30,9 +30,8 @@ pub(crate) fn run(cx: &Context, args: &Attest) -> Result<Exit, Failure> {
         };
         let proving = broker.prove_resident(&args.name, &by, &nonce);
         let certified = progress::during(&cx.out, "asking the TPM", proving).await?;
-        let public = newest(broker, &args.name)
-            .and_then(|record| record.public()?.to_pem().ok())
-            .ok_or_else(|| Failure::failed("the key has no public half"))?;
+        // A key for MACs has none.
+        let public = newest(broker, &args.name).and_then(|record| record.public()?.to_pem().ok());
         Ok((certified, by, public))
     })?;
     let attestation_key = certified
@@ -44,13 +43,18 @@ pub(crate) fn run(cx: &Context, args: &Attest) -> Result<Exit, Failure> {
         (format!("{name}.attest"), certified.attest.as_slice()),
         (format!("{name}.attest.sig"), certified.signature.as_slice()),
         (format!("{name}.tpmt"), certified.public_area.as_slice()),
-        (format!("{name}.pem"), public.as_bytes()),
         (format!("{by}.ak.pem"), attestation_key.as_bytes()),
     ];
     for (file, bytes) in &files {
         write(&args.out.join(file), bytes)?;
     }
-    let [attest, signature, area, key, ak] = files.map(|(file, _)| file);
+    let [attest, signature, area, ak] = files.map(|(file, _)| file);
+    let key = public
+        .map(|pem| {
+            let file = format!("{name}.pem");
+            write(&args.out.join(&file), pem.as_bytes()).map(|()| file)
+        })
+        .transpose()?;
     let json = serde_json::json!({
         "nonce": hex::encode(&nonce),
         "by": by,
@@ -67,7 +71,10 @@ pub(crate) fn run(cx: &Context, args: &Attest) -> Result<Exit, Failure> {
             ("what the TPM says", attest.clone()),
             ("its signature", signature.clone()),
             ("the key's public area", area.clone()),
-            ("the key", key.clone()),
+            (
+                "the key",
+                key.clone().unwrap_or_else(|| "none: it is symmetric".to_owned()),
+            ),
             ("the TPM's key", ak.clone()),
             (
                 "to verify",

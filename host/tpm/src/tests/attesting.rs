@@ -164,10 +164,14 @@ async fn a_key_is_certified_under_its_name_with_the_verifiers_nonce_and_no_other
             .await
             .unwrap();
         let held = held.generated.material.expose().to_vec();
+        let custody = rig.tpm.custody();
+        let macs = custody.macs().unwrap();
+        let hook = macs.generate(&key_ref("hook")).await.unwrap().expose().to_vec();
         for (name, stored) in [
             (&plain.name, &plain.stored),
             (&rsa.name, &rsa.stored),
             (&key_ref("held"), &held),
+            (&key_ref("hook"), &hook),
             (&witness.name, &witness.stored),
         ] {
             let allowed = to_prove(name, &witness.name).await;
