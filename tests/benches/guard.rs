@@ -53,11 +53,13 @@ fn ledger(manifest: &Manifest, agent: &AgentName, now: Timestamp) -> Ledger {
             key: Some(key),
             secret: None,
             profile: "labeled".to_owned(),
+            operation: None,
             request: None,
             content: ContentDigest::of(b""),
             size: 0,
             number: 1,
             rate_until: Some(now),
+            approval: None,
         };
         let entry = Entry {
             time: now,
@@ -114,7 +116,10 @@ fn decide_request(criterion: &mut Criterion) {
     let mut router = Router::default();
     let grant_of = |alias: &GrantAlias| match &manifest.grants.get(alias)?.capability {
         Capability::Http(http) => Some(http.as_ref()),
-        Capability::Sign { .. } => None,
+        Capability::Sign { .. }
+        | Capability::Seal { .. }
+        | Capability::Mac { .. }
+        | Capability::Attest(_) => None,
     };
     for alias in manifest.grants.keys() {
         let grant = grant_of(alias).unwrap();

@@ -142,8 +142,13 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::Alert { agent, .. }
         | Event::AgentSuspended { agent }
         | Event::AgentResumed { agent }
-        | Event::Resumed { agent, .. } => agent.as_str() == name,
+        | Event::Resumed { agent, .. }
+        | Event::GrantProposed { agent, .. }
+        | Event::ProposalDismissed { agent, .. } => agent.as_str() == name,
         Event::Allowed(allowed) => allowed.agent.as_str() == name,
+        Event::ApprovalRequested(request) | Event::ApprovalEnded { request, .. } => {
+            request.agent.as_str() == name
+        }
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyCreated { .. }
@@ -153,6 +158,7 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::RestoreRequested { .. }
         | Event::ResealRequested { .. }
         | Event::ProofRequested { .. }
+        | Event::RotationFailed { .. }
         | Event::SecretAdded { .. }
         | Event::SecretStateChanged { .. }
         | Event::Settled { .. }

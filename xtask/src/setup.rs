@@ -155,7 +155,17 @@ mod tests {
     #[test]
     fn only_installed_packages_count_as_here() {
         let status = "libtss2-dev installed\npkg-config installed\nswtpm config-files\ntpm2-tools installed\nopenssl installed\n";
-        assert_eq!(missing(status), ["swtpm", "openssh-client", "openssh-server", "git", "gdb", "strace"]);
+        assert_eq!(
+            missing(status),
+            [
+                "swtpm",
+                "openssh-client",
+                "openssh-server",
+                "git",
+                "gdb",
+                "strace"
+            ]
+        );
         assert_eq!(missing("").len(), PACKAGES.len());
     }
 

@@ -10,10 +10,13 @@ use claviger_core::manifest::parse_duration;
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 
+mod approvals;
+pub(crate) mod life;
 mod purpose;
 mod recovery;
 mod stops;
 
+pub(crate) use approvals::{Approvals, Approve, Deny, Run};
 pub(crate) use purpose::{KeyImport, KeyPublic, ProfileKind, PublicFormat, Purpose};
 pub(crate) use recovery::{Backup, BackupCreate, BackupRestore, BackupShow, KeyringCommand, Reseal};
 pub(crate) use stops::{Agent, Grant, GrantName, Panic};
@@ -40,8 +43,8 @@ pub(crate) struct Arguments {
 
 /// At the foot of the help; the numbers are those of [`crate::exit::Exit`].
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 5 the audit log cannot be used, 6 something was changed or damaged; \
-4 is kept for `needs approval`. 129, 130 and 143: stopped by SIGHUP, Ctrl-C and SIGTERM.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 4 an approval was missing, 5 the audit log cannot be used, 6 something was \
+changed or damaged. 129, 130 and 143: stopped by SIGHUP, Ctrl-C and SIGTERM.
 Data goes to stdout, messages to stderr.";
 
 /// What every command takes.
@@ -93,6 +96,10 @@ pub(crate) enum Command {
     /// Keep what servers expect to receive: tokens, passwords, API keys
     #[command(subcommand, arg_required_else_help = true)]
     Secret(Secret),
+    /// Say what is due, stuck, expiring, weak, suspended or deleted
+    Status,
+    /// Rotate every key that is due by its plan
+    Rotate(life::Rotate),
     /// Check a manifest: every problem at once, every limit, every grant in words
     Check(ManifestArg),
     /// Write the digest of the component into its manifest: approve these bytes
@@ -103,7 +110,13 @@ pub(crate) enum Command {
     SshAgent(SshAgent),
     /// Say which rule allows or denies a use of a grant, without touching a key
     Explain(Explain),
-    /// List, suspend and resume grants
+    /// List the uses that wait for an approval, or show one of them
+    Approvals(Approvals),
+    /// Approve one use that waits
+    Approve(Approve),
+    /// Deny one use that waits
+    Deny(Deny),
+    /// List, suspend and resume grants, and see what agents ask for
     #[command(subcommand, arg_required_else_help = true)]
     Grant(Grant),
     /// List, suspend and resume agents as a whole
@@ -194,21 +207,8 @@ pub(crate) enum Key {
         /// The key
         name: KeyName,
     },
-    /// Take a key out of use until it is enabled again
-    Disable {
-        /// The key
-        name: KeyName,
-    },
-    /// Put a disabled key back into use
-    Enable {
-        /// The key
-        name: KeyName,
-    },
-    /// Take a key out of use for good
-    Revoke {
-        /// The key
-        name: KeyName,
-    },
+    #[command(flatten)]
+    Life(life::KeyLife),
     /// Write a request for the certificate of a key with profile `mtls` to stdout (PKCS#10, PEM)
     Csr {
         /// The key
@@ -233,28 +233,10 @@ pub(crate) enum Secret {
         /// The secret
         name: SecretName,
     },
-    /// Put a new value in the place of the old one, which is gone afterwards
+    /// Put a new value in the place of the old one, which is gone afterwards, or after its overlap
     Replace(SecretReplace),
-    /// Destroy the value for good; that it was there stays on record
-    Rm {
-        /// The secret
-        name: SecretName,
-    },
-    /// Take a secret out of use until it is enabled again, and stop what is under way with it
-    Disable {
-        /// The secret
-        name: SecretName,
-    },
-    /// Put a disabled secret back into use
-    Enable {
-        /// The secret
-        name: SecretName,
-    },
-    /// Take a secret out of use for good, and stop what is under way with it
-    Revoke {
-        /// The secret
-        name: SecretName,
-    },
+    #[command(flatten)]
+    Life(life::SecretLife),
 }
 
 /// `claviger secret add`.
@@ -290,6 +272,9 @@ pub(crate) struct SecretReplace {
     /// How often it shall be replaced [default: as before]
     #[arg(long, value_name = "DURATION", value_parser = plan)]
     pub(crate) rotate_every: Option<Duration>,
+    /// Let the new value wait until `secret promote`
+    #[arg(long)]
+    pub(crate) stage: bool,
     #[command(flatten)]
     pub(crate) value: SecretValue,
 }
@@ -319,6 +304,8 @@ pub(crate) struct KeyCreate {
     /// Where it lives [default: the hardest that this keyring has for the algorithm]
     #[arg(long, value_enum)]
     pub(crate) custody: Option<Custody>,
+    #[command(flatten)]
+    pub(crate) plan: life::Plan,
 }
 
 /// Where a key lives.
@@ -358,22 +345,6 @@ pub(crate) struct Pin {
     /// Only show what would change
     #[arg(long)]
     pub(crate) dry_run: bool,
-}
-
-/// `claviger run`.
-#[derive(Debug, Args)]
-pub(crate) struct Run {
-    #[command(flatten)]
-    pub(crate) manifest: ManifestArg,
-    /// What the agent is given
-    #[arg(group = "given")]
-    pub(crate) input: Option<String>,
-    /// Give the agent what is in this file
-    #[arg(long, value_name = "FILE", group = "given")]
-    pub(crate) input_file: Option<PathBuf>,
-    /// Give the agent what comes on stdin
-    #[arg(long, group = "given")]
-    pub(crate) stdin: bool,
 }
 
 /// `claviger ssh-agent`.

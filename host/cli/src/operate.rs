@@ -36,6 +36,16 @@ pub(crate) fn order(cx: &Context, command: Command, value: Option<Secret>) -> Re
     }
 }
 
+/// As [`order`], of what only a running host can do: nothing else has uses that wait.
+pub(crate) fn order_host(cx: &Context, command: &Command) -> Result<Reply, Failure> {
+    let folder = cx.keyring()?;
+    drop(Keyring::peek(&folder)?);
+    ask(cx, &folder, command, None)?.ok_or_else(|| {
+        Failure::failed("no running host has this keyring open, so nothing waits for an approval")
+            .help("`claviger audit tail` shows what was asked, and what came of it")
+    })
+}
+
 /// Asks the running host, if there is one.
 fn ask(
     cx: &Context,
@@ -70,6 +80,7 @@ fn ask(
 const fn words(command: &Command) -> &'static str {
     match command {
         Command::CreateKey { .. } => "making the key",
+        Command::Life(_) => "changing the keyring",
         Command::ImportKey { .. } => "importing the key",
         Command::RequestCertificate { .. } => "signing the request",
         Command::Status
@@ -82,8 +93,14 @@ const fn words(command: &Command) -> &'static str {
         | Command::ChangeKey { .. }
         | Command::AddSecret { .. }
         | Command::ReplaceSecret { .. }
+        | Command::StageSecret { .. }
         | Command::ChangeSecret { .. }
         | Command::DestroySecret { .. }
+        | Command::Approvals
+        | Command::ShowApproval { .. }
+        | Command::Approve { .. }
+        | Command::Deny { .. }
+        | Command::DismissProposal { .. }
         | Command::Checkpoint
         | Command::AcceptClock => "writing the audit log",
     }
@@ -104,7 +121,13 @@ pub(crate) fn done(cx: &Context, reply: Reply) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Reply::Keys(_) | Reply::Secrets(_) | Reply::Text(_) | Reply::Status(_) => Err(unexpected()),
+        Reply::Keys(_)
+        | Reply::Secrets(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Approvals(_)
+        | Reply::Rotated(_)
+        | Reply::Approval(_) => Err(unexpected()),
     }
 }
 
@@ -112,7 +135,13 @@ pub(crate) fn done(cx: &Context, reply: Reply) -> Result<(), Failure> {
 pub(crate) fn text(reply: Reply) -> Result<String, Failure> {
     match reply {
         Reply::Text(text) => Ok(text),
-        Reply::Done { .. } | Reply::Keys(_) | Reply::Secrets(_) | Reply::Status(_) => Err(unexpected()),
+        Reply::Done { .. }
+        | Reply::Keys(_)
+        | Reply::Secrets(_)
+        | Reply::Status(_)
+        | Reply::Approvals(_)
+        | Reply::Rotated(_)
+        | Reply::Approval(_) => Err(unexpected()),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attest::Attester;
 use crate::future::BoxFuture;
-use crate::key::{Algorithm, KeyRef, PublicKey, Signature};
+use crate::key::{Algorithm, KeyRef, PublicKey, Signature, SymmetricAlgorithm};
 use crate::permit::Permit;
 use crate::profile::Framed;
 use crate::secret::Secret;
@@ -242,6 +242,14 @@ pub enum CustodyError {
         custody: CustodyKind,
         /// What was asked.
         algorithm: Algorithm,
+    },
+    /// There are no such keys without a public half here.
+    #[error("{custody} custody has no {algorithm} keys")]
+    Symmetric {
+        /// Which custody.
+        custody: CustodyKind,
+        /// What was asked.
+        algorithm: SymmetricAlgorithm,
     },
     /// Sealed or wrapped by another machine or passphrase, or changed since.
     #[error("{0}")]

@@ -14,7 +14,7 @@ use super::LocalBroker;
 use super::act::{Act, who};
 use super::backup::is_left_out;
 use super::keys::created;
-use super::secrets::{added, changed};
+use super::secrets::added;
 use crate::backup::{BackupError, Identity, Item, Reader};
 use crate::custody::purpose;
 use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, SecretRecord, check_restored, has_use};
@@ -352,7 +352,7 @@ impl LocalBroker {
                     let record = self.keyring.restore_secret(record, value.as_ref())?;
                     self.append(added(&record)).await?;
                     if record.state != KeyState::Active {
-                        self.append(changed(&record)).await?;
+                        self.append(self.secret_changed(&record)).await?;
                     }
                     restored.secrets.push(record);
                 }
@@ -398,11 +398,7 @@ impl LocalBroker {
         let record = self.keyring.restore_key(record, material.as_ref())?;
         self.append(created(&record)).await?;
         if record.state != KeyState::Active {
-            self.append(Event::KeyStateChanged {
-                key: record.key.clone(),
-                state: record.state.to_string(),
-            })
-            .await?;
+            self.append(self.key_changed(&record)).await?;
         }
         Ok(record)
     }

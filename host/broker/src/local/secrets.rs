@@ -9,7 +9,7 @@ use claviger_core::audit::{Event, SecretRef, SecretSource};
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::name::nearest;
 use claviger_core::refusal::{Denial, Rule};
-use claviger_core::{AuditError, Refusal, Secret, SecretName};
+use claviger_core::{AuditError, BoxFuture, Refusal, Secret, SecretName};
 use jiff::Timestamp;
 
 use super::keys::IDLE;
@@ -74,7 +74,7 @@ impl LocalBroker {
             locked: false,
             value: creation.value,
         };
-        let record = self.keyring.insert_secret(new, self.clock.now())?;
+        let record = self.keyring.insert_secret(new, self.now())?;
         self.append(added(&record)).await?;
         Ok(record)
     }
@@ -96,9 +96,11 @@ impl LocalBroker {
         replacement: SecretReplacement,
         by: SecretSource,
     ) -> Result<Arc<SecretRecord>, NewSecretError> {
-        let record = self.keyring.replace_secret(replacement, by, self.clock.now())?;
-        self.open_secrets.close(&record.secret.name);
-        self.append(added(&record)).await?;
+        let name = replacement.name.clone();
+        let before = self.keyring.secret_versions(&name);
+        let record = self.keyring.replace_secret(replacement, by, self.now())?;
+        let changed = self.changed_since(&before);
+        self.log_secrets(Some(added(&record)), &changed).await?;
         Ok(record)
     }
 
@@ -113,9 +115,10 @@ impl LocalBroker {
         name: &SecretName,
         state: KeyState,
     ) -> Result<Arc<SecretRecord>, NewSecretError> {
-        let record = self.keyring.set_secret_state(name, state, self.clock.now())?;
-        self.stop_using(&record);
-        self.append(changed(&record)).await?;
+        let before = self.keyring.secret_versions(name);
+        let record = self.keyring.set_secret_state(name, state, self.now())?;
+        let changed = self.changed_since(&before);
+        self.log_secrets(None, &changed).await?;
         Ok(record)
     }
 
@@ -124,21 +127,54 @@ impl LocalBroker {
     /// # Errors
     /// When there is no such secret, all of it was destroyed before, or something cannot be written.
     pub async fn destroy_secret(&self, name: &SecretName) -> Result<Vec<Arc<SecretRecord>>, NewSecretError> {
-        let records = self.keyring.destroy_secret(name, self.clock.now())?;
-        for record in &records {
-            self.stop_using(record);
-        }
-        for record in &records {
-            self.append(changed(record)).await?;
-        }
+        let records = self.keyring.destroy_secret(name, self.now())?;
+        self.log_secrets(None, &records).await?;
         Ok(records)
     }
 
-    fn stop_using(&self, record: &SecretRecord) {
-        self.open_secrets.close(&record.secret.name);
-        if record.state != KeyState::Active {
-            self.exchanges
-                .stop(Stop::Revoked, |one| one.secrets.contains(&record.secret));
+    /// The versions of one secret that are in another state than these were.
+    pub(super) fn changed_since(&self, before: &[Arc<SecretRecord>]) -> Vec<Arc<SecretRecord>> {
+        before
+            .iter()
+            .filter_map(|old| self.keyring.secret_record(&old.secret).filter(|new| new != old))
+            .collect()
+    }
+
+    /// Closes what is out of use, ends what is under way with what was stopped, and puts what is new, and the new states, on the log.
+    pub(super) async fn log_secrets(
+        &self,
+        added: Option<Event>,
+        changed: &[Arc<SecretRecord>],
+    ) -> Result<(), NewSecretError> {
+        // All have their places in the log before one is waited for.
+        let mut appended: Vec<BoxFuture<'static, _>> = Vec::new();
+        if let Some(event) = added {
+            appended.push(Box::pin(self.record.append(event)));
+        }
+        for record in changed {
+            self.open_secrets.close(&record.secret.name);
+            let stop = || {
+                if !record.may_finish() {
+                    self.exchanges
+                        .stop(Stop::Revoked, |one| one.secrets.contains(&record.secret));
+                }
+            };
+            appended.push(Box::pin(
+                self.record.append_stopping(self.secret_changed(record), &stop),
+            ));
+        }
+        for one in appended {
+            one.await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn secret_changed(&self, record: &SecretRecord) -> Event {
+        Event::SecretStateChanged {
+            secret: record.secret.clone(),
+            state: record.standing().to_owned(),
+            reason: record.reason.as_ref().map(ToString::to_string),
+            keyring: self.keyring.info().generation,
         }
     }
 
@@ -188,7 +224,8 @@ impl LocalBroker {
         if let Some(record) = newest {
             return format!(
                 "secret `{}` is {}, only active secrets are used",
-                record.secret, record.state
+                record.secret,
+                record.standing()
             );
         }
         let names = secrets.iter().map(|record| record.secret.name.as_str());
@@ -256,6 +293,15 @@ impl LocalBroker {
             if known.is_none_or(|newest| record.secret.version > *newest) {
                 self.note(added(record));
             }
+            let said = ledger.secret_standing(&record.secret);
+            let known = match known {
+                Some(newest) if record.secret.version <= *newest => said,
+                // Added just now, in use as far as the log says.
+                Some(_) | None => Some(KeyState::Active.as_str()),
+            };
+            if known != Some(record.standing()) {
+                self.note(self.secret_changed(record));
+            }
         }
         Ok(())
     }
@@ -268,13 +314,6 @@ pub(super) fn added(record: &SecretRecord) -> Event {
         origin: record.origin.clone(),
         assurance: record.assurance,
         by: record.source,
-    }
-}
-
-pub(super) fn changed(record: &SecretRecord) -> Event {
-    Event::SecretStateChanged {
-        secret: record.secret.clone(),
-        state: record.state.to_string(),
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::import::ImportError;
 use crate::keyring::KeyringError;
-use crate::local::{CertificateRequestError, NewKeyError, NewSecretError};
+use crate::local::{AnswerError, CertificateRequestError, NewKeyError, NewSecretError};
 
 /// Each text of a problem is cut to this many characters.
 const MAX_TEXT: usize = 1000;
@@ -49,6 +49,17 @@ pub enum CommandError {
     /// There is nothing to lift.
     #[error("the use of credentials is not stopped")]
     NotStopped,
+    /// About an approval.
+    #[error(transparent)]
+    Approval(#[from] AnswerError),
+    /// There is nothing to put aside.
+    #[error("agent `{agent}` has no proposal `{grant}` that waits")]
+    NoProposal {
+        /// Whose.
+        agent: AgentName,
+        /// Which.
+        grant: GrantAlias,
+    },
     /// The command needs a value and came without.
     #[error("the command needs a secret value beside it, and came without")]
     ValueMissing,
@@ -90,10 +101,18 @@ impl CommandError {
             | Self::Certificate(CertificateRequestError::Audit(error))
             | Self::Audit(error) => audit(error),
             Self::Certificate(CertificateRequestError::Stopped) => Fault::Denied,
+            Self::Approval(AnswerError::Audit) => Fault::AuditUnavailable,
             Self::Key(_)
             | Self::Certificate(_)
             | Self::GrantNotSuspended { .. }
             | Self::AgentNotSuspended { .. }
+            | Self::Approval(
+                AnswerError::Unknown(_)
+                | AnswerError::Expired(_)
+                | AnswerError::Withdrawn(_)
+                | AnswerError::Overtaken(_),
+            )
+            | Self::NoProposal { .. }
             | Self::NotStopped => Fault::Failed,
         }
     }

@@ -5,8 +5,10 @@
 //! [`Reply`]. Everything that is read without the keyring open, such as lists, needs no command.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use claviger_core::approval::{AnsweredBy, ApprovalId, Question};
 use claviger_core::audit::SecretRef;
 use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
@@ -21,15 +23,17 @@ use serde::{Deserialize, Serialize};
 use crate::LocalBroker;
 use crate::import::{ImportedKey, KeyFormat};
 use crate::keyring::{KeyState, SecretReplacement};
-use crate::local::{KeyCreation, KeyImport, NewKeyError, SecretCreation};
+use crate::local::{AnswerError, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation};
 
 mod client;
 mod error;
+mod life;
 mod server;
 mod wire;
 
 pub use client::{Client, ClientError};
 pub use error::{CommandError, Fault, Problem};
+pub use life::{Act, End, LifeCommand, RotatedKey};
 pub use server::{ControlError, MAX_CONNECTIONS, SOCKET};
 pub use wire::{MAX_FRAME, PROTOCOL};
 
@@ -133,6 +137,17 @@ pub enum Command {
         /// How often it shall be replaced; if nothing is said, as before.
         rotate_every: Option<Duration>,
     },
+    /// Add a value for a secret that waits beside the one in use. It goes beside the command.
+    StageSecret {
+        /// Which.
+        name: SecretName,
+        /// When it stops being accepted, if that is known.
+        expires: Option<Timestamp>,
+        /// How often it shall be replaced; if nothing is said, as before.
+        rotate_every: Option<Duration>,
+    },
+    /// Do something to the life of a key or a secret.
+    Life(LifeCommand),
     /// Take the newest version of a secret out of use, or back into it.
     ChangeSecret {
         /// Which.
@@ -145,6 +160,32 @@ pub enum Command {
         /// Which.
         name: SecretName,
     },
+    /// List the uses that wait for an approval. Changes nothing.
+    Approvals,
+    /// Show one of them, with what would be signed or sent. Changes nothing.
+    ShowApproval {
+        /// Which.
+        id: ApprovalId,
+    },
+    /// Approve one use.
+    Approve {
+        /// Which.
+        id: ApprovalId,
+    },
+    /// Deny one use.
+    Deny {
+        /// Which.
+        id: ApprovalId,
+        /// Why: for the log, escaped and cut.
+        reason: String,
+    },
+    /// Put a proposal aside.
+    DismissProposal {
+        /// Whose.
+        agent: AgentName,
+        /// Which.
+        grant: GrantAlias,
+    },
     /// Sign a checkpoint of the audit log.
     Checkpoint,
     /// Vouch for the clock after it had run ahead.
@@ -156,7 +197,10 @@ impl Command {
     #[must_use]
     pub const fn takes_value(&self) -> bool {
         match self {
-            Self::AddSecret { .. } | Self::ReplaceSecret { .. } | Self::ImportKey { .. } => true,
+            Self::AddSecret { .. }
+            | Self::ReplaceSecret { .. }
+            | Self::StageSecret { .. }
+            | Self::ImportKey { .. } => true,
             Self::Status
             | Self::SuspendGrant { .. }
             | Self::ResumeGrant { .. }
@@ -167,8 +211,14 @@ impl Command {
             | Self::CreateKey { .. }
             | Self::ChangeKey { .. }
             | Self::RequestCertificate { .. }
+            | Self::Life(_)
             | Self::ChangeSecret { .. }
             | Self::DestroySecret { .. }
+            | Self::Approvals
+            | Self::ShowApproval { .. }
+            | Self::Approve { .. }
+            | Self::Deny { .. }
+            | Self::DismissProposal { .. }
             | Self::Checkpoint
             | Self::AcceptClock => false,
         }
@@ -210,10 +260,16 @@ pub enum Reply {
     Keys(Vec<KeyRef>),
     /// It is done to these versions of secrets.
     Secrets(Vec<SecretRef>),
+    /// What came of each key that was due.
+    Rotated(Vec<RotatedKey>),
     /// A text that was made: a checkpoint, a request for a certificate.
     Text(String),
     /// What runs and what does not.
     Status(Status),
+    /// What waits for an approval, the oldest first.
+    Approvals(Vec<PendingApproval>),
+    /// One of them.
+    Approval(Arc<Question>),
 }
 
 /// What a host says of itself.
@@ -290,14 +346,24 @@ impl LocalBroker {
                 algorithm,
                 custody,
             } => {
-                let algorithm = algorithm.unwrap_or_else(|| self.default_algorithm(&profile, custody));
-                let creation = KeyCreation {
-                    name,
-                    profile,
-                    algorithm,
-                    custody: custody.unwrap_or_else(|| self.default_custody(algorithm)),
+                let record = match (profile.symmetric(), algorithm) {
+                    (Some(own), None) => {
+                        let custody = custody.unwrap_or_else(|| self.default_custody(own));
+                        self.create_symmetric_key(name, profile, custody).await?
+                    }
+                    // Of what signs nothing an algorithm was named: that is refused with the right one.
+                    (Some(_) | None, algorithm) => {
+                        let algorithm =
+                            algorithm.unwrap_or_else(|| self.default_algorithm(&profile, custody));
+                        let creation = KeyCreation {
+                            name,
+                            profile,
+                            algorithm,
+                            custody: custody.unwrap_or_else(|| self.default_custody(algorithm)),
+                        };
+                        self.create_key(creation).await?
+                    }
                 };
-                let record = self.create_key(creation).await?;
                 Ok(Reply::Keys(vec![record.key.clone()]))
             }
             Command::ImportKey {
@@ -356,6 +422,22 @@ impl LocalBroker {
                 let record = self.replace_secret(replacement).await?;
                 Ok(Reply::Secrets(vec![record.secret.clone()]))
             }
+            Command::StageSecret {
+                name,
+                expires,
+                rotate_every,
+            } => {
+                let replacement = SecretReplacement {
+                    name,
+                    of: None,
+                    expires,
+                    rotate_every,
+                    value: value()?,
+                };
+                let record = self.stage_secret(replacement).await?;
+                Ok(Reply::Secrets(vec![record.secret.clone()]))
+            }
+            Command::Life(command) => self.life_command(command).await,
             Command::ChangeSecret { name, change } => {
                 let record = self.set_secret_state(&name, change.to()).await?;
                 Ok(Reply::Secrets(vec![record.secret.clone()]))
@@ -364,6 +446,25 @@ impl LocalBroker {
                 let records = self.destroy_secret(&name).await?;
                 let secrets = records.iter().map(|record| record.secret.clone());
                 Ok(Reply::Secrets(secrets.collect()))
+            }
+            Command::Approvals => Ok(Reply::Approvals(self.approvals())),
+            Command::ShowApproval { id } => {
+                let question = self.approval_question(id).ok_or(AnswerError::Unknown(id))?;
+                Ok(Reply::Approval(question))
+            }
+            Command::Approve { id } => {
+                self.approve(id, this_user()).await?;
+                Ok(done())
+            }
+            Command::Deny { id, reason } => {
+                self.deny_approval(id, this_user(), &reason).await?;
+                Ok(done())
+            }
+            Command::DismissProposal { agent, grant } => {
+                if !self.dismiss_proposal(&agent, &grant).await? {
+                    return Err(CommandError::NoProposal { agent, grant });
+                }
+                Ok(done())
             }
             Command::Checkpoint => Ok(Reply::Text(self.checkpoint().await?)),
             Command::AcceptClock => {
@@ -421,6 +522,13 @@ impl LocalBroker {
             .collect();
         let hint = unknown(agent.as_str(), &known)?;
         Some(format!("the audit log knows no use by agent `{agent}`{hint}"))
+    }
+}
+
+/// Who gives commands: the user of this process. The socket takes none from anybody else.
+fn this_user() -> AnsweredBy {
+    AnsweredBy::Operator {
+        uid: rustix::process::geteuid().as_raw(),
     }
 }
 

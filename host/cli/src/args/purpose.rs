@@ -110,7 +110,7 @@ pub(crate) struct Purpose {
     /// jws: the longest life of a token [default: 10 min]
     #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
     pub(crate) max_ttl: Option<u32>,
-    /// labeled: what the signatures are for
+    /// labeled and mac: what the signatures or MACs are for
     #[arg(long)]
     pub(crate) label: Option<Label>,
     /// http-signature: the `tag` of every signature [default: none]
@@ -168,4 +168,8 @@ pub(crate) enum ProfileKind {
     GithubApp,
     /// Requests: client certificates (TLS 1.3); `claviger key csr` asks for the certificate
     Mtls,
+    /// Boxes that only this keyring opens again; signs nothing
+    Seal,
+    /// MACs under a label; signs nothing
+    Mac,
 }

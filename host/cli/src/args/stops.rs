@@ -12,6 +12,10 @@ pub(crate) enum Grant {
     Suspend(GrantName),
     /// Resume a suspended grant
     Resume(GrantName),
+    /// List the grants that agents ask for, as lines for their manifests
+    Proposals,
+    /// Put a proposal aside
+    Dismiss(GrantName),
 }
 
 /// A grant of an agent.

@@ -8,14 +8,56 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::log;
 use crate::operate::{done, order};
-use crate::output::columns;
+use crate::output::{columns, shown};
 
 pub(crate) fn run(cx: &Context, args: Grant) -> Result<Exit, Failure> {
     match args {
         Grant::List => list(cx),
         Grant::Suspend(name) => suspend(cx, &name),
         Grant::Resume(name) => resume(cx, &name),
+        Grant::Proposals => proposals(cx),
+        Grant::Dismiss(name) => dismiss(cx, &name),
     }
+}
+
+/// What agents ask for. Nothing of it is granted: the lines are for whoever writes the manifest.
+fn proposals(cx: &Context) -> Result<Exit, Failure> {
+    let ledger = log::ledger(cx)?;
+    let mut any = false;
+    for (agent, grant, proposal) in ledger.proposals() {
+        any = true;
+        let json = serde_json::json!({
+            "agent": agent,
+            "grant": grant,
+            "time": proposal.time,
+            "wish": proposal.wish,
+            "lines": proposal.wish.lines(grant),
+            "reason": proposal.reason,
+        });
+        cx.out.value(&json, |_| {
+            // The log's words, whoever wrote it.
+            let reason = shown(&proposal.reason).replace('\n', "\\u{a}");
+            let lines = shown(&proposal.wish.lines(grant));
+            format!("# agent `{agent}`, {}, because: {reason}\n{lines}", proposal.time)
+        });
+    }
+    if !any {
+        cx.out.note("no agent asks for a grant");
+    }
+    Ok(Exit::Done)
+}
+
+fn dismiss(cx: &Context, name: &GrantName) -> Result<Exit, Failure> {
+    let command = Command::DismissProposal {
+        agent: name.agent.clone(),
+        grant: name.grant.clone(),
+    };
+    done(cx, order(cx, command, None)?)?;
+    let json = serde_json::json!({ "agent": name.agent, "grant": name.grant, "state": "dismissed" });
+    cx.out.value(&json, |_| {
+        format!("proposal `{}` of agent `{}` is put aside", name.grant, name.agent)
+    });
+    Ok(Exit::Done)
 }
 
 fn list(cx: &Context) -> Result<Exit, Failure> {

@@ -1,16 +1,19 @@
 //! `claviger key …`: makes keys and shows their public side. Nothing here can show a private key.
 
 use claviger_broker::keyring::{KeyRecord, KeySource};
-use claviger_broker::operator::{Change, Command as Order, Reply};
+use claviger_broker::operator::{Command as Order, Reply};
 use claviger_core::custody::{Assurance, CustodyKind};
-use claviger_core::{KeyName, PublicKey, Secret};
+use claviger_core::{KeyName, KeyRef, PublicKey, Secret};
+use jiff::Timestamp;
 
 use crate::args::{Key, KeyCreate};
+use crate::command::{life, secret};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keys;
 use crate::operate::{order, text, unexpected};
 use crate::output::{columns, shown};
+use crate::overview;
 
 mod import;
 mod public;
@@ -22,9 +25,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::Import(args) => import::run(cx, args),
         Key::List => list(cx),
         Key::Show { name } => show(cx, &name),
-        Key::Disable { name } => change(cx, name, Change::Disable),
-        Key::Enable { name } => change(cx, name, Change::Enable),
-        Key::Revoke { name } => change(cx, name, Change::Revoke),
+        Key::Life(args) => life::key(cx, args),
         Key::Csr { name, subject } => csr(cx, name, subject),
         Key::Public(args) => public::run(cx, &args),
     }
@@ -32,6 +33,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
 
 fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
     let profile = purpose::profile(&args.purpose)?;
+    let plan = life::planned(&args.name, &args.plan);
     let KeyCreate {
         name,
         algorithm,
@@ -44,21 +46,19 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
         algorithm,
         custody: custody.map(CustodyKind::from),
     };
-    made(cx, command, None)
-}
-
-fn change(cx: &Context, name: KeyName, change: Change) -> Result<Exit, Failure> {
-    made(cx, Order::ChangeKey { name, change }, None)
+    match plan {
+        None => made(cx, command, None),
+        // Two commands: a key without its plan is a key, and the plan can be set again.
+        Some(plan) => {
+            keys_of(order(cx, command, None)?)?;
+            made(cx, Order::Life(plan), None)
+        }
+    }
 }
 
 /// Has it done, and shows what the keyring has then.
-fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Failure> {
-    let keys = match order(cx, command, value)? {
-        Reply::Keys(keys) => keys,
-        Reply::Done { .. } | Reply::Secrets(_) | Reply::Text(_) | Reply::Status(_) => {
-            return Err(unexpected());
-        }
-    };
+pub(crate) fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Failure> {
+    let keys = keys_of(order(cx, command, value)?)?;
     let records = keys::list(cx)?;
     for record in records.iter().filter(|record| keys.contains(&record.key)) {
         cx.out.value(&to_json(record)?, |_| describe(record));
@@ -66,15 +66,41 @@ fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Fai
     Ok(Exit::Done)
 }
 
+/// The keys that a reply is about.
+pub(crate) fn keys_of(reply: Reply) -> Result<Vec<KeyRef>, Failure> {
+    match reply {
+        Reply::Keys(keys) => Ok(keys),
+        Reply::Done { .. }
+        | Reply::Secrets(_)
+        | Reply::Rotated(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Approvals(_)
+        | Reply::Approval(_) => Err(unexpected()),
+    }
+}
+
 fn list(cx: &Context) -> Result<Exit, Failure> {
-    let records = keys::list(cx)?;
+    let overview = overview::read(cx)?;
     if cx.out.is_json() {
-        for record in &records {
-            cx.out.value(&to_json(record)?, |_| String::new());
+        for record in &overview.keys {
+            let tally = overview.key_tally(record);
+            let mut json = to_json(record)?;
+            if let Some(json) = json.as_object_mut() {
+                json.extend([
+                    ("uses".to_owned(), tally.uses.into()),
+                    ("last_use".to_owned(), serde_json::json!(tally.last)),
+                    (
+                        "used_by".to_owned(),
+                        serde_json::json!(overview.holders_of_key(record)),
+                    ),
+                ]);
+            }
+            cx.out.value(&json, |_| String::new());
         }
         return Ok(Exit::Done);
     }
-    if records.is_empty() {
+    if overview.keys.is_empty() {
         cx.out
             .note("the keyring has no keys; `claviger key create NAME --profile …` makes one");
         return Ok(Exit::Done);
@@ -83,23 +109,31 @@ fn list(cx: &Context) -> Result<Exit, Failure> {
         "NAME",
         "VERSION",
         "STATE",
+        "AGE",
         "PROFILE",
         "ALGORITHM",
         "CUSTODY",
         "ASSURANCE",
+        "NEXT ROTATION",
+        "LAST USE",
+        "USED BY",
         "SOURCE",
         "KEY ID",
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    rows.extend(records.iter().map(|record| {
+    rows.extend(overview.keys.iter().map(|record| {
         vec![
             record.key.name.to_string(),
             record.key.version.to_string(),
             record.standing().to_owned(),
+            overview.age(record.created),
             record.profile.kind().to_owned(),
             record.algorithm.to_string(),
             record.custody.to_string(),
             record.assurance.to_string(),
+            overview.next_rotation(record),
+            overview::minute(overview.key_tally(record).last),
+            overview::holders(&overview.holders_of_key(record)),
             record.source.to_string(),
             record.key_id(),
         ]
@@ -134,7 +168,7 @@ fn csr(cx: &Context, name: KeyName, subject: String) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
+pub(crate) fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
     let public = record
         .public()
         .map(|key| key.to_openssh(record.key.name.as_str()))
@@ -147,15 +181,23 @@ fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
         "algorithm": record.algorithm,
         "custody": record.custody,
         "assurance": record.assurance,
-        "source": record.source.as_str(),
         "key_id": record.key_id(),
         "public_key": public.map_err(|error| Failure::of(Exit::Failed, &error))?,
         "created": record.created,
         "updated": record.updated,
+        "source": record.source.as_str(),
+        "rotate_every_seconds": record.plan.every.map(|every| every.as_secs()),
+        "rotate_uses": record.plan.uses,
+        "overlap_seconds": record.plan.overlap.as_secs(),
+        "due": record.due(Timestamp::now()),
+        "until": record.until,
+        "deleted": record.deleted,
+        "reason": record.reason,
+        "purge_lock": record.locked,
     }))
 }
 
-fn describe(record: &KeyRecord) -> String {
+pub(crate) fn describe(record: &KeyRecord) -> String {
     let public = record.public().map_or_else(
         || "none: the key is symmetric".to_owned(),
         |key| {
@@ -174,7 +216,37 @@ fn describe(record: &KeyRecord) -> String {
         ("public key", public),
         ("created", record.created.to_string()),
     ];
-    shown(&columns(&rows.map(|(name, value)| vec![name.to_owned(), value])))
+    let more = [
+        ("until", record.until.map(|until| until.to_string())),
+        ("reason", record.reason.as_ref().map(ToString::to_string)),
+        ("rotation", rotation(record)),
+        (
+            "purge",
+            record.locked.then(|| "locked: at least 30 days".to_owned()),
+        ),
+    ];
+    let rows = rows
+        .into_iter()
+        .chain(more.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    let rows: Vec<_> = rows.map(|(name, value)| vec![name.to_owned(), value]).collect();
+    shown(&columns(&rows))
+}
+
+/// A plan in words, if there is one.
+fn rotation(record: &KeyRecord) -> Option<String> {
+    let every = record
+        .plan
+        .every
+        .map(|every| format!("every {}", secret::in_days(every)));
+    let uses = record.plan.uses.map(|uses| format!("after {uses} uses"));
+    let when: Vec<_> = every.into_iter().chain(uses).collect();
+    (!when.is_empty()).then(|| {
+        format!(
+            "{}; the old version is good for {} more",
+            when.join(" or "),
+            secret::in_days(record.plan.overlap)
+        )
+    })
 }
 
 fn custody(custody: CustodyKind, assurance: Assurance) -> String {

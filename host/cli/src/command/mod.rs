@@ -1,6 +1,7 @@
 //! The commands, one a file.
 
 pub(crate) mod agent;
+pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod check;
@@ -12,9 +13,11 @@ pub(crate) mod grant;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod keyring;
+pub(crate) mod life;
 pub(crate) mod new;
 pub(crate) mod panic;
 pub(crate) mod pin;
 pub(crate) mod run;
 pub(crate) mod secret;
 pub(crate) mod ssh_agent;
+pub(crate) mod status;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use claviger_broker::keyring::{GOOD_SECRET, Keyring, MAX_SECRET_VALUE, SecretRecord};
 use claviger_broker::local::NewSecretError;
-use claviger_broker::operator::{Change, Command as Order, Reply};
+use claviger_broker::operator::{Command as Order, Reply};
 use claviger_core::manifest::format_duration;
 use claviger_core::name::nearest;
 use claviger_core::{Secret, SecretName};
@@ -15,10 +15,12 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::args::{Secret as Args, SecretAdd, SecretReplace, SecretValue};
+use crate::command::life;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::operate::{order, unexpected};
 use crate::output::{columns, shown};
+use crate::overview;
 use crate::passphrase::{self, Source};
 
 pub(crate) fn run(cx: &Context, args: Args) -> Result<Exit, Failure> {
@@ -27,10 +29,7 @@ pub(crate) fn run(cx: &Context, args: Args) -> Result<Exit, Failure> {
         Args::List => list(cx),
         Args::Show { name } => show(cx, &name),
         Args::Replace(args) => replace(cx, args),
-        Args::Rm { name } => remove(cx, name),
-        Args::Disable { name } => change(cx, name, Change::Disable),
-        Args::Enable { name } => change(cx, name, Change::Enable),
-        Args::Revoke { name } => change(cx, name, Change::Revoke),
+        Args::Life(args) => life::secret(cx, args),
     }
 }
 
@@ -47,6 +46,9 @@ fn add(cx: &Context, args: SecretAdd) -> Result<Exit, Failure> {
 }
 
 fn replace(cx: &Context, args: SecretReplace) -> Result<Exit, Failure> {
+    if args.stage {
+        return stage(cx, args);
+    }
     let value = read(cx, &args.value)?;
     let command = Order::ReplaceSecret {
         name: args.name,
@@ -56,19 +58,28 @@ fn replace(cx: &Context, args: SecretReplace) -> Result<Exit, Failure> {
     made(cx, command, Some(value))
 }
 
-fn remove(cx: &Context, name: SecretName) -> Result<Exit, Failure> {
-    made(cx, Order::DestroySecret { name }, None)
-}
-
-fn change(cx: &Context, name: SecretName, change: Change) -> Result<Exit, Failure> {
-    made(cx, Order::ChangeSecret { name, change }, None)
+/// Adds a value that waits.
+pub(crate) fn stage(cx: &Context, args: SecretReplace) -> Result<Exit, Failure> {
+    let value = read(cx, &args.value)?;
+    let command = Order::StageSecret {
+        name: args.name,
+        expires: args.expires,
+        rotate_every: args.rotate_every,
+    };
+    made(cx, command, Some(value))
 }
 
 /// Has it done, and shows what the keyring has then.
-fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Failure> {
+pub(crate) fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Failure> {
     let secrets = match order(cx, command, value)? {
         Reply::Secrets(secrets) => secrets,
-        Reply::Done { .. } | Reply::Keys(_) | Reply::Text(_) | Reply::Status(_) => {
+        Reply::Done { .. }
+        | Reply::Keys(_)
+        | Reply::Rotated(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Approvals(_)
+        | Reply::Approval(_) => {
             return Err(unexpected());
         }
     };
@@ -80,29 +91,55 @@ fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Fai
 }
 
 fn list(cx: &Context) -> Result<Exit, Failure> {
-    let records = Keyring::list_public_secrets(&cx.keyring()?)?;
-    let now = Timestamp::now();
+    let overview = overview::read(cx)?;
+    let now = overview.now;
     if cx.out.is_json() {
-        for record in &records {
-            cx.out.value(&to_json(record, now), |_| String::new());
+        for record in &overview.secrets {
+            let tally = overview.secret_tally(record);
+            let mut json = to_json(record, now);
+            if let Some(json) = json.as_object_mut() {
+                json.extend([
+                    ("uses".to_owned(), tally.uses.into()),
+                    ("last_use".to_owned(), serde_json::json!(tally.last)),
+                    (
+                        "used_by".to_owned(),
+                        serde_json::json!(overview.holders_of_secret(record)),
+                    ),
+                ]);
+            }
+            cx.out.value(&json, |_| String::new());
         }
         return Ok(Exit::Done);
     }
-    if records.is_empty() {
+    if overview.secrets.is_empty() {
         cx.out
             .note("the keyring has no secrets; `claviger secret add NAME --kind … --origin …` adds one");
         return Ok(Exit::Done);
     }
-    let heading = ["NAME", "VERSION", "STATE", "KIND", "ORIGIN", "ASSURANCE", "TIME"];
+    let heading = [
+        "NAME",
+        "VERSION",
+        "STATE",
+        "AGE",
+        "KIND",
+        "ORIGIN",
+        "ASSURANCE",
+        "LAST USE",
+        "USED BY",
+        "TIME",
+    ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    rows.extend(records.iter().map(|record| {
+    rows.extend(overview.secrets.iter().map(|record| {
         vec![
             record.secret.name.to_string(),
             record.secret.version.to_string(),
-            record.state.to_string(),
+            record.standing().to_owned(),
+            overview.age(record.created),
             record.kind.to_string(),
             record.origin.to_string(),
             record.assurance.to_string(),
+            overview::minute(overview.secret_tally(record).last),
+            overview::holders(&overview.holders_of_secret(record)),
             standing(record, now).unwrap_or_else(|| "-".to_owned()),
         ]
     }));
@@ -161,6 +198,12 @@ fn to_json(record: &SecretRecord, now: Timestamp) -> serde_json::Value {
         "rotate_every_seconds": record.rotate_every.map(|every| every.as_secs()),
         "due": record.due(),
         "standing": standing(record, now),
+        "overlap_seconds": record.overlap.as_secs(),
+        "source": record.source.as_str(),
+        "until": record.until,
+        "deleted": record.deleted,
+        "reason": record.reason,
+        "purge_lock": record.locked,
     })
 }
 
@@ -185,7 +228,7 @@ fn describe(record: &SecretRecord) -> String {
 }
 
 /// A rotation plan as it was probably written.
-fn in_days(every: Duration) -> String {
+pub(crate) fn in_days(every: Duration) -> String {
     let seconds = every.as_secs();
     if seconds.is_multiple_of(86_400) {
         format!("{} d", seconds / 86_400)

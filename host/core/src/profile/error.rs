@@ -4,8 +4,9 @@ use super::git::GitError;
 use super::proof::{MAX_LIFETIME, MAX_SUBJECT};
 use super::ssh_auth::SshAuthError;
 use super::{MAX_CONTEXT, MAX_TOKEN_LIFE};
+use crate::attest::{MAX_NONCE, MIN_NONCE};
 use crate::http::Origin;
-use crate::key::{Algorithm, KeyAlgorithm, KeyError};
+use crate::key::{Algorithm, KeyAlgorithm, KeyError, SymmetricAlgorithm};
 use crate::name::{Principal, TokenType};
 
 /// Why a profile or its narrowing is not acceptable.
@@ -79,6 +80,9 @@ pub enum ProfileError {
         /// The key's profile.
         found: &'static str,
     },
+    /// The key signs evidence.
+    #[error("a key with profile `attest` signs evidence alone: a grant names it in `attest`, not in `sign`")]
+    ForEvidence,
     /// The algorithm is not one of the profile's.
     #[error("a key with profile `{profile}` is {}, not {asked}", one_of(allowed))]
     Algorithm {
@@ -88,6 +92,16 @@ pub enum ProfileError {
         asked: KeyAlgorithm,
         /// What there is.
         allowed: &'static [Algorithm],
+    },
+    /// The profile's keys have no public half, and one algorithm.
+    #[error("a key with profile `{profile}` is {allowed}, not {asked}")]
+    Symmetric {
+        /// The profile.
+        profile: &'static str,
+        /// What was asked.
+        asked: KeyAlgorithm,
+        /// What there is.
+        allowed: SymmetricAlgorithm,
     },
     /// The `typ` belongs to tokens that only another profile makes.
     #[error("tokens of the type `{0}` are made by a profile of their own")]
@@ -168,6 +182,9 @@ pub enum FrameError {
     /// A value from a server that does not belong into a proof.
     #[error("the server's nonce is not one that a proof can hold")]
     Nonce,
+    /// A verifier's nonce is too short to be one, or longer than a token holds.
+    #[error("a nonce has {MIN_NONCE} to {MAX_NONCE} bytes, the agent sent {0}")]
+    VerifierNonce(usize),
     /// Not what a TLS 1.3 client signs.
     #[error("expected the content of a TLS 1.3 client's `CertificateVerify`")]
     Handshake,

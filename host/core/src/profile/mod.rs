@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Origin, PathEncoding, Target};
-use crate::key::{Algorithm, KeyAlgorithm, PublicKey};
+use crate::key::{Algorithm, KeyAlgorithm, PublicKey, SymmetricAlgorithm};
 use crate::name::{Label, Namespace, Principal, SshUser, TokenType};
 
 mod error;
+mod evidence;
 mod framed;
 pub mod git;
 mod jws;
@@ -27,6 +28,8 @@ mod ssh;
 pub mod ssh_auth;
 mod sshsig;
 #[cfg(test)]
+mod symmetric_tests;
+#[cfg(test)]
 mod test_keys;
 #[cfg(test)]
 mod tests;
@@ -34,10 +37,12 @@ mod tests;
 mod tls_tests;
 
 pub use error::{FrameError, InputError, ProfileError};
+pub use evidence::{EVIDENCE_TYPE, EvidenceClaims, evidence};
 pub use framed::Framed;
 pub use mac::{MAX_MAC_CONTENT, MAX_MAC_MESSAGE, MacInput, MacRule, MacValue, TAG, Tag};
 pub use sealing::{
-    BOX_OVERHEAD, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule, UnsealInput,
+    BOX_OVERHEAD, Context, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule,
+    UnsealInput,
 };
 pub use serial::Serial;
 
@@ -109,6 +114,8 @@ pub enum Profile {
     },
     /// TLS 1.3 client authentication (RFC 8446 §4.4.3), and the request for the certificate (RFC 2986). For requests.
     Mtls {},
+    /// Evidence of which agent runs on this machine (RFC 9711), with a device's quote. In a TPM only; no agent's `sign` reaches the key.
+    Attest {},
     /// Commits and tags of git, as armoured SSHSIG under the namespace `git`. The host reads the object before it signs it.
     Git {
         /// The addresses of authors, committers and taggers; at least one.
@@ -154,8 +161,8 @@ impl AssertionType {
     }
 }
 
-/// The types of tokens that the profiles for requests make; the profile `jws` makes none of them.
-const RESERVED_TYPES: [&str; 2] = [proof::DPOP_TYPE, AssertionType::Explicit.as_str()];
+/// The types of tokens that the profiles for requests and for evidence make; the profile `jws` makes none of them.
+const RESERVED_TYPES: [&str; 3] = [proof::DPOP_TYPE, AssertionType::Explicit.as_str(), EVIDENCE_TYPE];
 
 /// Ed25519 first: it is what a key has if there is nothing to say for another.
 const GENERAL: &[Algorithm] = &[Algorithm::Ed25519, Algorithm::P256];
@@ -177,6 +184,7 @@ impl Profile {
             Self::Mtls {} => "mtls",
             Self::Git { .. } => "git",
             Self::SshAuth { .. } => "ssh-auth",
+            Self::Attest {} => "attest",
             Self::Seal {} => "seal",
             Self::Mac { .. } => "mac",
         }
@@ -194,7 +202,7 @@ impl Profile {
             | Self::SshAuth { .. } => GENERAL,
             Self::Dpop {} | Self::ClientAssertion { .. } => OAUTH,
             Self::GithubApp { .. } => &[Algorithm::Rsa2048],
-            Self::Mtls {} => &[Algorithm::P256],
+            Self::Mtls {} | Self::Attest {} => &[Algorithm::P256],
             Self::Seal {} | Self::Mac { .. } => &[],
         }
     }
@@ -204,18 +212,42 @@ impl Profile {
     /// # Errors
     /// When it may not.
     pub fn accept(&self, algorithm: impl Into<KeyAlgorithm>) -> Result<(), ProfileError> {
-        let algorithm = algorithm.into();
-        if algorithm
-            .signing()
-            .is_some_and(|algorithm| self.algorithms().contains(&algorithm))
-        {
-            return Ok(());
+        let asked = algorithm.into();
+        let (profile, allowed) = (self.kind(), self.algorithms());
+        match (self.symmetric(), asked) {
+            (Some(own), KeyAlgorithm::Symmetric(asked)) if own == asked => Ok(()),
+            (Some(allowed), _) => Err(ProfileError::Symmetric {
+                profile,
+                asked,
+                allowed,
+            }),
+            (None, KeyAlgorithm::Signing(asked)) if allowed.contains(&asked) => Ok(()),
+            (None, _) => Err(ProfileError::Algorithm {
+                profile,
+                asked,
+                allowed,
+            }),
         }
-        Err(ProfileError::Algorithm {
-            profile: self.kind(),
-            asked: algorithm,
-            allowed: self.algorithms(),
-        })
+    }
+
+    /// The algorithm of its keys, if they have no public half.
+    #[must_use]
+    pub const fn symmetric(&self) -> Option<SymmetricAlgorithm> {
+        match self {
+            Self::Seal {} => Some(SymmetricAlgorithm::XChaCha20Poly1305),
+            Self::Mac { .. } => Some(SymmetricAlgorithm::HmacSha256),
+            Self::Sshsig { .. }
+            | Self::Jws { .. }
+            | Self::Labeled { .. }
+            | Self::HttpSignature { .. }
+            | Self::Dpop {}
+            | Self::ClientAssertion { .. }
+            | Self::GithubApp { .. }
+            | Self::Mtls {}
+            | Self::Attest {}
+            | Self::Git { .. }
+            | Self::SshAuth { .. } => None,
+        }
     }
 
     /// Checks the parameters; done when a key is created and when one is read from the keyring.
@@ -245,6 +277,7 @@ impl Profile {
             | Self::Dpop {}
             | Self::GithubApp { .. }
             | Self::Mtls {}
+            | Self::Attest {}
             | Self::Seal {}
             | Self::Mac { .. } => Ok(()),
         }
@@ -266,6 +299,7 @@ impl Profile {
             | Self::ClientAssertion { .. }
             | Self::GithubApp { .. }
             | Self::Mtls {}
+            | Self::Attest {}
             | Self::Git { .. }
             | Self::SshAuth { .. }
             | Self::Seal {}
@@ -300,6 +334,7 @@ impl Profile {
             | Self::ClientAssertion { .. }
             | Self::GithubApp { .. }
             | Self::Mtls {} => Err(ProfileError::ForRequests(self.kind())),
+            Self::Attest {} => Err(ProfileError::ForEvidence),
             Self::Seal {} | Self::Mac { .. } => Err(ProfileError::SignsNothing(self.kind())),
             Self::Sshsig { namespaces } => {
                 let namespace = choose("namespace", namespaces, namespace.as_ref())?;

@@ -9,11 +9,11 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
+use zeroize::Zeroize as _;
 
 use super::{InputError, Profile, ProfileError, Serial};
 use crate::digest::ContentDigest;
-use crate::key::KeyVersion;
+use crate::key::{KeyId, KeyVersion};
 
 /// The most that one box holds, in bytes: a message, a token or a data key, not a file. It is in host memory several times during a call.
 pub const MAX_PLAINTEXT: usize = 64 * 1024;
@@ -50,6 +50,39 @@ impl Profile {
     }
 }
 
+/// What a box is for, said by whoever makes it and again by whoever opens it: 1 to [`MAX_CONTEXT`] bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Context<'a> {
+    // Invariant: as long as `length`, which is within the bounds.
+    bytes: &'a [u8],
+    length: u16,
+}
+
+impl<'a> Context<'a> {
+    /// Checks and takes a context.
+    ///
+    /// # Errors
+    /// When it is missing or too long. The message does not quote it.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, InputError> {
+        const {
+            assert!(
+                MAX_CONTEXT <= u16::MAX as usize,
+                "the length of a context fits two bytes"
+            );
+        };
+        match u16::try_from(bytes.len()) {
+            Ok(length) if length > 0 && bytes.len() <= MAX_CONTEXT => Ok(Self { bytes, length }),
+            Ok(_) | Err(_) => Err(InputError::Context(bytes.len())),
+        }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
 /// How one grant seals: nothing is left to choose. Only [`Profile::sealing`] makes one. Frozen at admission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealRule(());
@@ -58,25 +91,25 @@ impl SealRule {
     /// Frames a text for this version of a key: the only way to a [`SealInput`], hence the only way to a box.
     ///
     /// # Errors
-    /// When the text is too long, or the context is missing or too long. The message quotes neither.
+    /// When the text is too long. The message does not quote it.
     pub fn seal(
         &self,
-        key_id: &[u8; 16],
+        key_id: KeyId,
         version: KeyVersion,
-        plaintext: Vec<u8>,
-        context: &[u8],
+        plaintext: Plaintext,
+        context: Context<'_>,
     ) -> Result<SealInput, InputError> {
-        let plaintext = Zeroizing::new(plaintext);
-        if plaintext.len() > MAX_PLAINTEXT {
+        let sent = plaintext.as_bytes().len();
+        if sent > MAX_PLAINTEXT {
             return Err(InputError::TooLarge {
                 allowed: MAX_PLAINTEXT,
-                sent: plaintext.len(),
+                sent,
             });
         }
         Ok(SealInput {
-            associated: associated(key_id, version, context)?,
+            associated: associated(key_id, version, context),
             // Not of the text: whoever reads the log could try texts until one has its digest.
-            content: ContentDigest::of_parts([context]),
+            content: ContentDigest::of_parts([context.bytes]),
             plaintext,
             version,
             serial: Serial::next(),
@@ -96,65 +129,44 @@ impl SealRule {
 
     /// Takes a box apart for the version of a key that it names: the only way to an [`UnsealInput`]. None if it is no box, or is for
     /// another version.
-    ///
-    /// # Errors
-    /// When the context is missing or too long.
+    #[must_use]
     pub fn unseal(
         &self,
-        key_id: &[u8; 16],
+        key_id: KeyId,
         version: KeyVersion,
         sealed: &[u8],
-        context: &[u8],
-    ) -> Result<Option<UnsealInput>, InputError> {
-        let associated = associated(key_id, version, context)?;
+        context: Context<'_>,
+    ) -> Option<UnsealInput> {
         if self.version(sealed) != Some(version) {
-            return Ok(None);
+            return None;
         }
-        let parts = || {
-            let (nonce, rest) = sealed.get(HEAD..)?.split_first_chunk()?;
-            let (ciphertext, authenticator) = rest.split_last_chunk()?;
-            Some(UnsealInput {
-                associated,
-                nonce: *nonce,
-                ciphertext: ciphertext.to_vec(),
-                authenticator: *authenticator,
-                content: ContentDigest::of_parts([context, sealed]),
-                serial: Serial::next(),
-            })
-        };
-        Ok(parts())
+        let (nonce, rest) = sealed.get(HEAD..)?.split_first_chunk()?;
+        let (ciphertext, authenticator) = rest.split_last_chunk()?;
+        Some(UnsealInput {
+            associated: associated(key_id, version, context),
+            nonce: *nonce,
+            ciphertext: ciphertext.to_vec(),
+            authenticator: *authenticator,
+            content: ContentDigest::of_parts([context.bytes, sealed]),
+            serial: Serial::next(),
+        })
     }
 }
 
-/// The length of a context, if it is one.
-fn context_length(context: &[u8]) -> Result<u16, InputError> {
-    const {
-        assert!(
-            MAX_CONTEXT <= u16::MAX as usize,
-            "the length of a context fits two bytes"
-        );
-    };
-    match u16::try_from(context.len()) {
-        Ok(length) if length > 0 && context.len() <= MAX_CONTEXT => Ok(length),
-        Ok(_) | Err(_) => Err(InputError::Context(context.len())),
-    }
-}
-
-fn associated(key_id: &[u8; 16], version: KeyVersion, context: &[u8]) -> Result<Vec<u8>, InputError> {
-    let length = context_length(context)?;
-    let mut bytes = Vec::with_capacity(MAGIC.len() + key_id.len() + 6 + context.len());
+fn associated(key_id: KeyId, version: KeyVersion, context: Context<'_>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(MAGIC.len() + KeyId::LENGTH + 6 + context.bytes.len());
     bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(key_id);
+    bytes.extend_from_slice(key_id.as_bytes());
     bytes.extend_from_slice(&version.0.to_be_bytes());
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(context);
-    Ok(bytes)
+    bytes.extend_from_slice(&context.length.to_be_bytes());
+    bytes.extend_from_slice(context.bytes);
+    bytes
 }
 
 /// A text that will be sealed for one version of one key. Private fields and no other constructor: custody seals nothing else.
 pub struct SealInput {
     // Invariant: built by `SealRule`; within the bounds.
-    plaintext: Zeroizing<Vec<u8>>,
+    plaintext: Plaintext,
     associated: Vec<u8>,
     version: KeyVersion,
     content: ContentDigest,
@@ -165,7 +177,7 @@ impl SealInput {
     /// The text to encrypt.
     #[must_use]
     pub fn plaintext(&self) -> &[u8] {
-        &self.plaintext
+        self.plaintext.as_bytes()
     }
 
     /// What the cipher binds to it.
@@ -183,7 +195,7 @@ impl SealInput {
     /// The length of the text in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.plaintext.len()
+        self.plaintext.as_bytes().len()
     }
 
     /// Writes the box of what the cipher gave.
@@ -276,7 +288,7 @@ impl fmt::Debug for UnsealInput {
     }
 }
 
-/// What was in a box. Wiped on drop; not printed.
+/// What is to be in a box, or was in one. Wiped on drop; not printed.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Plaintext(Vec<u8>);
@@ -303,7 +315,6 @@ impl Plaintext {
 
 impl Drop for Plaintext {
     fn drop(&mut self) {
-        use zeroize::Zeroize as _;
         self.0.zeroize();
     }
 }

@@ -385,10 +385,7 @@ impl Guarded {
         if let Some(stop) = state.stop {
             drop(state);
             self.last = Last::Nothing;
-            return Poll::Ready(Some(Err(SendError::Refused {
-                refusal: stop.denial().refusal,
-                grant: Some(self.exchange.alias.clone()),
-            })));
+            return Poll::Ready(Some(Err(self.refused(stop))));
         }
         let Some(flow) = &mut state.flow else {
             drop(state);
@@ -401,13 +398,8 @@ impl Guarded {
                 return Poll::Pending;
             }
             Poll::Ready(None) => {
-                let flow = state.flow.take();
                 drop(state);
-                self.last = Last::Nothing;
-                if let Some(mut flow) = flow {
-                    flow.settling.settlement = Settlement::Released;
-                }
-                return Poll::Ready(None);
+                return Poll::Ready(self.released());
             }
             Poll::Ready(Some(Ok(Frame::Data(bytes)))) => {
                 let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -438,6 +430,31 @@ impl Guarded {
         }
         self.last = Last::Nothing;
         Poll::Ready(Some(Err(error)))
+    }
+
+    /// Settles a whole answer, unless it was stopped.
+    fn released(&mut self) -> Option<Result<Frame, SendError>> {
+        self.last = Last::Nothing;
+        let record = self.record.upgrade();
+        let _releasing = record.as_deref().map(Record::releasing);
+        let mut state = self.exchange.state();
+        if let Some(stop) = state.stop {
+            drop(state);
+            return Some(Err(self.refused(stop)));
+        }
+        let flow = state.flow.take();
+        drop(state);
+        if let Some(mut flow) = flow {
+            flow.settling.settlement = Settlement::Released;
+        }
+        None
+    }
+
+    fn refused(&self, stop: Stop) -> SendError {
+        SendError::Refused {
+            refusal: stop.denial().refusal,
+            grant: Some(self.exchange.alias.clone()),
+        }
     }
 
     fn poll_telling(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, SendError>>> {

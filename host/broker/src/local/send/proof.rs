@@ -115,7 +115,8 @@ pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRe
         | Profile::Git { .. }
         | Profile::SshAuth { .. }
         | Profile::Seal {}
-        | Profile::Mac { .. } => return Err(misplaced(record)),
+        | Profile::Mac { .. }
+        | Profile::Attest {} => return Err(misplaced(record)),
     };
     framed.map_err(|error| format!("key `{}`: {error}", record.key.name))
 }
@@ -272,6 +273,7 @@ impl LocalBroker {
                 key: Some(record.key.clone()),
                 secret: None,
                 profile: record.profile.kind().to_owned(),
+                operation: None,
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Proof,
                     origin: origin.clone(),
@@ -282,8 +284,10 @@ impl LocalBroker {
                 size: framed.size() as u64,
                 number: state.uses,
                 rate_until: state.rate_until,
+                approval: None,
             };
             ledger.saw(time);
+            ledger.used(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -295,14 +299,14 @@ impl LocalBroker {
         let permit = recording
             .await
             .map_err(|error| Denial::new(Refusal::Unavailable, Rule::Audit, &error.to_string()))?;
-        let signed = self
-            .signature(&permit, record, framed)
-            .await
-            .and_then(|signature| {
-                // A device may have taken seconds: what was stopped meanwhile gets nothing.
-                guard::in_force(&self.ledger().grant(agent, alias))?;
-                Ok(signature)
-            });
+        let signed = self.signature(&permit, record, framed).await;
+        let _releasing = self.record.releasing();
+        let signed = signed.and_then(|signature| {
+            // A device may have taken seconds: what was stopped meanwhile gets nothing.
+            guard::in_force(&self.ledger().grant(agent, alias))?;
+            self.may_finish_with(record)?;
+            Ok(signature)
+        });
         permit.settle(match &signed {
             Ok(_) => Settlement::Released,
             Err(_) => Settlement::Failed,
@@ -325,9 +329,14 @@ impl LocalBroker {
             .sign(permit, framed)
             .await
             .map_err(|error| custody(&error.to_string()))?;
-        match self.keyring.key(&record.key.name) {
-            Some(active) if active.key == record.key => Ok(signature),
-            Some(_) | None => Err(revoked(&record.key.name)),
+        self.may_finish_with(record)?;
+        Ok(signature)
+    }
+
+    fn may_finish_with(&self, record: &KeyRecord) -> Result<(), Denial> {
+        match self.may_finish(&record.key) {
+            Some(_) => Ok(()),
+            None => Err(revoked(&record.key.name)),
         }
     }
 }
@@ -367,9 +376,8 @@ impl Handshakes {
             let text = "the permit is not for this connection";
             return Err(Denial::new(Refusal::NotGranted, Rule::Egress, text));
         }
-        let record = match broker.keyring.key(&self.key.name) {
-            Some(active) if active.key == self.key => active,
-            Some(_) | None => return Err(revoked(&self.key.name)),
+        let Some(record) = broker.may_finish(&self.key) else {
+            return Err(revoked(&self.key.name));
         };
         let framed = broker.framed(&record, |context| {
             certificate_verify(&record.profile, content, context)

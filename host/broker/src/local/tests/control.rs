@@ -347,6 +347,48 @@ async fn commands_from_many_at_once_are_each_done_once() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_use_that_began_after_the_reply_succeeds() {
+    let fixture = Arc::new(serving().await);
+    for _ in 0..10 {
+        let mut signing = tokio::task::JoinSet::new();
+        let (first, mut signed) = tokio::sync::mpsc::unbounded_channel();
+        for _ in 0..16 {
+            let who = fixture.start(RELEASE).await;
+            let (fixture, first) = (Arc::clone(&fixture), first.clone());
+            signing.spawn(async move {
+                let mut began = std::time::Instant::now();
+                loop {
+                    let now = std::time::Instant::now();
+                    match fixture.sign(who, "release", b"x").await {
+                        Ok(_) => began = now,
+                        Err(refusal) => {
+                            assert_eq!(refusal, Refusal::Revoked);
+                            return began;
+                        }
+                    }
+                    first.send(()).unwrap();
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        // All of them are at it.
+        for _ in 0..64 {
+            signed.recv().await.unwrap();
+        }
+        let change = |change| Command::ChangeKey {
+            name: name("release"),
+            change,
+        };
+        fixture.ask(change(Change::Disable)).await.unwrap();
+        let replied = std::time::Instant::now();
+        for began in signing.join_all().await {
+            assert!(began <= replied);
+        }
+        fixture.ask(change(Change::Enable)).await.unwrap();
+    }
+}
+
 /// A host that is none: it says this, and goes away.
 async fn impostor(said: Vec<u8>) -> (TempDir, Result<Reply, ClientError>) {
     let folder = TempDir::new().unwrap();

@@ -197,6 +197,7 @@ impl LocalBroker {
                 key: None,
                 secret: credentials.secrets().into_iter().next(),
                 profile: terms.profile().to_owned(),
+                operation: None,
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Token,
                     origin: origin.clone(),
@@ -211,6 +212,7 @@ impl LocalBroker {
                 size: 0,
                 number: state.uses,
                 rate_until: state.rate_until,
+                approval: None,
             };
             Permit::to_send(
                 Arc::clone(&self.permits),

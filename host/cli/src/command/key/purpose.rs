@@ -16,14 +16,14 @@ const DEFAULT_TTL: u32 = 600;
 
 /// Each option that belongs to some profiles: which, and whether it was given.
 fn options(args: &Purpose) -> [(&'static str, &'static [ProfileKind], bool); 15] {
-    use ProfileKind::{ClientAssertion, Git, GithubApp, HttpSignature, Jws, Labeled, SshAuth, Sshsig};
+    use ProfileKind::{ClientAssertion, Git, GithubApp, HttpSignature, Jws, Labeled, Mac, SshAuth, Sshsig};
     [
         ("--namespace", &[Sshsig], !args.namespace.is_empty()),
         ("--issuer", &[Jws], args.issuer.is_some()),
         ("--audience", &[Jws, ClientAssertion], !args.audience.is_empty()),
         ("--typ", &[Jws, ClientAssertion], args.typ.is_some()),
         ("--max-ttl", &[Jws], args.max_ttl.is_some()),
-        ("--label", &[Labeled], args.label.is_some()),
+        ("--label", &[Labeled, Mac], args.label.is_some()),
         ("--tag", &[HttpSignature], args.tag.is_some()),
         ("--max-lifetime", &[HttpSignature], args.max_lifetime.is_some()),
         ("--client-id", &[ClientAssertion], args.client_id.is_some()),
@@ -49,6 +49,8 @@ const fn kind_name(kind: ProfileKind) -> &'static str {
         ProfileKind::Mtls => "mtls",
         ProfileKind::Git => "git",
         ProfileKind::SshAuth => "ssh-auth",
+        ProfileKind::Seal => "seal",
+        ProfileKind::Mac => "mac",
     }
 }
 
@@ -145,6 +147,13 @@ pub(super) fn profile(args: &Purpose) -> Result<Profile, Failure> {
             },
         },
         ProfileKind::Mtls => Profile::Mtls {},
+        ProfileKind::Seal => Profile::Seal {},
+        ProfileKind::Mac => Profile::Mac {
+            label: args
+                .label
+                .clone()
+                .ok_or_else(|| missing("`--label`, such as `--label acme/tickets`"))?,
+        },
         ProfileKind::Git if args.mail.is_empty() => {
             return Err(missing(
                 "at least one `--mail`, such as `--mail bot@acme.example`",
@@ -224,6 +233,7 @@ pub(super) fn words(profile: &Profile) -> String {
                 format!("ssh-auth as {users} at {hosts}")
             }
         }
+        Profile::Attest {} => "attest".to_owned(),
         Profile::Seal {} => "seal".to_owned(),
         Profile::Mac { label } => format!("mac {label}"),
     }
@@ -259,6 +269,8 @@ mod tests {
             "--profile mtls",
             "--profile git --mail *@acme.example",
             "--profile git --mail a@b --mail c@d --tag-name v* --tag-name release/*",
+            "--profile seal",
+            "--profile mac --label acme/tickets",
             "--profile ssh-auth --user deploy",
             "--profile ssh-auth --user deploy --host-key SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU",
         ] {
@@ -294,6 +306,9 @@ mod tests {
             "--profile client-assertion --client-id a --audience https://as.example/token --typ at+jwt",
             "--profile github-app",
             "--profile mtls --tag x",
+            "--profile mac",
+            "--profile seal --label x",
+            "--profile seal --namespace git",
             "--profile git",
             "--profile git --tag-name v*",
             "--profile git --mail a@b --namespace git",
