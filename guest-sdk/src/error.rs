@@ -22,7 +22,7 @@ pub enum Refusal {
     Throttled,
     /// An operator was asked and did not approve.
     NotApproved,
-    /// The content cannot be signed under this key's profile, or a bound was exceeded.
+    /// The content cannot be signed under this key's profile, a bound was exceeded, or a box does not open.
     Invalid,
     /// The host cannot serve now: later may succeed.
     Unavailable,
@@ -56,7 +56,7 @@ impl fmt::Display for Refusal {
             Self::OverBudget => "over budget: the grant's uses are spent; ask the operator for more `uses`",
             Self::Throttled => "throttled: too many requests or outside the grant's hours; try again later",
             Self::NotApproved => "not approved: the operator was asked and said no",
-            Self::Invalid => "invalid: the key's profile does not allow this content, or it is too large",
+            Self::Invalid => "invalid: the key's profile does not allow this content, it is too large, or the box does not open",
             Self::Unavailable => "unavailable: the host cannot serve now; try again later or ask the operator to run `claviger doctor`",
         })
     }

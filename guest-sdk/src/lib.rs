@@ -20,7 +20,8 @@
 //! sign = { key = "release", namespace = "file" }
 //! ```
 //!
-//! What an agent may request of servers, and how, is in [`http`].
+//! What an agent may request of servers, and how, is in [`http`]. What it may keep where others can read or change it, in [`sealing`]; what
+//! it may prove to itself or to others that have the same host, in [`mac`].
 //!
 //! An agent prints with `println!`, reads files that its manifest gives it with [`std::fs`], and gets its variables from
 //! [`std::env`](mod@std::env). Nothing else of a computer is there.
@@ -30,10 +31,12 @@ extern crate self as claviger_sdk;
 mod error;
 mod grants;
 pub mod http;
+pub mod mac;
+pub mod sealing;
 mod signer;
 
 pub use error::{Error, Refusal};
-pub use grants::{Grant, grants};
+pub use grants::{Grant, Wish, grants, request_grant};
 pub use signer::{Signer, SignerInfo};
 
 #[doc(hidden)]

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::cli_scene::{HEAD, Scene, binary, finish};
 
 /// Every command that has an answer, in an order in which each can do its work; whether it opens the keyring, and its exit code.
-const COMMANDS: [(&str, bool, i32); 24] = [
+const COMMANDS: [(&str, bool, i32); 29] = [
     ("new first", false, 0),
     ("check bot.toml", false, 0),
     ("check bad.toml", false, 1),
@@ -25,6 +25,11 @@ const COMMANDS: [(&str, bool, i32); 24] = [
     ("grant suspend bot release", true, 0),
     ("grant list", false, 0),
     ("grant resume bot release", true, 0),
+    ("agent suspend bot", true, 0),
+    ("agent list", false, 0),
+    ("agent resume bot", true, 0),
+    ("panic", true, 0),
+    ("panic --lift", true, 0),
     ("audit tail", false, 0),
     ("audit show 0 --proof", false, 0),
     ("audit verify", false, 0),

@@ -197,7 +197,7 @@ fn template() -> &'static BTreeMap<PathBuf, (u32, Vec<u8>)> {
         let scene = Scene::bare();
         scene.open(&["init", "--custody", "passphrase"]).expect(0);
         for key in [
-            "release --profile sshsig --namespace file --namespace git",
+            "release --profile sshsig --namespace file --namespace mail",
             "token --profile jws --issuer https://issuer.test --audience api --algorithm p256",
             "notes --profile labeled --label notes",
         ] {

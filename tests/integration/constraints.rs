@@ -30,14 +30,14 @@ const CUSTODIES: [(Root, CustodyKind, Algorithm); 6] = [
 ];
 
 #[derive(Debug, Clone, Copy)]
-enum Root {
+pub(crate) enum Root {
     Passphrase,
     Swtpm,
 }
 
 /// What the agent or the operator does next.
 #[derive(Debug, Clone, Copy)]
-enum Step {
+pub(crate) enum Step {
     /// The agent signs.
     Signs,
     /// The agent asks in vain.
@@ -67,7 +67,7 @@ const EXPIRED: Step = Refused(Refusal::Expired, Rule::Expires);
 const TURNED_BACK: Step = Refused(Refusal::Unavailable, Rule::Clock);
 
 /// A name, the lines of the grant, what happens. Each begins at noon UTC: `{10 s}` is so much later, `{hour}` the hour from then on.
-const ROWS: [(&str, &str, &[Step]); 13] = [
+pub(crate) const ROWS: [(&str, &str, &[Step]); 13] = [
     ("unconstrained", "", &[Signs, Signs, Signs, Signs]),
     (
         "uses",
@@ -151,15 +151,15 @@ const ROWS: [(&str, &str, &[Step]); 13] = [
 ];
 
 /// A keyring under this root with its clock.
-struct Bench {
+pub(crate) struct Bench {
     // Dropped before the folder.
-    stage: Arc<Stage>,
+    pub(crate) stage: Arc<Stage>,
     clock: Arc<ManualClock>,
     _folder: TempDir,
 }
 
 impl Bench {
-    async fn new(root: Root) -> Self {
+    pub(crate) async fn new(root: Root) -> Self {
         let folder = TempDir::new().unwrap();
         let clock = Arc::new(ManualClock::at("2026-06-01T12:00:00Z".parse().unwrap()));
         let vault = match root {
@@ -174,7 +174,7 @@ impl Bench {
     }
 
     /// Moves the clock to the next noon and returns it.
-    fn noon(&self) -> Timestamp {
+    pub(crate) fn noon(&self) -> Timestamp {
         let now = self.clock.now().to_zoned(TimeZone::UTC);
         let noon = now.tomorrow().unwrap().date().at(12, 0, 0, 0);
         let noon = noon.to_zoned(TimeZone::UTC).unwrap().timestamp();
@@ -183,7 +183,7 @@ impl Bench {
     }
 
     /// Does what the operator does.
-    fn action(&self, step: Step, name: &'static str) -> Option<Action> {
+    pub(crate) fn action(&self, step: Step, name: &'static str) -> Option<Action> {
         let (stage, clock) = (Arc::clone(&self.stage), Arc::clone(&self.clock));
         let act: Action = match step {
             Signs | Refused(..) | RefusedBytes(..) | RefusedGrant => return None,
@@ -212,16 +212,8 @@ impl Bench {
             "the control"
         );
         let noon = self.noon();
-        let grant = format!("[grants.use]\nsign = {{ key = \"{name}\" }}\n{constraints}\n")
-            .replace("{10 s}", &(noon + 10.seconds()).to_string())
-            .replace("{60 s}", &(noon + 60.seconds()).to_string())
-            .replace(
-                "{hour}",
-                &noon
-                    .to_zoned(TimeZone::UTC)
-                    .strftime("%a 12:00-13:00 UTC")
-                    .to_string(),
-            );
+        let constraints = lines(constraints, noon);
+        let grant = format!("[grants.use]\nsign = {{ key = \"{name}\" }}\n{constraints}\n");
         let agent = self.stage.load(name, &grant).await.expect(&what);
         let lines = steps.iter().enumerate().map(|(n, step)| match step {
             Signs | Refused(..) => format!("sign use {n}"),
@@ -256,7 +248,7 @@ impl Bench {
     }
 
     /// The log has the same story: each use with its number and its end, each refusal with its rule, in this order.
-    async fn check_log(&self, what: &str, name: &'static str, steps: &[Step]) {
+    pub(crate) async fn check_log(&self, what: &str, name: &'static str, steps: &[Step]) {
         let log = self.stage.log().await;
         let mut number = 0;
         let expected: Vec<_> = steps
@@ -297,6 +289,15 @@ impl Bench {
     }
 }
 
+/// The lines of a row, with the times that they mean at this noon.
+pub(crate) fn lines(constraints: &str, noon: Timestamp) -> String {
+    let hour = noon.to_zoned(TimeZone::UTC).strftime("%a 12:00-13:00 UTC");
+    constraints
+        .replace("{10 s}", &(noon + 10.seconds()).to_string())
+        .replace("{60 s}", &(noon + 60.seconds()).to_string())
+        .replace("{hour}", &hour.to_string())
+}
+
 /// Whether the agent's hexadecimal is a signature over this content.
 fn verifies(key: &PublicKey, content: &str, said: &str) -> bool {
     let Some(bytes) = hex::decode(said).ok().and_then(|bytes| bytes.try_into().ok()) else {
@@ -321,7 +322,7 @@ async fn every_constraint_holds_on_every_custody_while_the_agent_runs() {
 /// The key's profile, the grant's narrowing of it, and whether it is admitted.
 fn narrowings() -> [(Profile, &'static str, bool); 12] {
     let both = Profile::Sshsig {
-        namespaces: [named("file"), named("git")].into(),
+        namespaces: [named("file"), named("mail")].into(),
     };
     [
         (both.clone(), "namespace = \"file\"", true),

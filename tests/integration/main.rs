@@ -7,7 +7,9 @@
     reason = "clippy.toml allows these in tests; what tests share stands beside them"
 )]
 
+mod cli_approvals;
 mod cli_components;
+mod cli_control;
 mod cli_files;
 mod cli_keyring;
 mod cli_log;
@@ -18,8 +20,11 @@ mod cli_recovery;
 mod cli_requests;
 mod cli_scene;
 mod cli_signals;
+mod cli_symmetric;
 mod constraints;
+mod constraints_symmetric;
 mod crash;
+mod crash_lives;
 mod custody;
 mod device;
 mod hygiene;
@@ -29,6 +34,7 @@ mod interop;
 mod interop_proofs;
 mod interop_requests;
 mod interop_sigv4;
+mod operating;
 mod requests;
 mod requests_scene;
 mod requests_servers;
@@ -39,6 +45,7 @@ mod runtime_http;
 mod runtime_http_bodies;
 mod runtime_limits;
 mod runtime_loading;
+mod runtime_symmetric;
 mod runtime_world;
 mod stops;
 mod whole;

@@ -202,6 +202,7 @@ async fn broken_answers_end_as_the_table_says_and_give_nothing_away() {
     for (((name, expect, server), said), used) in played.iter().zip(&told).zip(uses) {
         let (settlement, traffic) = used.settled.unwrap();
         assert_eq!(server.saw(|saw| saw.requests.len()), 1, "{name}");
+        assert!(traffic.injected, "{name}: the server has read the credential");
         match expect {
             Expect::Answer(status, body) => {
                 assert!(

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use claviger::{OutputSink, RunInput};
 use claviger_broker::keyring::KeyState;
+use claviger_broker::operator::{Change, Client, Command};
 use claviger_core::audit::{Event, InstanceEnd, Settlement};
 use claviger_core::http::InjectionKind;
 use kit::entries::last_journal;
@@ -86,6 +87,42 @@ async fn a_stream_ends_when_its_grant_is_suspended() {
         Box::new(move || operator(async { broker.suspend(&named("bot"), &named("api")).await }).unwrap())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_its_agent_is_suspended() {
+    taken_away("suspended", |scene| {
+        let broker = Arc::clone(&scene.stage.vault.broker);
+        Box::new(move || operator(async { broker.suspend_agent(&named("bot")).await }).unwrap())
+    })
+    .await;
+}
+
+// The socket is served by another thread than the one that waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stream_ends_when_all_use_is_stopped_or_its_secret_revoked_through_the_socket() {
+    for (word, command) in [
+        ("suspended", Command::Panic),
+        (
+            "revoked",
+            Command::ChangeSecret {
+                name: named("token"),
+                change: Change::Revoke,
+            },
+        ),
+    ] {
+        taken_away(word, |scene| {
+            scene.stage.vault.broker.serve_control().unwrap();
+            let folder = scene.stage.vault.folder().to_owned();
+            Box::new(move || {
+                operator(async {
+                    let host = Client::connect(&folder).await.unwrap();
+                    host.command(&command, None).await.unwrap();
+                });
+            })
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,24 @@ async fn an_agent_learns_of_its_key_and_its_grants() {
 }
 
 #[tokio::test]
+async fn an_agent_asks_for_more_and_what_it_passes_on_is_bounded() {
+    let bench = Bench::new();
+    let long = "x".repeat(100_000);
+    let many = ";GET /a".repeat(1000);
+    let script = format!(
+        "wish-key more notes\nwish-routes api https://api.test;GET /repos/*\nwish-key {long} {long}\nwish-routes api https://api.test{many}"
+    );
+    let report = bench.script(GRANT, &script).await;
+    let expected = "proposed\nproposed\nrefused Invalid\nrefused Invalid";
+    assert_eq!(report.answer, Answer::Done(expected.to_owned()));
+    let asked = bench.broker.records();
+    assert!(
+        asked.iter().all(|record| format!("{record:?}").len() < 400),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
 async fn an_alias_that_is_not_granted_is_refused_and_a_long_one_is_cut() {
     let bench = Bench::new();
     let long = "x".repeat(5000);

@@ -10,6 +10,8 @@ pub enum Guest {
     Agent,
     /// Sends what its input says; see tests/guests/http.
     Http,
+    /// Seals and makes MACs; see tests/guests/symmetric.
+    Symmetric,
     /// A plain `wasi:cli/command`.
     Command,
 }
@@ -22,10 +24,12 @@ pub enum Guest {
 pub fn guest(guest: Guest) -> &'static [u8] {
     static AGENT: OnceLock<Vec<u8>> = OnceLock::new();
     static HTTP: OnceLock<Vec<u8>> = OnceLock::new();
+    static SYMMETRIC: OnceLock<Vec<u8>> = OnceLock::new();
     static COMMAND: OnceLock<Vec<u8>> = OnceLock::new();
     match guest {
         Guest::Agent => AGENT.get_or_init(|| read("claviger_guest_agent")),
         Guest::Http => HTTP.get_or_init(|| read("claviger_guest_http")),
+        Guest::Symmetric => SYMMETRIC.get_or_init(|| read("claviger_guest_symmetric")),
         Guest::Command => COMMAND.get_or_init(|| read("claviger-guest-command")),
     }
 }

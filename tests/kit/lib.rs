@@ -16,6 +16,7 @@ mod guests;
 pub mod held;
 pub mod holder;
 pub mod judge;
+pub mod lives;
 pub mod permits;
 pub mod process;
 pub mod scan;

@@ -100,11 +100,13 @@ pub async fn permit(key: &KeyRef, message: &Framed, who: u64) -> Permit {
         key: Some(key.clone()),
         secret: None,
         profile: "labeled".to_owned(),
+        operation: None,
         request: None,
         content: message.content(),
         size: message.size() as u64,
         number: 1,
         rate_until: None,
+        approval: None,
     };
     let sink = Arc::new(CountingSink::default());
     Permit::to_sign(

@@ -140,8 +140,15 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::Denied { agent, .. }
         | Event::Suspended { agent, .. }
         | Event::Alert { agent, .. }
-        | Event::Resumed { agent, .. } => agent.as_str() == name,
+        | Event::AgentSuspended { agent }
+        | Event::AgentResumed { agent }
+        | Event::Resumed { agent, .. }
+        | Event::GrantProposed { agent, .. }
+        | Event::ProposalDismissed { agent, .. } => agent.as_str() == name,
         Event::Allowed(allowed) => allowed.agent.as_str() == name,
+        Event::ApprovalRequested(request) | Event::ApprovalEnded { request, .. } => {
+            request.agent.as_str() == name
+        }
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyCreated { .. }
@@ -150,10 +157,14 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::BackupRequested { .. }
         | Event::RestoreRequested { .. }
         | Event::ResealRequested { .. }
+        | Event::ProofRequested { .. }
+        | Event::RotationFailed { .. }
         | Event::SecretAdded { .. }
         | Event::SecretStateChanged { .. }
         | Event::Settled { .. }
-        | Event::ClockAccepted => false,
+        | Event::ClockAccepted
+        | Event::Panic
+        | Event::PanicLifted => false,
     };
     log.iter().map(|entry| &entry.event).filter(of_agent).collect()
 }

@@ -9,7 +9,8 @@ use claviger_core::admission::AdmissionId;
 use claviger_core::audit::InstanceEnd;
 use claviger_core::egress::{Answer, BodyStream, RequestHead, SendError};
 use claviger_core::manifest::Manifest;
-use claviger_core::request::{GrantInfo, SignerInfo};
+use claviger_core::profile::{MAX_BOX, MAX_PLAINTEXT, Plaintext, TAG};
+use claviger_core::request::{GrantInfo, SignerInfo, SymmetricInfo};
 use claviger_core::{
     Admission, BoxFuture, Broker, ComponentDigest, GrantAlias, InstanceId, NotAdmitted, Outcome, Refusal,
     Request,
@@ -154,8 +155,81 @@ impl ToyBroker {
                     grants: granted.iter().map(described).collect(),
                 }))
             }
+            Request::Attest { .. } => Err(Refusal::NotGranted),
+            Request::OpenSealer { alias } => {
+                let grant = opened(granted, &alias)?;
+                Ok(Some(Outcome::SealerOpened { grant }))
+            }
+            Request::OpenAuthenticator { alias } => {
+                let grant = opened(granted, &alias)?;
+                Ok(Some(Outcome::AuthenticatorOpened { grant }))
+            }
+            Request::DescribeSealer { .. } => Ok(Some(Outcome::Sealer(symmetric("toy-cipher", None)))),
+            Request::DescribeAuthenticator { .. } => {
+                Ok(Some(Outcome::Authenticator(symmetric("toy-mac", Some("toy")))))
+            }
+            // More than any broker may give: the runtime must not pass it on.
+            Request::Seal { grant, .. } if grant.as_str() == "lying" => Ok(Some(Outcome::Sealed {
+                sealed: vec![0; MAX_BOX + 1],
+            })),
+            Request::Unseal { grant, .. } if grant.as_str() == "lying" => Ok(Some(Outcome::Unsealed {
+                plaintext: Plaintext::new(vec![0; MAX_PLAINTEXT + 1]),
+            })),
+            Request::GenerateTag { grant, .. } if grant.as_str() == "lying" => Ok(Some(Outcome::Tag {
+                tag: vec![0; TAG + 1],
+            })),
+            Request::VerifyTag { grant, .. } if grant.as_str() == "lying" => {
+                Ok(Some(Outcome::Tag { tag: vec![0; TAG] }))
+            }
+            Request::Seal {
+                plaintext, context, ..
+            } => Ok(Some(Outcome::Sealed {
+                sealed: turned(plaintext.as_bytes(), &context),
+            })),
+            Request::Unseal { sealed, context, .. } => Ok(Some(Outcome::Unsealed {
+                plaintext: Plaintext::new(turned(&sealed, &context)),
+            })),
+            Request::GenerateTag { content, .. } => Ok(Some(Outcome::Tag {
+                tag: toy_tag(&content),
+            })),
+            Request::VerifyTag { content, tag, .. } => Ok(Some(Outcome::Verified {
+                valid: tag == toy_tag(&content),
+            })),
+            Request::ProposeGrant { wish, .. } => {
+                claviger_core::proposal::Wish::parse(&wish).map_err(|_| Refusal::Invalid)?;
+                Ok(Some(Outcome::Proposed))
+            }
         }
     }
+}
+
+fn opened(granted: &BTreeSet<GrantAlias>, alias: &str) -> Result<GrantAlias, Refusal> {
+    let grant = granted.iter().find(|grant| grant.as_str() == alias);
+    grant.cloned().ok_or(Refusal::NotGranted)
+}
+
+fn symmetric(algorithm: &str, label: Option<&str>) -> SymmetricInfo {
+    SymmetricInfo {
+        algorithm: algorithm.to_owned(),
+        key_id: "toy".to_owned(),
+        version: 1,
+        label: label.map(str::to_owned),
+    }
+}
+
+/// Every byte turned by the length of the context: turned again, it is what it was. No cipher.
+fn turned(text: &[u8], context: &[u8]) -> Vec<u8> {
+    let by = u8::try_from(context.len()).unwrap_or(u8::MAX);
+    text.iter().map(|byte| byte ^ by).collect()
+}
+
+/// As long as a tag. No MAC.
+fn toy_tag(content: &[u8]) -> Vec<u8> {
+    let mut tag = vec![0xA1; TAG];
+    for (at, byte) in content.iter().enumerate() {
+        tag[at % TAG] ^= byte;
+    }
+    tag
 }
 
 impl fmt::Debug for ToyBroker {

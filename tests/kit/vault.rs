@@ -309,12 +309,12 @@ pub fn tpm_options(folder: &Path, tpm: &Tpm) -> Options {
         .durability(Durability::Process)
 }
 
-/// Copies a folder with all that is in it; the copy is its owner's only.
+/// Copies a folder with all that is in it but sockets; the copy is its owner's only.
 ///
 /// # Panics
 /// When it cannot.
 pub fn copy_folder(from: &Path, to: &Path) {
-    use std::os::unix::fs::DirBuilderExt as _;
+    use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(to)
@@ -322,7 +322,12 @@ pub fn copy_folder(from: &Path, to: &Path) {
     for file in std::fs::read_dir(from).expect("a folder") {
         let file = file.expect("a file");
         let target = to.join(file.file_name());
-        if file.file_type().expect("a type").is_dir() {
+        let kind = file.file_type().expect("a type");
+        if kind.is_socket() {
+            // Of a host that died, or runs: of no use elsewhere.
+            continue;
+        }
+        if kind.is_dir() {
             copy_folder(&file.path(), &target);
         } else {
             std::fs::copy(file.path(), target).expect("copied");

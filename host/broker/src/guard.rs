@@ -1,12 +1,13 @@
 //! Decides one use: clock, suspension, expiry, hours, uses, rate, in this order. It does nothing else: it neither logs nor touches keys.
 
 use claviger_core::Refusal;
+use claviger_core::approval::{Approval, ApprovalMode};
 use claviger_core::http::{Budget, ByteBudget};
-use claviger_core::manifest::{Constraints, OnViolation, Rate};
+use claviger_core::manifest::{Bytes, Constraints, OnViolation, Rate, format_duration};
 use claviger_core::refusal::{Denial, Rule};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::ledger::GrantState;
+use crate::ledger::{GrantState, Stopped};
 
 /// The wall clock may be this far behind the latest time on record: what NTP corrects in one step without being asked.
 pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
@@ -27,6 +28,22 @@ pub fn trusted_time(now: Timestamp, latest: Option<Timestamp>) -> Result<Timesta
         Some(latest) => Ok(now.max(latest)),
         None => Ok(now),
     }
+}
+
+/// Whether nothing is suspended or stopped that the grant is a part of. A part of [`decide`], and asked again after whatever took time.
+///
+/// # Errors
+/// What is stopped, and what lifts it; the agent learns no more than `suspended`.
+pub fn in_force(state: &GrantState) -> Result<(), Denial> {
+    let detail = match (state.stopped, state.suspended) {
+        (Some(Stopped::Everything), _) => {
+            "all use of credentials is stopped; `claviger panic --lift` lifts it"
+        }
+        (Some(Stopped::Agent), _) => "the agent is suspended; `claviger agent resume` resumes it",
+        (None, true) => "the grant is suspended; `claviger grant resume` resumes it",
+        (None, false) => return Ok(()),
+    };
+    Err(Denial::new(Refusal::Suspended, Rule::Suspension, detail))
 }
 
 /// What a use that may happen does to the grant's state.
@@ -98,6 +115,12 @@ pub fn explain(constraints: &Constraints, state: &GrantState, now: Timestamp) ->
                 .map_or_else(|| "no rate".to_owned(), |rate| rate.to_string()),
         ),
     ];
+    // Whether somebody will approve is known to nobody: it is said, and denies nothing here.
+    let approval = constraints.approval.map(|approval| Finding {
+        rule: Rule::Approval,
+        allows: true,
+        detail: approval_words(approval),
+    });
     CHECKS
         .iter()
         .zip(standing)
@@ -113,7 +136,17 @@ pub fn explain(constraints: &Constraints, state: &GrantState, now: Timestamp) ->
                 detail: denial.detail,
             },
         })
+        .chain(approval)
         .collect()
+}
+
+fn approval_words(approval: Approval) -> String {
+    let which = match approval.mode {
+        ApprovalMode::Each => "each use",
+        ApprovalMode::FirstUse => "the first use by this component under this revision of the manifest",
+    };
+    let timeout = format_duration(approval.timeout);
+    format!("{which} waits up to {timeout} for an operator's approval, and is decided again after it")
 }
 
 /// Whether a denial is the agent's doing, so that `on-violation` applies.
@@ -129,10 +162,14 @@ pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
         | Rule::Query
         | Rule::Header
         | Rule::Body
-        | Rule::Budget => true,
+        | Rule::Budget
+        | Rule::Guesses => true,
         Rule::Instance
         | Rule::Grant
         | Rule::Capability
+        | Rule::Right
+        // One box that does not open may be an old one; many are guesses.
+        | Rule::Mismatch
         | Rule::Expires
         | Rule::Suspension
         | Rule::KeyState
@@ -143,7 +180,9 @@ pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
         | Rule::Concurrency
         | Rule::Route
         | Rule::SecretState
-        | Rule::Token => false,
+        | Rule::Token
+        | Rule::Approval
+        | Rule::Proposal => false,
         // Whatever the manifest says: who gets a secret back once tries again.
         Rule::Reflection => return true,
     };
@@ -202,20 +241,31 @@ pub fn room(budget: &ByteBudget, state: &GrantState, body: BodyLength, answer: u
     Ok(Room { sent, received })
 }
 
+/// Whether so many bytes more may be sealed or unsealed under a grant's budget. A text is taken whole or not at all.
+///
+/// # Errors
+/// When they may not.
+pub fn sealed_room(budget: Option<Bytes>, state: &GrantState, size: u64) -> Result<(), Denial> {
+    match budget {
+        Some(budget) if state.sealed.saturating_add(size) > budget.0 => Err(Denial::new(
+            Refusal::OverBudget,
+            Rule::Budget,
+            &format!(
+                "{} bytes were sealed and unsealed, {size} more are asked for; the budget is {budget}",
+                state.sealed
+            ),
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
 type Check = fn(&Constraints, &GrantState, Timestamp) -> Result<(), Denial>;
 
 /// In the order of decision; `explain` walks the same list.
 const CHECKS: [Check; 5] = [suspension, expiry, hours, uses, rate];
 
 fn suspension(_: &Constraints, state: &GrantState, _: Timestamp) -> Result<(), Denial> {
-    if state.suspended {
-        return Err(Denial::new(
-            Refusal::Suspended,
-            Rule::Suspension,
-            "the grant is suspended; `claviger grant resume` resumes it",
-        ));
-    }
-    Ok(())
+    in_force(state)
 }
 
 fn expiry(constraints: &Constraints, _: &GrantState, now: Timestamp) -> Result<(), Denial> {
@@ -342,12 +392,18 @@ mod tests {
             suspended: true,
             ..none
         };
-        check(
-            &constraints(|_| {}),
-            suspended,
-            "2026-06-01T12:00:00Z",
-            Err(Rule::Suspension),
-        );
+        let stopped = [Stopped::Everything, Stopped::Agent].map(|stopped| GrantState {
+            stopped: Some(stopped),
+            ..none
+        });
+        for state in [&[suspended], &stopped[..]].concat() {
+            check(
+                &constraints(|_| {}),
+                state,
+                "2026-06-01T12:00:00Z",
+                Err(Rule::Suspension),
+            );
+        }
     }
 
     #[test]

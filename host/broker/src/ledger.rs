@@ -1,11 +1,22 @@
 //! Budgets, suspensions, known keys and secrets as a fold of the audit log. Not a store: what is not on the log is not here after a restart.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use claviger_core::audit::{Entry, Event, RequestPurpose, SecretRef, Use};
+use claviger_core::approval::{ApprovalId, ApprovalMode};
+use claviger_core::audit::{
+    ApprovalEnd, ApprovalRequest, CredentialName, Entry, Event, Operation, RequestPurpose, SecretRef, Use,
+};
 use claviger_core::key::{KeyRef, KeyVersion};
-use claviger_core::{AgentName, EntryIndex, GrantAlias, SecretName};
+use claviger_core::proposal::Wish;
+use claviger_core::{AgentName, ComponentDigest, EntryIndex, GrantAlias, ManifestDigest, SecretName};
 use jiff::Timestamp;
+
+mod standing;
+mod usage;
+
+use standing::Standings;
+use usage::Usages;
+pub use usage::{Tally, Usage};
 
 /// What the log says about every grant, key and the time.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -14,11 +25,32 @@ pub struct Ledger {
     keys: BTreeMap<String, (KeyRef, String)>,
     // The newest version of each secret that was added.
     secrets: BTreeMap<SecretName, KeyVersion>,
+    standings: Standings,
+    usages: Usages,
     // Requests that may still move fewer bytes than were reserved for them. What a crash leaves here stays reserved.
     reserved: HashMap<EntryIndex, Reserved>,
+    // Of grants whose first use must be approved: by which approval the others follow. As many as an operator approved.
+    approved: HashMap<Approved, ApprovalId>,
+    proposals: BTreeMap<AgentName, BTreeMap<GrantAlias, Proposal>>,
+    suspended: BTreeSet<AgentName>,
+    panic: bool,
     latest: Option<Timestamp>,
     last_instance: u64,
     keyring: u64,
+}
+
+/// What an approval of a first use covers: one grant of one agent, by these bytes, under this revision of the manifest.
+type Approved = (AgentName, GrantAlias, ComponentDigest, ManifestDigest);
+
+/// A grant that an agent asked for, and that no operator has looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposal {
+    /// When it was made.
+    pub time: Timestamp,
+    /// What it would allow.
+    pub wish: Wish,
+    /// Why, in the agent's words, escaped.
+    pub reason: String,
 }
 
 /// What the log says about one grant of one agent. Counted by name and alias, not by digest: new bytes or a new manifest do not
@@ -29,12 +61,26 @@ pub struct GrantState {
     pub uses: u64,
     /// When the rate's bucket is full again.
     pub rate_until: Option<Timestamp>,
-    /// Whether it is suspended.
+    /// Whether it is suspended by itself.
     pub suspended: bool,
+    /// Whether something that it is a part of is stopped.
+    pub stopped: Option<Stopped>,
     /// Bytes of requests' bodies that were sent, or may be sent by what is under way.
     pub sent: u64,
     /// Bytes of answers' bodies that were received, or may be.
     pub received: u64,
+    /// Bytes that were sealed and unsealed, or asked to be: a box that does not open counts, too.
+    pub sealed: u64,
+}
+
+/// What an operator stopped that a grant is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// All use of every credential.
+    Everything,
+    /// Every grant of its agent.
+    Agent,
 }
 
 /// Bytes of one request, taken from a grant's budget before it is sent.
@@ -49,6 +95,12 @@ struct Reserved {
 impl Ledger {
     /// Takes one entry of the log into account; entries come in the order of the log.
     pub fn apply(&mut self, index: EntryIndex, entry: &Entry) {
+        if let Event::Allowed(allowed) = &entry.event {
+            self.used(allowed, entry.time);
+        }
+        if let Event::CertificateRequested { key, .. } = &entry.event {
+            self.certified(key);
+        }
         if let Event::Allowed(allowed) = &entry.event
             && let Some((sent, received)) = bytes_of(allowed)
         {
@@ -56,6 +108,9 @@ impl Ledger {
             state.sent = state.sent.saturating_add(sent);
             state.received = state.received.saturating_add(received);
             self.reserved_at(index, allowed);
+        }
+        if let Event::Allowed(allowed) = &entry.event {
+            self.count_sealed(allowed);
         }
         self.fold(entry);
     }
@@ -69,14 +124,86 @@ impl Ledger {
                 state.uses = state.uses.max(allowed.number);
                 state.rate_until = state.rate_until.max(allowed.rate_until);
             }
-            Event::Suspended { agent, grant, .. } => self.suspend(agent, grant),
+            Event::Suspended { agent, grant, .. } => {
+                self.suspend(agent, grant);
+                // What was stopped is asked for again.
+                self.approved
+                    .retain(|(of, alias, _, _), _| of != agent || alias != grant);
+            }
+            Event::ApprovalEnded { request, end } => match (request.mode, end) {
+                (ApprovalMode::FirstUse, ApprovalEnd::Approved { .. }) => {
+                    self.approved.insert(covered(request), request.id);
+                }
+                (ApprovalMode::Each, ApprovalEnd::Approved { .. })
+                | (_, ApprovalEnd::Denied { .. } | ApprovalEnd::Expired | ApprovalEnd::Withdrawn) => {}
+            },
+            // What was proposed and is granted now is no proposal any more.
+            Event::Admitted {
+                agent,
+                grants,
+                credentials,
+                ..
+            } => {
+                self.standings.admitted(agent, credentials.as_ref());
+                if let Some(proposals) = self.proposals.get_mut(agent) {
+                    proposals.retain(|alias, _| !grants.contains(alias));
+                }
+            }
+            Event::GrantProposed {
+                agent,
+                grant,
+                wish,
+                reason,
+                ..
+            } => {
+                let proposal = Proposal {
+                    time: entry.time,
+                    wish: wish.clone(),
+                    reason: reason.clone(),
+                };
+                self.proposals
+                    .entry(agent.clone())
+                    .or_default()
+                    .insert(grant.clone(), proposal);
+            }
+            Event::ProposalDismissed { agent, grant } => {
+                if let Some(proposals) = self.proposals.get_mut(agent) {
+                    proposals.remove(grant);
+                }
+            }
             Event::Resumed { agent, grant } => self.resume(agent, grant),
+            Event::AgentSuspended { agent } => {
+                self.suspended.insert(agent.clone());
+                self.approved.retain(|(of, _, _, _), _| of != agent);
+            }
+            Event::AgentResumed { agent } => {
+                self.suspended.remove(agent);
+            }
+            Event::Panic => self.panic = true,
+            Event::PanicLifted => self.panic = false,
             Event::KeyCreated { key, key_id, .. } => {
                 self.keys.insert(key.to_string(), (key.clone(), key_id.clone()));
+                self.standings.key(key, "active");
+            }
+            Event::KeyStateChanged {
+                key, state, keyring, ..
+            } => {
+                self.standings.key(key, state);
+                self.keyring = self.keyring.max(*keyring);
+            }
+            Event::SecretStateChanged {
+                secret,
+                state,
+                keyring,
+                ..
+            } => {
+                self.standings.secret(secret, state);
+                self.keyring = self.keyring.max(*keyring);
             }
             Event::SecretAdded { secret, .. } => {
                 let newest = self.secrets.entry(secret.name.clone()).or_insert(secret.version);
                 *newest = (*newest).max(secret.version);
+                self.standings.secret(secret, "active");
             }
             Event::Settled { of, traffic, .. } => {
                 // Without a word about traffic, all of it may have gone.
@@ -92,17 +219,17 @@ impl Ledger {
             Event::Started { instance, .. } => self.last_instance = self.last_instance.max(instance.0),
             Event::HostStarted { keyring, .. } => self.keyring = self.keyring.max(*keyring),
             Event::HostStopped
-            | Event::KeyStateChanged { .. }
             | Event::CertificateRequested { .. }
             | Event::BackupRequested { .. }
             | Event::RestoreRequested { .. }
             | Event::ResealRequested { .. }
-            | Event::Admitted { .. }
+            | Event::ProofRequested { .. }
+            | Event::ApprovalRequested(_)
+            | Event::RotationFailed { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
             | Event::Denied { .. }
             | Event::Alert { .. }
-            | Event::SecretStateChanged { .. }
             | Event::ClockAccepted => {}
         }
     }
@@ -110,17 +237,36 @@ impl Ledger {
     /// The state of a grant; of one never used, the default.
     #[must_use]
     pub fn grant(&self, agent: &AgentName, alias: &GrantAlias) -> GrantState {
-        self.grants
-            .get(&(agent.clone(), alias.clone()))
-            .copied()
-            .unwrap_or_default()
+        let state = self.grants.get(&(agent.clone(), alias.clone()));
+        self.within(agent, state.copied().unwrap_or_default())
     }
 
     /// Every grant on the log, by agent and alias.
     pub fn grants(&self) -> impl Iterator<Item = (&AgentName, &GrantAlias, GrantState)> {
         self.grants
             .iter()
-            .map(|((agent, alias), state)| (agent, alias, *state))
+            .map(|((agent, alias), state)| (agent, alias, self.within(agent, *state)))
+    }
+
+    /// Every agent that is suspended as a whole.
+    pub fn suspended_agents(&self) -> impl Iterator<Item = &AgentName> {
+        self.suspended.iter()
+    }
+
+    /// Whether all use of every credential is stopped.
+    #[must_use]
+    pub const fn in_panic(&self) -> bool {
+        self.panic
+    }
+
+    /// A grant's state as a part of its agent, and of everything.
+    fn within(&self, agent: &AgentName, state: GrantState) -> GrantState {
+        let stopped = if self.panic {
+            Some(Stopped::Everything)
+        } else {
+            self.suspended.contains(agent).then_some(Stopped::Agent)
+        };
+        GrantState { stopped, ..state }
     }
 
     /// Every key version that was created, with its thumbprint.
@@ -136,7 +282,47 @@ impl Ledger {
         })
     }
 
-    /// The highest generation of the keyring that a host started with.
+    /// The state in which the log last saw a version of a key, or `deleted`.
+    #[must_use]
+    pub fn key_standing(&self, key: &KeyRef) -> Option<&str> {
+        self.standings.of_key(key)
+    }
+
+    /// The state in which the log last saw a version of a secret, or `deleted`. Long gone versions are forgotten.
+    #[must_use]
+    pub fn secret_standing(&self, secret: &SecretRef) -> Option<&str> {
+        self.standings.of_secret(secret)
+    }
+
+    /// What a version of a key was used for.
+    #[must_use]
+    pub fn key_usage(&self, key: &KeyRef) -> Option<&Usage> {
+        self.usages.key(key)
+    }
+
+    /// What a version of a secret was used for. Long gone versions are forgotten.
+    #[must_use]
+    pub fn secret_usage(&self, secret: &SecretRef) -> Option<&Usage> {
+        self.usages.secret(secret)
+    }
+
+    /// Who may use a credential: the agents whose last admission granted it, each with the grants that do.
+    #[must_use]
+    pub fn holders(&self, credential: &CredentialName) -> BTreeMap<AgentName, Vec<GrantAlias>> {
+        self.standings.holders(credential)
+    }
+
+    /// Counts a use of its credentials, which whoever decides it does when it is decided.
+    pub(crate) fn used(&mut self, allowed: &Use, time: Timestamp) {
+        self.usages.count(allowed, time);
+    }
+
+    /// As [`Ledger::used`], of a request for a certificate.
+    pub(crate) fn certified(&mut self, key: &KeyRef) {
+        self.usages.certified(key);
+    }
+
+    /// The highest generation of the keyring that is on the log.
     #[must_use]
     pub const fn keyring(&self) -> u64 {
         self.keyring
@@ -146,6 +332,35 @@ impl Ledger {
     #[must_use]
     pub const fn latest(&self) -> Option<Timestamp> {
         self.latest
+    }
+
+    /// The approval that a use follows whose grant asks for the first one alone, if there was one for these bytes under this revision of
+    /// the manifest.
+    #[must_use]
+    pub fn approved(
+        &self,
+        agent: &AgentName,
+        alias: &GrantAlias,
+        component: ComponentDigest,
+        manifest: ManifestDigest,
+    ) -> Option<ApprovalId> {
+        let covered = (agent.clone(), alias.clone(), component, manifest);
+        self.approved.get(&covered).copied()
+    }
+
+    /// Every grant that was asked for and that no operator has looked at, by agent and alias.
+    pub fn proposals(&self) -> impl Iterator<Item = (&AgentName, &GrantAlias, &Proposal)> {
+        self.proposals.iter().flat_map(|(agent, proposals)| {
+            proposals
+                .iter()
+                .map(move |(alias, proposal)| (agent, alias, proposal))
+        })
+    }
+
+    /// Of one agent.
+    #[must_use]
+    pub fn proposals_of(&self, agent: &AgentName) -> Option<&BTreeMap<GrantAlias, Proposal>> {
+        self.proposals.get(agent)
     }
 
     pub(crate) fn reserve(
@@ -167,6 +382,17 @@ impl Ledger {
         let state = self.state(agent, alias);
         state.sent = state.sent.saturating_add(sent);
         state.received = state.received.saturating_add(received);
+    }
+
+    /// Takes what a use seals or unseals from its grant's budget. Nothing of it ever comes back.
+    pub(crate) fn count_sealed(&mut self, allowed: &Use) {
+        match allowed.operation {
+            Some(Operation::Seal | Operation::Unseal) => {
+                let state = self.state(&allowed.agent, &allowed.grant);
+                state.sealed = state.sealed.saturating_add(allowed.size);
+            }
+            Some(Operation::Generate | Operation::Verify) | None => {}
+        }
     }
 
     /// Remembers what was reserved under an entry, now that its place in the log is known.
@@ -209,6 +435,17 @@ impl Ledger {
         self.last_instance = self.last_instance.saturating_add(1);
         self.last_instance
     }
+}
+
+fn covered(request: &ApprovalRequest) -> Approved {
+    let ApprovalRequest {
+        agent,
+        grant,
+        component,
+        manifest,
+        ..
+    } = request;
+    (agent.clone(), grant.clone(), *component, *manifest)
 }
 
 /// What a request reserves of its grant's byte budget; of the host's own, nothing.

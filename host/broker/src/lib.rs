@@ -6,9 +6,11 @@ pub mod backup;
 pub mod clock;
 pub mod custody;
 pub mod guard;
+pub mod import;
 pub mod keyring;
 pub mod ledger;
 pub mod local;
+pub mod operator;
 
 pub use clock::{ManualClock, SystemClock};
 pub use local::LocalBroker;

@@ -7,13 +7,19 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::manifest::parse_duration;
-use claviger_core::name::{Label, Namespace, Principal, TokenType};
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 
+mod approvals;
+pub(crate) mod life;
+mod purpose;
 mod recovery;
+mod stops;
 
+pub(crate) use approvals::{Approvals, Approve, Deny, Run};
+pub(crate) use purpose::{KeyImport, ProfileKind, Purpose};
 pub(crate) use recovery::{Backup, BackupCreate, BackupRestore, BackupShow, KeyringCommand, Reseal};
+pub(crate) use stops::{Agent, Grant, GrantName, Panic};
 
 /// Runs agents and carries their keys.
 ///
@@ -37,8 +43,8 @@ pub(crate) struct Arguments {
 
 /// At the foot of the help; the numbers are those of [`crate::exit::Exit`].
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 5 the audit log cannot be used, 6 something was changed or damaged; \
-4 is kept for `needs approval`. 129, 130 and 143: stopped by SIGHUP, Ctrl-C and SIGTERM.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 4 an approval was missing, 5 the audit log cannot be used, 6 something was \
+changed or damaged. 129, 130 and 143: stopped by SIGHUP, Ctrl-C and SIGTERM.
 Data goes to stdout, messages to stderr.";
 
 /// What every command takes.
@@ -90,6 +96,10 @@ pub(crate) enum Command {
     /// Keep what servers expect to receive: tokens, passwords, API keys
     #[command(subcommand, arg_required_else_help = true)]
     Secret(Secret),
+    /// Say what is due, stuck, expiring, weak, suspended or deleted
+    Status,
+    /// Rotate every key that is due by its plan
+    Rotate(life::Rotate),
     /// Check a manifest: every problem at once, every limit, every grant in words
     Check(ManifestArg),
     /// Write the digest of the component into its manifest: approve these bytes
@@ -98,9 +108,20 @@ pub(crate) enum Command {
     Run(Run),
     /// Say which rule allows or denies a use of a grant, without touching a key
     Explain(Explain),
-    /// List, suspend and resume grants
+    /// List the uses that wait for an approval, or show one of them
+    Approvals(Approvals),
+    /// Approve one use that waits
+    Approve(Approve),
+    /// Deny one use that waits
+    Deny(Deny),
+    /// List, suspend and resume grants, and see what agents ask for
     #[command(subcommand, arg_required_else_help = true)]
     Grant(Grant),
+    /// List, suspend and resume agents as a whole
+    #[command(subcommand, arg_required_else_help = true)]
+    Agent(Agent),
+    /// Stop all use of every credential at once, until it is lifted
+    Panic(Panic),
     /// Read, verify and sign the audit log
     #[command(subcommand, arg_required_else_help = true)]
     Audit(Audit),
@@ -175,6 +196,8 @@ pub(crate) enum Language {
 pub(crate) enum Key {
     /// Make a key for one purpose, fixed for good
     Create(KeyCreate),
+    /// Take in a private key that was made elsewhere; it comes from stdin, a file or a file descriptor
+    Import(KeyImport),
     /// List the keys
     List,
     /// Show a key: profile, custody, assurance, public key
@@ -182,21 +205,8 @@ pub(crate) enum Key {
         /// The key
         name: KeyName,
     },
-    /// Take a key out of use until it is enabled again
-    Disable {
-        /// The key
-        name: KeyName,
-    },
-    /// Put a disabled key back into use
-    Enable {
-        /// The key
-        name: KeyName,
-    },
-    /// Take a key out of use for good
-    Revoke {
-        /// The key
-        name: KeyName,
-    },
+    #[command(flatten)]
+    Life(life::KeyLife),
     /// Write a request for the certificate of a key with profile `mtls` to stdout (PKCS#10, PEM)
     Csr {
         /// The key
@@ -227,28 +237,10 @@ pub(crate) enum Secret {
         /// The secret
         name: SecretName,
     },
-    /// Put a new value in the place of the old one, which is gone afterwards
+    /// Put a new value in the place of the old one, which is gone afterwards, or after its overlap
     Replace(SecretReplace),
-    /// Destroy the value for good; that it was there stays on record
-    Rm {
-        /// The secret
-        name: SecretName,
-    },
-    /// Take a secret out of use until it is enabled again, and stop what is under way with it
-    Disable {
-        /// The secret
-        name: SecretName,
-    },
-    /// Put a disabled secret back into use
-    Enable {
-        /// The secret
-        name: SecretName,
-    },
-    /// Take a secret out of use for good, and stop what is under way with it
-    Revoke {
-        /// The secret
-        name: SecretName,
-    },
+    #[command(flatten)]
+    Life(life::SecretLife),
 }
 
 /// `claviger secret add`.
@@ -284,6 +276,9 @@ pub(crate) struct SecretReplace {
     /// How often it shall be replaced [default: as before]
     #[arg(long, value_name = "DURATION", value_parser = plan)]
     pub(crate) rotate_every: Option<Duration>,
+    /// Let the new value wait until `secret promote`
+    #[arg(long)]
+    pub(crate) stage: bool,
     #[command(flatten)]
     pub(crate) value: SecretValue,
 }
@@ -304,43 +299,8 @@ pub(crate) struct SecretValue {
 pub(crate) struct KeyCreate {
     /// Its name: 1 to 64 of a-z, 0-9 and -
     pub(crate) name: KeyName,
-    /// What its signatures are for
-    #[arg(long, value_enum)]
-    pub(crate) profile: ProfileKind,
-    /// sshsig: a namespace that it may sign under, such as `git` or `file`; may be given several times
-    #[arg(long, value_name = "NAMESPACE")]
-    pub(crate) namespace: Vec<Namespace>,
-    /// jws: the `iss` of every token
-    #[arg(long)]
-    pub(crate) issuer: Option<Principal>,
-    /// jws: an audience that it may sign for; may be given several times; client-assertion: the URL of the token endpoint or the issuer
-    #[arg(long)]
-    pub(crate) audience: Vec<Principal>,
-    /// jws: the `typ` of every token [default: JWT]; client-assertion: `JWT`, for a server that takes nothing else [default:
-    /// client-authentication+jwt]
-    #[arg(long)]
-    pub(crate) typ: Option<TokenType>,
-    /// jws: the longest life of a token [default: 10 min]
-    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
-    pub(crate) max_ttl: Option<u32>,
-    /// labeled: what the signatures are for
-    #[arg(long)]
-    pub(crate) label: Option<Label>,
-    /// http-signature: the `tag` of every signature [default: none]
-    #[arg(long)]
-    pub(crate) tag: Option<Label>,
-    /// http-signature: the longest life of a signature [default: 5 min, which is the most]
-    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
-    pub(crate) max_lifetime: Option<u32>,
-    /// client-assertion: the client's id
-    #[arg(long)]
-    pub(crate) client_id: Option<Principal>,
-    /// github-app: the app's client id, or its number
-    #[arg(long)]
-    pub(crate) app: Option<Principal>,
-    /// github-app: the API, the only place that its tokens are sent to [default: https://api.github.com]
-    #[arg(long)]
-    pub(crate) api: Option<Origin>,
+    #[command(flatten)]
+    pub(crate) purpose: Purpose,
     /// Its algorithm, `ed25519`, `p256` or `rsa2048` [default: what the profile needs; else p256 where a TPM holds it, ed25519 with a
     /// passphrase]
     #[arg(long)]
@@ -348,27 +308,8 @@ pub(crate) struct KeyCreate {
     /// Where it lives [default: the hardest that this keyring has for the algorithm]
     #[arg(long, value_enum)]
     pub(crate) custody: Option<Custody>,
-}
-
-/// The kinds of profiles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProfileKind {
-    /// SSH signatures over files and commits (`ssh-keygen -Y verify`)
-    Sshsig,
-    /// Signed JSON tokens (RFC 7515)
-    Jws,
-    /// Signatures over opaque bytes under a label
-    Labeled,
-    /// Requests: HTTP message signatures (RFC 9421)
-    HttpSignature,
-    /// Requests: proofs that a token is ours (RFC 9449)
-    Dpop,
-    /// Requests: who we are to one authorization server (RFC 7523, `private_key_jwt`)
-    ClientAssertion,
-    /// Requests: who we are to GitHub, as an app; RSA, so in a TPM only
-    GithubApp,
-    /// Requests: client certificates (TLS 1.3); `claviger key csr` asks for the certificate
-    Mtls,
+    #[command(flatten)]
+    pub(crate) plan: life::Plan,
 }
 
 /// Where a key lives.
@@ -421,22 +362,6 @@ pub(crate) struct Pin {
     pub(crate) dry_run: bool,
 }
 
-/// `claviger run`.
-#[derive(Debug, Args)]
-pub(crate) struct Run {
-    #[command(flatten)]
-    pub(crate) manifest: ManifestArg,
-    /// What the agent is given
-    #[arg(group = "given")]
-    pub(crate) input: Option<String>,
-    /// Give the agent what is in this file
-    #[arg(long, value_name = "FILE", group = "given")]
-    pub(crate) input_file: Option<PathBuf>,
-    /// Give the agent what comes on stdin
-    #[arg(long, group = "given")]
-    pub(crate) stdin: bool,
-}
-
 /// `claviger explain`.
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
@@ -486,26 +411,6 @@ fn header_field(text: &str) -> Result<(String, String), String> {
         .split_once(':')
         .ok_or("expected a name, a colon and a value")?;
     Ok((name.to_owned(), value.trim_start_matches(' ').to_owned()))
-}
-
-/// `claviger grant …`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Grant {
-    /// List the grants that the audit log knows: uses, suspensions
-    List,
-    /// Suspend a grant, from the next request on
-    Suspend(GrantName),
-    /// Resume a suspended grant
-    Resume(GrantName),
-}
-
-/// A grant of an agent.
-#[derive(Debug, Args)]
-pub(crate) struct GrantName {
-    /// The agent's name in its manifest
-    pub(crate) agent: AgentName,
-    /// The grant's alias in the manifest
-    pub(crate) grant: GrantAlias,
 }
 
 /// `claviger audit …`.

@@ -1,8 +1,9 @@
 //! One entry of the audit log as one line for people, and as JSON with its index. Trusts no text of it: what reads a damaged log must
 //! not obey it.
 
+use claviger_core::approval::AnsweredBy;
 use claviger_core::audit::{
-    Event, InstanceEnd, RequestLine, RequestPurpose, SecretSource, Settlement, Traffic, Use,
+    ApprovalEnd, Event, InstanceEnd, RequestLine, RequestPurpose, SecretSource, Settlement, Traffic, Use,
 };
 use claviger_core::{ContentDigest, Entry, EntryIndex};
 
@@ -27,11 +28,15 @@ pub(crate) fn to_json(index: EntryIndex, entry: &Entry) -> serde_json::Value {
 pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
     let (word, text) = words(&entry.event);
     let style = match &entry.event {
-        Event::Denied { .. } | Event::NotAdmitted { .. } | Event::Suspended { .. } | Event::Alert { .. } => {
-            Style::Warn
-        }
+        Event::Denied { .. }
+        | Event::NotAdmitted { .. }
+        | Event::Suspended { .. }
+        | Event::AgentSuspended { .. }
+        | Event::RotationFailed { .. }
+        | Event::Panic
+        | Event::Alert { .. } => Style::Warn,
         Event::Settled {
-            settlement: Settlement::Failed | Settlement::Indeterminate,
+            settlement: Settlement::Failed | Settlement::Mismatch | Settlement::Indeterminate,
             ..
         } => Style::Warn,
         Event::Ended {
@@ -41,7 +46,10 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         Event::BackupRequested { .. } | Event::RestoreRequested { .. } | Event::ResealRequested { .. } => {
             Style::Warn
         }
-        Event::Allowed(_) | Event::CertificateRequested { .. } => Style::Good,
+        Event::Allowed(_) | Event::CertificateRequested { .. } | Event::ProofRequested { .. } => Style::Good,
+        Event::ApprovalRequested(_) | Event::ApprovalEnded { .. } | Event::GrantProposed { .. } => {
+            Style::Bold
+        }
         Event::HostStarted { .. }
         | Event::HostStopped
         | Event::KeyStateChanged { .. }
@@ -53,6 +61,9 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::Ended { .. }
         | Event::Settled { .. }
         | Event::ClockAccepted
+        | Event::ProposalDismissed { .. }
+        | Event::AgentResumed { .. }
+        | Event::PanicLifted
         | Event::Resumed { .. } => Style::Dim,
     };
     // One line whatever the entry holds.
@@ -82,9 +93,20 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("host, version {version}, keyring generation {keyring}{after}"),
             )
         }
-        Event::KeyStateChanged { key, state } => {
-            ("key-state", format!("{key} is {} from now on", shown(state)))
-        }
+        Event::KeyStateChanged {
+            key, state, reason, ..
+        } => (
+            "key-state",
+            format!(
+                "{key} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
+        ),
+        Event::RotationFailed { key, detail } => (
+            "not-rotated",
+            format!("{key} was due and is not rotated: {}", shown(detail)),
+        ),
         Event::CertificateRequested { key, subject } => (
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
@@ -122,6 +144,10 @@ fn words(event: &Event) -> (&'static str, String) {
                 "{by} has the root key, until now under {from}, sealed under {to}, and {keys} keys with it"
             ),
         ),
+        Event::ProofRequested { key, by } => (
+            "prove",
+            format!("key {key}: a proof by {by} that it lives in the TPM is asked for"),
+        ),
         Event::HostStopped => ("stopped", "host, in order".to_owned()),
         Event::KeyCreated {
             key,
@@ -130,9 +156,15 @@ fn words(event: &Event) -> (&'static str, String) {
             custody,
             assurance,
             key_id,
+            source,
         } => (
             "key-created",
-            format!("{key} {profile} {algorithm} in {custody} ({assurance}), id {key_id}"),
+            format!(
+                "{key} {profile} {algorithm} in {custody} ({assurance}{}), id {key_id}",
+                source
+                    .as_ref()
+                    .map_or_else(String::new, |source| format!(", {}", shown(source)))
+            ),
         ),
         Event::Admitted {
             agent,
@@ -174,7 +206,8 @@ fn words(event: &Event) -> (&'static str, String) {
                 used.number,
                 used.grant,
                 credential(used),
-                used.profile,
+                used.operation
+                    .map_or_else(|| used.profile.clone(), |operation| name(&operation)),
                 used.size,
                 short_content(&used.content),
                 used.request.as_ref().map_or_else(String::new, requested)
@@ -239,9 +272,18 @@ fn words(event: &Event) -> (&'static str, String) {
                 format!("{secret} {kind} for {origin} ({assurance}) by {by}"),
             )
         }
-        Event::SecretStateChanged { secret, state } => (
+        Event::SecretStateChanged {
+            secret,
+            state,
+            reason,
+            ..
+        } => (
             "secret-state",
-            format!("{secret} is {} from now on", shown(state)),
+            format!(
+                "{secret} is {} from now on{}",
+                shown(state),
+                because(reason.as_deref())
+            ),
         ),
         Event::Suspended { agent, grant, cause } => {
             let by = cause.map_or_else(
@@ -252,7 +294,72 @@ fn words(event: &Event) -> (&'static str, String) {
         }
         Event::ClockAccepted => ("clock", "an operator vouched for the clock".to_owned()),
         Event::Resumed { agent, grant } => ("resumed", format!("{agent} {grant} by an operator")),
+        Event::ApprovalRequested(request) => (
+            "approval",
+            format!(
+                "{} asked for {} {}, {}, until {}",
+                request.id,
+                request.agent,
+                request.grant,
+                cut(&request.request.to_string()),
+                request.expires
+            ),
+        ),
+        Event::ApprovalEnded { request, end } => (
+            "approval",
+            format!(
+                "{} {}, {} {}",
+                request.id,
+                ended(end),
+                request.agent,
+                request.grant
+            ),
+        ),
+        Event::GrantProposed {
+            agent,
+            grant,
+            wish,
+            reason,
+            ..
+        } => {
+            let lines = wish.lines(grant);
+            let lines = lines.trim_end().replace('\n', " ");
+            ("proposal", format!("{agent} asks for {lines}, because: {reason}"))
+        }
+        Event::ProposalDismissed { agent, grant } => {
+            ("proposal", format!("{agent} {grant} put aside by an operator"))
+        }
+        Event::AgentSuspended { agent } => ("suspended", format!("{agent}, all of it, by an operator")),
+        Event::AgentResumed { agent } => ("resumed", format!("{agent}, by an operator")),
+        Event::Panic => (
+            "panic",
+            "an operator stopped all use of every credential".to_owned(),
+        ),
+        Event::PanicLifted => ("lifted", "an operator lets credentials be used again".to_owned()),
     }
+}
+
+fn ended(end: &ApprovalEnd) -> String {
+    match end {
+        ApprovalEnd::Approved { by } => format!("approved by {}", answered_by(by)),
+        ApprovalEnd::Denied { by, reason } if reason.is_empty() => format!("denied by {}", answered_by(by)),
+        ApprovalEnd::Denied { by, reason } => format!("denied by {}: {reason}", answered_by(by)),
+        ApprovalEnd::Expired => "expired, nobody answered".to_owned(),
+        ApprovalEnd::Withdrawn => "withdrawn, who asked is gone".to_owned(),
+    }
+}
+
+fn answered_by(by: &AnsweredBy) -> String {
+    match by {
+        AnsweredBy::Operator { uid } => format!("user {uid}"),
+        AnsweredBy::Terminal { uid } => format!("user {uid} at the terminal"),
+        AnsweredBy::Webhook { origin } => format!("the webhook at {origin}"),
+    }
+}
+
+/// Why something was done, if anybody said.
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {}", shown(reason)))
 }
 
 /// Which key or secret a use is of, with a space behind it.
@@ -296,6 +403,7 @@ const fn settled(settlement: Settlement) -> &'static str {
     match settlement {
         Settlement::Released => "released to the agent",
         Settlement::Failed => "failed, nothing released",
+        Settlement::Mismatch => "did not open or match, as the agent learned",
         Settlement::Abandoned => "abandoned by the agent",
         Settlement::Indeterminate => "not known: the host died in between",
     }

@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     Usage,
     /// A rule stands against it.
     Denied,
+    /// An approval was missing.
+    NeedsApproval,
     /// The audit log cannot be written, so nothing may be done.
     AuditUnavailable,
     /// Something was changed or damaged.
@@ -25,13 +27,14 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// The number. 4 is kept for "needs approval".
+    /// The number.
     pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
             Self::Usage => 2,
             Self::Denied => 3,
+            Self::NeedsApproval => 4,
             Self::AuditUnavailable => 5,
             Self::Integrity => 6,
             Self::Stopped(signal) => signal.code(),
@@ -45,6 +48,7 @@ impl Exit {
             Self::Failed => "failed",
             Self::Usage => "usage",
             Self::Denied => "denied",
+            Self::NeedsApproval => "needs-approval",
             Self::AuditUnavailable => "audit-unavailable",
             Self::Integrity => "integrity",
             Self::Stopped(_) => "stopped",

@@ -3,6 +3,7 @@
 use claviger_broker::keyring::{KeyRecord, Keyring};
 use claviger_core::manifest::Capability;
 use claviger_core::name::nearest;
+use claviger_core::profile::{Profile, ProfileError};
 use claviger_core::{KeyName, Manifest};
 
 use crate::context::Context;
@@ -32,16 +33,16 @@ pub(crate) fn find<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Result<&'a KeyR
 pub(crate) fn against(manifest: &Manifest, keys: &[KeyRecord]) -> Vec<String> {
     let mut against = Vec::new();
     for (alias, grant) in &manifest.grants {
-        let Capability::Sign { key, narrowing } = &grant.capability else {
-            continue;
+        let key = match &grant.capability {
+            Capability::Sign { key, .. } | Capability::Seal { key, .. } | Capability::Mac { key, .. } => key,
+            Capability::Attest(attest) => &attest.key,
+            Capability::Http(_) => continue,
         };
         let active = keys
             .iter()
             .find(|record| record.key.name == *key && record.is_in_use());
         let problem = match active {
-            Some(record) => record
-                .profile
-                .narrow(narrowing)
+            Some(record) => fits(&record.profile, &grant.capability)
                 .err()
                 .map(|error| format!("key `{key}`: {error}")),
             None if keys.iter().any(|record| record.key.name == *key) => {
@@ -57,6 +58,21 @@ pub(crate) fn against(manifest: &Manifest, keys: &[KeyRecord]) -> Vec<String> {
         against.extend(problem.map(|problem| format!("grant `{alias}`: {problem}")));
     }
     against
+}
+
+/// Whether a key of this profile is for what a grant allows.
+pub(crate) fn fits(profile: &Profile, capability: &Capability) -> Result<(), ProfileError> {
+    match capability {
+        Capability::Sign { narrowing, .. } => profile.narrow(narrowing).map(drop),
+        Capability::Seal { .. } => profile.sealing().map(drop),
+        Capability::Mac { label, .. } => profile.macs(label.as_ref()).map(drop),
+        Capability::Attest(_) if matches!(profile, Profile::Attest {}) => Ok(()),
+        Capability::Attest(_) => Err(ProfileError::Purpose {
+            grant: "attest",
+            found: profile.kind(),
+        }),
+        Capability::Http(_) => Ok(()),
+    }
 }
 
 fn near<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Option<&'a str> {

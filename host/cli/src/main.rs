@@ -12,6 +12,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
 mod args;
+mod asking;
 mod command;
 mod context;
 mod credentials;
@@ -25,9 +26,12 @@ mod interruption;
 mod keys;
 mod log;
 mod manifest;
+mod operate;
 mod output;
+mod overview;
 mod passphrase;
 mod progress;
+mod question;
 mod unlock;
 mod words;
 
@@ -106,11 +110,18 @@ fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
         Command::New(args) => command::new::run(cx, &args),
         Command::Key(args) => command::key::run(cx, args),
         Command::Secret(args) => command::secret::run(cx, args),
+        Command::Status => command::status::status(cx),
+        Command::Rotate(args) => command::status::rotate(cx, &args),
         Command::Check(args) => command::check::run(cx, &args),
         Command::Pin(args) => command::pin::run(cx, &args),
         Command::Run(args) => command::run::run(cx, &args),
         Command::Explain(args) => command::explain::run(cx, &args),
+        Command::Approvals(args) => command::approvals::list(cx, &args),
+        Command::Approve(args) => command::approvals::approve(cx, &args),
+        Command::Deny(args) => command::approvals::deny(cx, &args),
         Command::Grant(args) => command::grant::run(cx, args),
+        Command::Agent(args) => command::agent::run(cx, args),
+        Command::Panic(args) => command::panic::run(cx, &args),
         Command::Audit(args) => command::audit::run(cx, &args),
         Command::Backup(args) => command::backup::run(cx, args),
         Command::Keyring(args) => command::keyring::run(cx, args),

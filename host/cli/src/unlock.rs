@@ -11,8 +11,8 @@ use claviger_broker::audit::Durability;
 use claviger_broker::custody::{KdfCost, PassphraseSealer};
 use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind};
 use claviger_broker::local::{OpenError, Options};
-use claviger_core::Secret;
 use claviger_core::custody::{Custody, CustodyError, Sealer};
+use claviger_core::{Approver, Secret};
 use claviger_egress::HttpsClient;
 use claviger_tpm::{Tpm, TpmError};
 use tokio::runtime::Runtime;
@@ -59,12 +59,29 @@ pub(crate) fn with_broker<T>(
     cx: &Context,
     work: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    with_unlocked(cx, async |broker, _| work(broker).await)
+    with_all(cx, Vec::new(), async |broker, _| work(broker).await)
+}
+
+/// As [`with_broker`], with these to be asked for approvals.
+pub(crate) fn with_broker_asking<T>(
+    cx: &Context,
+    approvers: Vec<Arc<dyn Approver>>,
+    work: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with_all(cx, approvers, async |broker, _| work(broker).await)
 }
 
 /// As [`with_broker`], with what opened the keyring.
 pub(crate) fn with_unlocked<T>(
     cx: &Context,
+    work: impl AsyncFnOnce(&Arc<LocalBroker>, &Unlocking) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with_all(cx, Vec::new(), work)
+}
+
+fn with_all<T>(
+    cx: &Context,
+    approvers: Vec<Arc<dyn Approver>>,
     work: impl AsyncFnOnce(&Arc<LocalBroker>, &Unlocking) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let folder = cx.keyring()?;
@@ -77,7 +94,8 @@ pub(crate) fn with_unlocked<T>(
             RootKind::Tpm | RootKind::Swtpm => None,
         };
         let mut interruption = Interruption::new()?;
-        let (broker, unlocking) = open(cx, &folder, &info, passphrase, &mut interruption).await?;
+        let opened = open(cx, &folder, &info, (passphrase, approvers), &mut interruption).await?;
+        let (broker, unlocking) = opened;
         let result = tokio::select! {
             done = work(&broker, &unlocking) => done,
             signal = interruption.next() => Err(signal.stopped()),
@@ -100,12 +118,15 @@ async fn open(
     cx: &Context,
     folder: &Path,
     info: &KeyringInfo,
-    passphrase: Option<Secret>,
+    (passphrase, approvers): (Option<Secret>, Vec<Arc<dyn Approver>>),
     interruption: &mut Interruption,
 ) -> Result<(Arc<LocalBroker>, Unlocking), Failure> {
     let opening = async {
         let unlocking = unlocking(folder, info, passphrase).await?;
-        let broker = LocalBroker::open(options(cx, folder, unlocking.clone()))
+        let options = approvers
+            .into_iter()
+            .fold(options(cx, folder, unlocking.clone()), Options::approver);
+        let broker = LocalBroker::open(options)
             .await
             .map_err(|error| not_opened(info.root.kind, error))?;
         Ok::<_, Failure>((broker, unlocking))

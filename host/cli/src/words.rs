@@ -1,8 +1,16 @@
 //! A manifest in words: limits, the agent's world, and each grant as a sentence. Judges nothing.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use claviger_core::Manifest;
-use claviger_core::manifest::{Access, Capability, Constraints, Grant, Limits, OnViolation, Rate};
+use claviger_core::approval::{Approval, ApprovalMode};
+use claviger_core::manifest::{
+    Access, Capability, Constraints, Grant, Limits, OnViolation, Rate, format_duration,
+};
 use claviger_core::profile::Narrowing;
+use claviger_core::profile::git::GitNarrowing;
+use claviger_core::profile::ssh_auth::SshAuthNarrowing;
 use claviger_core::refusal::Rule;
 
 pub(crate) mod http;
@@ -59,7 +67,39 @@ fn capability(capability: &Capability) -> String {
     match capability {
         Capability::Sign { key, narrowing } => format!("may sign with key `{key}`{}", narrowed(narrowing)),
         Capability::Http(http) => http::sentence(http),
+        Capability::Attest(attest) => format!(
+            "may have itself attested to {} with key `{}`, each time for {}",
+            list(attest.audiences.iter()),
+            attest.key,
+            format_duration(Duration::from_secs(u64::from(attest.ttl)))
+        ),
+        Capability::Seal { key, allow, bytes } => {
+            let all = bytes.map_or("any number of bytes".to_owned(), |bytes| {
+                format!("{bytes} in all")
+            });
+            format!("may {} with key `{key}`, {all}", both(allow))
+        }
+        Capability::Mac { key, label, allow } => {
+            let label = label.as_ref().map(|label| format!(" under label `{label}`"));
+            format!(
+                "may {} MACs with key `{key}`{}",
+                both(allow),
+                label.unwrap_or_default()
+            )
+        }
     }
+}
+
+/// Names in quotes.
+fn list<T: ToString>(items: impl Iterator<Item = T>) -> String {
+    let quoted: Vec<_> = items.map(|item| format!("`{}`", item.to_string())).collect();
+    quoted.join(", ")
+}
+
+/// The rights of a grant: one, or one and the other.
+fn both<T: ToString>(rights: &BTreeSet<T>) -> String {
+    let names: Vec<_> = rights.iter().map(ToString::to_string).collect();
+    names.join(" and ")
 }
 
 fn narrowed(narrowing: &Narrowing) -> String {
@@ -69,13 +109,21 @@ fn narrowed(narrowing: &Narrowing) -> String {
         subject,
         ttl,
         label,
+        git: GitNarrowing { object, mail, tag },
+        ssh: SshAuthNarrowing { user, host_keys },
     } = narrowing;
+    let host_keys: Vec<_> = host_keys.iter().map(|it| format!("`{it}`")).collect();
     let parts = [
         namespace.as_ref().map(|it| format!("namespace `{it}`")),
         audience.as_ref().map(|it| format!("audience `{it}`")),
         subject.as_ref().map(|it| format!("subject `{it}`")),
         ttl.map(|seconds| format!("tokens of {seconds} s")),
         label.as_ref().map(|it| format!("label `{it}`")),
+        object.as_ref().map(|it| format!("git {it}s")),
+        mail.as_ref().map(|it| format!("mail addresses `{it}`")),
+        tag.as_ref().map(|it| format!("tags `{it}`")),
+        user.as_ref().map(|it| format!("logins as `{it}`")),
+        (!host_keys.is_empty()).then(|| format!("host keys {}", host_keys.join(", "))),
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();
     if parts.is_empty() {
@@ -110,7 +158,17 @@ fn constraints(constraints: &Constraints) -> String {
             OnViolation::Suspend => "a violation suspends it".to_owned(),
         },
     ];
-    parts.join(", ")
+    let approval = constraints.approval.map(approval);
+    parts.into_iter().chain(approval).collect::<Vec<_>>().join(", ")
+}
+
+fn approval(approval: Approval) -> String {
+    let which = match approval.mode {
+        ApprovalMode::Each => "each use",
+        ApprovalMode::FirstUse => "its first use",
+    };
+    let timeout = format_duration(approval.timeout);
+    format!("{which} waits up to {timeout} for an approval")
 }
 
 /// The name that the audit log has for the rule.
@@ -144,11 +202,42 @@ on-violation = "suspend"
     fn a_grant_is_one_sentence_with_every_constraint() {
         let (manifest, _) = Manifest::parse(MANIFEST).unwrap();
         let sentences: Vec<_> = manifest.grants.values().map(grant).collect();
+        let approved = MANIFEST.replace("uses = 500", "uses = 500\napproval = \"each\"");
+        let (manifest, _) = Manifest::parse(&approved).unwrap();
+        let sentence = manifest.grants.values().map(grant).collect::<String>();
+        assert!(
+            sentence.ends_with("suspends it, each use waits up to 5 min for an approval"),
+            "{sentence}"
+        );
         assert_eq!(
             sentences,
             [
                 "may sign with key `release` for namespace `file`; 500 uses in all, at most 30/hour, at any hour, until \
                  2027-01-01T00:00:00Z, a violation suspends it"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_rights_of_a_grant_are_in_its_sentence() {
+        let head = MANIFEST.split("[grants").next().unwrap();
+        let grants = "[grants.a]\nseal = { key = \"state\", allow = [\"unseal\", \"seal\"], bytes = \"10 MiB\" }\n\
+                      [grants.b]\nseal = { key = \"state\", allow = [\"unseal\"] }\n\
+                      [grants.c]\nmac = { key = \"hook\", allow = [\"verify\"] }\n\
+                      [grants.d]\nmac = { key = \"hook\", label = \"acme/hook\", allow = [\"generate\", \"verify\"] }\n";
+        let (manifest, _) = Manifest::parse(&format!("{head}{grants}")).unwrap();
+        let said: Vec<_> = manifest
+            .grants
+            .values()
+            .map(|grant| capability(&grant.capability))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "may seal and unseal with key `state`, 10 MiB in all",
+                "may unseal with key `state`, any number of bytes",
+                "may verify MACs with key `hook`",
+                "may generate and verify MACs with key `hook` under label `acme/hook`",
             ]
         );
     }

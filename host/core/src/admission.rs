@@ -21,6 +21,12 @@ pub enum CapabilityKind {
     Sign,
     /// `wasi:http/outgoing-handler`.
     Http,
+    /// `claviger:credentials/attestation`.
+    Attest,
+    /// `claviger:credentials/sealing`.
+    Seal,
+    /// `claviger:credentials/mac`.
+    Mac,
 }
 
 impl CapabilityKind {
@@ -30,6 +36,9 @@ impl CapabilityKind {
         match self {
             Self::Sign => "sign",
             Self::Http => "http",
+            Self::Attest => "attest",
+            Self::Seal => "seal",
+            Self::Mac => "mac",
         }
     }
 }

@@ -1,17 +1,20 @@
 //! What goes on the audit log, and the log as a trait. Not a log: `claviger-broker` has the durable one.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::approval::{AnsweredBy, ApprovalId, ApprovalMode};
 use crate::custody::{Assurance, CustodyKind};
-use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest};
+use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest, RequestDigest};
 use crate::egress::Fault;
 use crate::future::BoxFuture;
 use crate::http::{InjectionKind, Origin};
 use crate::key::{KeyAlgorithm, KeyRef, KeyVersion};
-use crate::name::{AgentName, GrantAlias, SecretName};
+use crate::name::{AgentName, GrantAlias, KeyName, SecretName};
+use crate::proposal::Wish;
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
 
@@ -78,13 +81,29 @@ pub enum Event {
         assurance: Assurance,
         /// RFC 7638 thumbprint; of a key without a public half, its identifier.
         key_id: String,
+        /// Where its material comes from, if its custody did not make it: `imported` or `restored`. Whoever has that may have the key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<String>,
     },
-    /// An operator took a key out of use, or back into it.
+    /// A version of a key is in another state: an operator, a rotation or the time brought it there.
     KeyStateChanged {
         /// Which.
         key: KeyRef,
-        /// The state it is in from now on: `active`, `disabled` or `revoked`.
+        /// The state it is in from now on, or `deleted`.
         state: String,
+        /// Why, escaped, if anybody said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The keyring's generation with the change in it: an older copy of it, put back, has a lower one.
+        #[serde(default)]
+        keyring: u64,
+    },
+    /// A key was due for a new version and did not get one; it stays in use.
+    RotationFailed {
+        /// The version that was due.
+        key: KeyRef,
+        /// Why, escaped.
+        detail: String,
     },
     /// An operator asks for a certificate of a key's public half. Durable before the key signs; `Settled` says what came of it.
     CertificateRequested {
@@ -133,6 +152,13 @@ pub enum Event {
         /// How many versions of keys are sealed anew with it.
         keys: u64,
     },
+    /// An operator asks for proof that a key lives in the TPM. Durable before the TPM certifies; `Settled` says what came of it.
+    ProofRequested {
+        /// Of which key.
+        key: KeyRef,
+        /// By which key.
+        by: KeyRef,
+    },
     /// An agent was admitted under a manifest.
     Admitted {
         /// The agent.
@@ -143,6 +169,9 @@ pub enum Event {
         manifest: ManifestDigest,
         /// The aliases it was granted.
         grants: Vec<GrantAlias>,
+        /// What each of them may use. Absent if that would not fit an entry, and from logs of earlier releases.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credentials: Option<BTreeMap<GrantAlias, Vec<CredentialName>>>,
     },
     /// An agent was not admitted.
     NotAdmitted {
@@ -226,12 +255,18 @@ pub enum Event {
         /// Who put it there: an operator, or an authorization server that rotated it.
         by: SecretSource,
     },
-    /// A version of a secret was taken out of use, or its material was destroyed.
+    /// A version of a secret is in another state, as of keys.
     SecretStateChanged {
         /// Which.
         secret: SecretRef,
-        /// The state it is in from now on.
+        /// The state it is in from now on, or `deleted`.
         state: String,
+        /// Why, escaped, if anybody said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The keyring's generation with the change in it.
+        #[serde(default)]
+        keyring: u64,
     },
     /// A grant was suspended.
     Suspended {
@@ -252,6 +287,97 @@ pub enum Event {
         /// The grant.
         grant: GrantAlias,
     },
+    /// A use waits for its approval. Durable before anybody is asked; `ApprovalEnded` says what came of it.
+    ApprovalRequested(ApprovalRequest),
+    /// A use does not wait any more. An approval is durable before the use that it is for is decided anew.
+    ApprovalEnded {
+        /// What was asked.
+        #[serde(flatten)]
+        request: ApprovalRequest,
+        /// What came of it.
+        end: ApprovalEnd,
+    },
+    /// An agent asks for a grant. It has none by that: an operator writes manifests.
+    GrantProposed {
+        /// The instance.
+        instance: InstanceId,
+        /// The agent.
+        agent: AgentName,
+        /// Its code.
+        component: ComponentDigest,
+        /// The alias that the grant would have.
+        grant: GrantAlias,
+        /// What it would allow.
+        wish: Wish,
+        /// Why, in the agent's words, escaped.
+        reason: String,
+    },
+    /// An operator does not want to see a proposal any more.
+    ProposalDismissed {
+        /// The agent.
+        agent: AgentName,
+        /// The alias that the grant would have had.
+        grant: GrantAlias,
+    },
+    /// An operator suspended an agent: every grant that it has or will have.
+    AgentSuspended {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator resumed an agent. Grants of it that were suspended by themselves stay so.
+    AgentResumed {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// An operator stopped all use of every credential.
+    Panic,
+    /// An operator lifted the stop. What was suspended by itself stays so.
+    PanicLifted,
+}
+
+/// A use that waits for its approval; nothing of its content but a digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRequest {
+    /// Names the question.
+    pub id: ApprovalId,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The agent.
+    pub agent: AgentName,
+    /// Its code.
+    pub component: ComponentDigest,
+    /// The manifest's bytes.
+    pub manifest: ManifestDigest,
+    /// The grant.
+    pub grant: GrantAlias,
+    /// Which uses an approval covers.
+    pub mode: ApprovalMode,
+    /// What an approval is bound to.
+    pub request: RequestDigest,
+    /// The first moment at which no answer counts any more.
+    pub expires: Timestamp,
+}
+
+/// What came of the wait for an approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "kebab-case")]
+pub enum ApprovalEnd {
+    /// It was approved.
+    Approved {
+        /// By whom.
+        by: AnsweredBy,
+    },
+    /// It was denied.
+    Denied {
+        /// By whom.
+        by: AnsweredBy,
+        /// Why, escaped.
+        reason: String,
+    },
+    /// Nobody answered in time.
+    Expired,
+    /// The agent, or the host, went away.
+    Withdrawn,
 }
 
 /// An authorised use: which agent, under which revision of which manifest, with which version of which key, on what.
@@ -275,18 +401,39 @@ pub struct Use {
     pub secret: Option<SecretRef>,
     /// The profile's kind; of a request, the injection's, or `none`.
     pub profile: String,
+    /// What was done, under a grant with rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
     /// Of a request: where to, and under which rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestLine>,
-    /// The digest of the agent's content; of a request, of its head and, if it was read whole, its body.
+    /// The digest of the agent's content; of a request, of its head and, if it was read whole, its body. Of a box, of its context and, if it
+    /// is to be opened, the box: never of what is in it.
     pub content: ContentDigest,
-    /// The length of the agent's content in bytes; of a request, of its body, or the most that it may have.
+    /// The length of the agent's content in bytes; of a request, of its body, or the most that it may have; of a box, of what is in it.
     pub size: u64,
     /// Which use of the grant this is, counted from 1 by agent name and alias.
     pub number: u64,
     /// Under a rate: the moment at which the bucket is full again (the GCRA's theoretical arrival time).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_until: Option<Timestamp>,
+    /// Under a grant whose uses must be approved: the approval that it was allowed by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalId>,
+}
+
+/// An operation that is a right of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// A box is made.
+    Seal,
+    /// A box is opened.
+    Unseal,
+    /// A tag is made.
+    Generate,
+    /// A tag is compared.
+    Verify,
 }
 
 /// A request on the log: what an operator wrote of it, and nothing that an agent chose but its method.
@@ -329,6 +476,16 @@ pub struct Traffic {
     /// How the exchange failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+}
+
+/// Names a credential.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CredentialName {
+    /// A key.
+    Key(KeyName),
+    /// A secret.
+    Secret(SecretName),
 }
 
 /// Names one version of a secret.
@@ -375,6 +532,8 @@ pub enum Settlement {
     Released,
     /// The operation failed; nothing was released.
     Failed,
+    /// The box does not open, or the tag is another; the agent learned that.
+    Mismatch,
     /// The agent went away before the operation ended.
     Abandoned,
     /// The host died in between; written by recovery.

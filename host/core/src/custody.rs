@@ -5,11 +5,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attest::Attester;
 use crate::future::BoxFuture;
-use crate::key::{Algorithm, KeyRef, PublicKey, Signature};
+use crate::key::{Algorithm, KeyRef, PublicKey, Signature, SymmetricAlgorithm};
 use crate::permit::Permit;
 use crate::profile::Framed;
 use crate::secret::Secret;
+
+mod symmetric;
+
+pub use symmetric::{MacCustody, MacKey, SealingCustody, SealingKey};
 
 /// Where key material lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -87,6 +92,18 @@ impl Debug for Generated {
     }
 }
 
+/// What a custody keeps of a revocable key beside its material is at most this long, in bytes: an index and a value.
+pub const MAX_REVOCATION: usize = 256;
+
+/// A key just made that the device itself refuses once it is revoked.
+#[derive(Debug)]
+pub struct Revocable {
+    /// The key.
+    pub generated: Generated,
+    /// What [`Custody::revoke`] needs, for the keyring to keep. No secret; 1 to [`MAX_REVOCATION`] bytes.
+    pub revocation: Vec<u8>,
+}
+
 /// Makes keys and opens them for use.
 pub trait Custody: Debug + Send + Sync {
     /// Where the keys live.
@@ -115,6 +132,61 @@ pub trait Custody: Debug + Send + Sync {
         public: &'a PublicKey,
         material: Secret,
     ) -> BoxFuture<'a, Result<Arc<dyn SigningKey>, CustodyError>>;
+
+    /// Takes a key that was made elsewhere, by its seed (RFC 8032) or scalar (SEC 1, big endian). Custody whose keys never were anywhere
+    /// else refuses.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotTaken`] where nothing is taken; else when the algorithm is not there, the private key is none, or the device fails.
+    fn import<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        _algorithm: Algorithm,
+        _private: Secret,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        Box::pin(std::future::ready(Err(CustodyError::NotTaken(self.kind()))))
+    }
+
+    /// As [`Custody::generate`], for a key that the device itself refuses after [`Custody::revoke`], also to whoever puts an older copy
+    /// of the keyring back. Custody that has no such device refuses; it never makes a key of another sort.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotEnforced`] without such a device; else as [`Custody::generate`], or when the device has no room.
+    fn generate_revocable<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        _algorithm: Algorithm,
+    ) -> BoxFuture<'a, Result<Revocable, CustodyError>> {
+        Box::pin(std::future::ready(Err(CustodyError::NotEnforced(self.kind()))))
+    }
+
+    /// Has the device refuse a key from now on, by what [`Revocable`] gave for keeping. Gives what is to be kept instead: with that,
+    /// and with the old one, doing it again changes nothing.
+    ///
+    /// # Errors
+    /// When the device fails; whether the key is refused is then not known, and it is to be done again.
+    fn revoke<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        _revocation: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, CustodyError>> {
+        Box::pin(std::future::ready(Err(CustodyError::NotEnforced(self.kind()))))
+    }
+
+    /// What gives evidence by this device, if it can.
+    fn attester(&self) -> Option<&dyn Attester> {
+        None
+    }
+
+    /// Its keys that seal; none unless it says otherwise.
+    fn sealing(&self) -> Option<&dyn SealingCustody> {
+        None
+    }
+
+    /// Its keys for MACs; none unless it says otherwise.
+    fn macs(&self) -> Option<&dyn MacCustody> {
+        None
+    }
 }
 
 /// A key that is open.
@@ -171,9 +243,30 @@ pub enum CustodyError {
         /// What was asked.
         algorithm: Algorithm,
     },
+    /// There are no such keys without a public half here.
+    #[error("{custody} custody has no {algorithm} keys")]
+    Symmetric {
+        /// Which custody.
+        custody: CustodyKind,
+        /// What was asked.
+        algorithm: SymmetricAlgorithm,
+    },
     /// Sealed or wrapped by another machine or passphrase, or changed since.
     #[error("{0}")]
     NotOurs(String),
+    /// The device refuses the key: it was revoked there.
+    #[error("{0}")]
+    Revoked(String),
+    /// There is no device that could refuse the key.
+    #[error(
+        "in `{0}` custody no device refuses a revoked key; `--revocation hardware` needs a key in the TPM (`--custody tpm`)"
+    )]
+    NotEnforced(CustodyKind),
+    /// The custody makes its keys itself.
+    #[error(
+        "`{0}` custody takes no key that was made elsewhere; expected `software`, or `tpm-sealed` for Ed25519"
+    )]
+    NotTaken(CustodyKind),
     /// The device cannot be used now. Trying later may help.
     #[error("{0}")]
     Unavailable(String),

@@ -99,17 +99,34 @@ digest! {
     ContentDigest
 }
 
+digest! {
+    /// The digest of everything that an approval is bound to.
+    RequestDigest
+}
+
 impl ContentDigest {
     /// The digest of several parts, each behind its length as 8 bytes, big endian: no two lists of parts have the same bytes.
     #[must_use]
     pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut digest = Sha256::new();
-        for part in parts {
-            digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-            digest.update(part);
-        }
-        Self(digest.finalize().into())
+        Self(parted(parts))
     }
+}
+
+impl RequestDigest {
+    /// As [`ContentDigest::of_parts`].
+    #[must_use]
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        Self(parted(parts))
+    }
+}
+
+fn parted<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
 }
 
 #[cfg(test)]

@@ -128,10 +128,10 @@ pub enum Fault {
     /// A phase took too long.
     #[error("the server took too long")]
     Timeout,
-    /// The TLS handshake failed.
+    /// The TLS handshake failed, so that nothing of the request was sent; what goes wrong with TLS later is `Protocol` or `Incomplete`.
     #[error("no TLS connection could be agreed on")]
     Tls,
-    /// The certificate is not acceptable.
+    /// The certificate is not acceptable; nothing of the request was sent.
     #[error("the server's certificate is not acceptable")]
     Certificate,
     /// What came is not HTTP as it must be.
@@ -331,12 +331,23 @@ impl Debug for Token {
 }
 
 /// What an authorization server answered.
-#[derive(Debug)]
 pub enum TokenAnswer {
     /// The token.
     Given(Token),
+    /// No usable access token, but a new refresh token: the one before may be dead, so it must be on disk all the same.
+    Rotated(Secret),
     /// `use_dpop_nonce`: nothing, until the proof holds this nonce (RFC 9449 §8). Bounded as [`DpopNonce`] is.
     NonceDemanded(String),
+}
+
+impl Debug for TokenAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(token) => f.debug_tuple("Given").field(token).finish(),
+            Self::Rotated(_) => f.write_str("Rotated"),
+            Self::NonceDemanded(nonce) => f.debug_tuple("NonceDemanded").field(nonce).finish(),
+        }
+    }
 }
 
 /// What a token is asked for.

@@ -12,8 +12,10 @@ use crate::name::KeyName;
 
 mod identity;
 mod rsa;
+mod spec;
 
 pub use identity::{KeyAlgorithm, KeyId, KeyIdentity, SymmetricAlgorithm};
+pub use spec::{KeySpec, SecretSpec, Spec, SpecError};
 
 /// Counts the versions of a credential from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod approval;
+pub mod attest;
 pub mod audit;
 pub mod broker;
 pub mod clock;
@@ -15,6 +17,7 @@ pub mod custody;
 pub mod digest;
 pub mod egress;
 pub mod future;
+mod glob;
 pub mod http;
 pub mod json;
 pub mod key;
@@ -22,16 +25,18 @@ pub mod manifest;
 pub mod name;
 pub mod permit;
 pub mod profile;
+pub mod proposal;
 pub mod refusal;
 pub mod request;
 pub mod secret;
 pub mod stack;
 
 pub use admission::{Admission, AdmissionId, NotAdmitted};
+pub use approval::Approver;
 pub use audit::{AuditError, AuditSink, Entry, EntryIndex, Event};
 pub use broker::Broker;
 pub use clock::Clock;
-pub use digest::{ComponentDigest, ContentDigest, ManifestDigest};
+pub use digest::{ComponentDigest, ContentDigest, ManifestDigest, RequestDigest};
 pub use future::BoxFuture;
 pub use key::{Algorithm, KeyAlgorithm, KeyIdentity, KeyRef, KeyVersion, PublicKey, Signature};
 pub use manifest::Manifest;

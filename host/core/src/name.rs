@@ -105,6 +105,10 @@ name! {
     TokenType, MAX_NAME, "A-Z, a-z, 0-9 and . + / -", |b| b.is_ascii_alphanumeric() || b".+/-".contains(&b)
 }
 name! {
+    /// A user on a server that is logged into over SSH: 1 to 32 of `[A-Za-z0-9._-]`.
+    SshUser, 32, "A-Z, a-z, 0-9 and . _ -", |b| b.is_ascii_alphanumeric() || b"._-".contains(&b)
+}
+name! {
     /// The name of an environment variable: 1 to 64 of `[A-Z0-9_]`.
     VariableName, MAX_NAME, "A-Z, 0-9 and _", |b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_'
 }

@@ -9,7 +9,7 @@ use crate::audit::{AuditError, AuditSink, Entry, EntryIndex, Event, Settlement, 
 use crate::clock::Clock;
 use crate::http::Origin;
 use crate::key::KeyRef;
-use crate::profile::Framed;
+use crate::profile::{Framed, Serial};
 use crate::request::InstanceId;
 
 /// One authorised and logged use. Consumed by [`Permit::settle`]; dropped before, it is logged as abandoned.
@@ -29,10 +29,12 @@ pub struct Permit {
     index: EntryIndex,
     instance: InstanceId,
     key: Option<KeyRef>,
-    // The one framed message that it allows to sign; none for a use that signs nothing itself.
-    message: Option<u64>,
+    // The one framed message that it allows to use the key on; none for a use that does nothing with a key itself.
+    message: Option<Serial>,
     // The one origin that it allows to send to; none for a use that sends nothing.
     origin: Option<Origin>,
+    // The one key that it allows to prove something of; none for every other use.
+    subject: Option<KeyRef>,
     sink: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     settlement: Settlement,
@@ -45,8 +47,9 @@ pub struct Permit {
 struct Terms {
     instance: InstanceId,
     key: Option<KeyRef>,
-    message: Option<u64>,
+    message: Option<Serial>,
     origin: Option<Origin>,
+    subject: Option<KeyRef>,
 }
 
 impl Permit {
@@ -82,7 +85,7 @@ impl Permit {
             clock,
             time,
             allowed,
-            message.map(Framed::serial),
+            message.map(Serial::from),
             Some(origin),
         )
     }
@@ -98,7 +101,21 @@ impl Permit {
         allowed: Use,
         message: &Framed,
     ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
-        Self::used(sink, clock, time, allowed, Some(message.serial()), None)
+        Self::used(sink, clock, time, allowed, Some(message.into()), None)
+    }
+
+    /// As [`Permit::record`], for one use of a key that has no public half: sealing or opening this box, or this MAC, and no other.
+    ///
+    /// # Errors
+    /// When the entry cannot be made durable: then the key may not be used.
+    pub fn to_use(
+        sink: Arc<dyn AuditSink>,
+        clock: Arc<dyn Clock>,
+        time: Timestamp,
+        allowed: Use,
+        input: Serial,
+    ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
+        Self::used(sink, clock, time, allowed, Some(input), None)
     }
 
     /// As [`Permit::record`], for an operator who asks for a certificate: for signing this request with this key and no other.
@@ -120,8 +137,34 @@ impl Permit {
         let terms = Terms {
             instance: InstanceId::OPERATOR,
             key: Some(key),
-            message: Some(message.serial()),
+            message: Some(message.into()),
             origin: None,
+            subject: None,
+        };
+        Self::recorded(sink, clock, Entry { time, event }, terms)
+    }
+
+    /// As [`Permit::record`], for an operator who asks for proof of where a key lives: for one certificate of this key by that one.
+    ///
+    /// # Errors
+    /// When the entry cannot be made durable: then nothing may be certified.
+    pub fn to_prove(
+        sink: Arc<dyn AuditSink>,
+        clock: Arc<dyn Clock>,
+        time: Timestamp,
+        key: KeyRef,
+        by: KeyRef,
+    ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
+        let event = Event::ProofRequested {
+            key: key.clone(),
+            by: by.clone(),
+        };
+        let terms = Terms {
+            instance: InstanceId::OPERATOR,
+            key: Some(by),
+            message: None,
+            origin: None,
+            subject: Some(key),
         };
         Self::recorded(sink, clock, Entry { time, event }, terms)
     }
@@ -131,7 +174,7 @@ impl Permit {
         clock: Arc<dyn Clock>,
         time: Timestamp,
         allowed: Use,
-        message: Option<u64>,
+        message: Option<Serial>,
         origin: Option<Origin>,
     ) -> impl Future<Output = Result<Self, AuditError>> + Send + use<> {
         let terms = Terms {
@@ -139,6 +182,7 @@ impl Permit {
             key: allowed.key.clone(),
             message,
             origin,
+            subject: None,
         };
         let event = Event::Allowed(allowed);
         Self::recorded(sink, clock, Entry { time, event }, terms)
@@ -159,6 +203,7 @@ impl Permit {
                 key,
                 message,
                 origin,
+                subject,
             } = terms;
             Ok(Self {
                 index,
@@ -166,6 +211,7 @@ impl Permit {
                 key,
                 message,
                 origin,
+                subject,
                 sink,
                 clock,
                 settlement: Settlement::Abandoned,
@@ -175,17 +221,24 @@ impl Permit {
         }
     }
 
-    /// Whether this permit is for signing this very message with this key. The same content in another frame is another message.
+    /// Whether this permit is for using this key on this very message, box or MAC. The same content in another frame is another message.
     #[must_use]
-    pub fn covers(&self, key: &KeyRef, message: &Framed) -> bool {
-        self.key.as_ref() == Some(key) && self.message == Some(message.serial())
+    pub fn covers(&self, key: &KeyRef, message: impl Into<Serial>) -> bool {
+        self.key.as_ref() == Some(key) && self.message == Some(message.into())
     }
 
-    /// Takes the one signature that this permit is good for: true once, and only for what it [covers](Permit::covers). Asked for
+    /// Takes the one use of a key that this permit is good for: true once, and only for what it [covers](Permit::covers). Asked for
     /// something else, it is left as it was.
     #[must_use]
-    pub fn spend(&self, key: &KeyRef, message: &Framed) -> bool {
+    pub fn spend(&self, key: &KeyRef, message: impl Into<Serial>) -> bool {
         self.covers(key, message) && !self.spent.swap(true, Ordering::AcqRel)
+    }
+
+    /// Takes the one certificate that this permit is good for: true once, and only for this key by that one.
+    #[must_use]
+    pub fn spend_to_prove(&self, subject: &KeyRef, by: &KeyRef) -> bool {
+        let covered = self.key.as_ref() == Some(by) && self.subject.as_ref() == Some(subject);
+        covered && !self.spent.swap(true, Ordering::AcqRel)
     }
 
     /// Whether this permit is for sending to this origin.

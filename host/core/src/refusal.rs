@@ -28,7 +28,7 @@ pub enum Refusal {
     /// An operator was asked and did not approve.
     #[error("not approved")]
     NotApproved,
-    /// The content does not fit the key's profile, or a bound was exceeded.
+    /// The content does not fit the key's profile, a bound was exceeded, or a box does not open.
     #[error("invalid")]
     Invalid,
     /// The host cannot serve now.
@@ -47,6 +47,8 @@ pub enum Rule {
     Grant,
     /// The grant's capability is another one.
     Capability,
+    /// The grant does not have the right to this operation.
+    Right,
     /// `expires` has passed.
     Expires,
     /// Outside `hours`.
@@ -91,6 +93,14 @@ pub enum Rule {
     Token,
     /// A managed secret was in an answer.
     Reflection,
+    /// The use was not approved, or too many wait for an approval.
+    Approval,
+    /// What the agent asked for is not a grant that could be proposed, or too many proposals wait.
+    Proposal,
+    /// The box does not open, or is none.
+    Mismatch,
+    /// As many boxes did not open, or tags were wrong, as may within a minute.
+    Guesses,
 }
 
 /// A refusal with its reason; what a guard returns and the log records.

@@ -134,6 +134,13 @@ fn a_complete_manifest_says_what_it_says() {
                         narrowing.label
                     ),
                     manifest::Capability::Http(http) => format!("{http:?}"),
+                    manifest::Capability::Attest(attest) => format!("{attest:?}"),
+                    manifest::Capability::Seal { key, allow, bytes } => {
+                        format!("{key} allow={allow:?} bytes={bytes:?}")
+                    }
+                    manifest::Capability::Mac { key, label, allow } => {
+                        format!("{key} label={label:?} allow={allow:?}")
+                    }
                 },
                 constraints.uses.map(u64::from),
                 constraints.rate.map(|rate| rate.to_string()),
@@ -148,8 +155,10 @@ fn a_complete_manifest_says_what_it_says() {
         })
         .collect();
     expect![[r#"
+        check: hook label=Some("acme/webhook") allow={Verify} uses=None rate=Some("1/second") hours=[] expires=2027-01-01T00:00:00Z Deny
         label: build namespace=None audience=None subject=None ttl=None label=Some("acme/build") uses=None rate=Some("1/second") hours=[] expires=2027-01-01T00:00:00.5Z Deny
         sign-release: release namespace=Some("file") audience=None subject=None ttl=None label=None uses=Some(500) rate=Some("30/hour") hours=["Mon-Fri 08:00-18:00 Europe/Zurich"] expires=2027-01-01T00:00:00Z Suspend
+        state: state allow={Seal, Unseal} bytes=Some(Bytes(10485760)) uses=Some(9) rate=None hours=[] expires=2027-01-01T00:00:00Z Deny
         token: api namespace=None audience=Some("https://api.example.com") subject=Some("release-bot") ttl=Some(600) label=None uses=Some(16) rate=None hours=["Mon-Fri 22:00-06:00 UTC", "Sat,Sun 00:00-24:00 UTC"] expires=2026-12-31T23:00:00Z Deny"#]].assert_eq(&told.join("\n"));
 }
 

@@ -128,7 +128,7 @@ impl Live {
     }
 }
 
-/// What a failure of hyper means. Nothing of the server's is in it.
+/// What a failure of hyper on an open connection means: never that nothing was sent. Nothing of the server's is in it.
 pub(crate) fn fault(error: &hyper::Error) -> Fault {
     if error.is_parse_too_large() {
         return Fault::HeadTooLarge;
@@ -144,12 +144,15 @@ pub(crate) fn fault(error: &hyper::Error) -> Fault {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
             let tls = io
                 .get_ref()
-                .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
-            return match io.kind() {
-                _ if tls => Fault::Tls,
-                // A chunk that is none.
-                std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => Fault::Protocol,
-                _ => Fault::Incomplete,
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            return match (tls, io.kind()) {
+                // After the handshake, so neither `Tls` nor `Certificate`: whoever sends an alert now may have read the request.
+                (Some(rustls::Error::AlertReceived(_)), _) => Fault::Incomplete,
+                // A record, or a chunk, that is none.
+                (Some(_), _) | (None, std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData) => {
+                    Fault::Protocol
+                }
+                (None, _) => Fault::Incomplete,
             };
         }
         source = inner.source();

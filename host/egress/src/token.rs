@@ -82,7 +82,7 @@ pub(crate) async fn obtain(
     }
     reply::head(&head)?;
     let body = whole(reading).await?;
-    Ok(TokenAnswer::Given(reply::token(&head, &body, kind)?))
+    Ok(reply::token(&head, &body, kind)?)
 }
 
 /// All of a body, in memory that is wiped and never moved.

@@ -43,7 +43,7 @@ async fn ask(client: &HttpsClient, plan: TokenPlan) -> Result<Token, SendError> 
     match answered(client, plan).await? {
         TokenAnswer::Given(token) => Ok(token),
         // No test that expects a token, or its absence, expects this.
-        TokenAnswer::NonceDemanded(_) => Err(Fault::Protocol.into()),
+        TokenAnswer::NonceDemanded(_) | TokenAnswer::Rotated(_) => Err(Fault::Protocol.into()),
     }
 }
 
@@ -161,6 +161,10 @@ async fn only_a_token_of_the_kind_that_was_asked_for_is_taken() {
         token(""),
         token(r#","expires_in":null"#),
         token(r#","expires_in":"3600""#),
+        // What cannot be read is unsaid.
+        token(r#","expires_in":-1"#),
+        token(r#","expires_in":1.5"#),
+        token(r#","expires_in":"soon""#),
         token(r#","scope":"a","id_token":"x.y.z","issued_token_type":"t""#),
         r#" {"token_type":"BEARER","access_token":"a\u0062\/c"} "#.to_owned(),
     ];
@@ -186,9 +190,6 @@ async fn only_a_token_of_the_kind_that_was_asked_for_is_taken() {
         r#"{"access_token":"a\r\nx-evil: 1","token_type":"bearer"}"#.to_owned(),
         r#"{"access_token":"ä","token_type":"bearer"}"#.to_owned(),
         token(r#","access_token":"def""#),
-        token(r#","expires_in":-1"#),
-        token(r#","expires_in":1.5"#),
-        token(r#","expires_in":"soon""#),
         token(r#","refresh_token":7"#),
         token(r#","refresh_token":"""#),
         format!(
@@ -204,7 +205,8 @@ async fn only_a_token_of_the_kind_that_was_asked_for_is_taken() {
         if bad.contains(body) {
             assert_eq!(got.unwrap_err(), Fault::Token.into(), "{body}");
         } else {
-            assert!(got.is_ok(), "{body}");
+            let expires = body.contains("\"3600\"").then_some(3600);
+            assert_eq!(got.unwrap().expires_in, expires, "{body}");
         }
     }
     let server = Server::start(json("", &token(&format!(r#","x":"{long}""#)))).await;
@@ -295,11 +297,58 @@ async fn what_comes_beside_a_token_is_kept_for_the_host() {
     );
     // A token that is bound to a key is not taken by who has none, nor the other way round.
     let unbound = plan(server.port, TokenRequest::OAuth2(oauth(server.port)));
-    assert_eq!(ask(&client, unbound).await.unwrap_err(), Fault::Token.into());
+    let answer = answered(&client, unbound).await.unwrap();
+    assert!(matches!(answer, TokenAnswer::Rotated(_)), "{answer:?}");
     let server = Server::start(json("", BEARER)).await;
     let mut bound = plan(server.port, TokenRequest::OAuth2(oauth(server.port)));
     bound.dpop = Some(secret("ddd.eee.fff"));
     assert_eq!(ask(&client, bound).await.unwrap_err(), Fault::Token.into());
+}
+
+#[tokio::test]
+async fn a_new_refresh_token_is_handed_out_beside_an_access_token_that_is_none() {
+    for (kind, fields, rotated) in [
+        (
+            "application/json",
+            r#""access_token":"abc","token_type":"mac""#,
+            true,
+        ),
+        ("application/json", r#""access_token":"abc""#, true),
+        (
+            "application/json",
+            r#""access_token":7,"token_type":"bearer""#,
+            true,
+        ),
+        (
+            "application/json",
+            r#""access_token":"a b","token_type":"bearer""#,
+            true,
+        ),
+        ("application/json", r#""token_type":"bearer""#, true),
+        (
+            "text/plain",
+            r#""access_token":"abc","token_type":"bearer""#,
+            true,
+        ),
+        // What is no JSON has no token.
+        ("application/json", r#""access_token""#, false),
+    ] {
+        let body = format!(r#"{{"refresh_token":"next refresh",{fields}}}"#);
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let server = Server::start(vec![Step::Read, Step::Write(answer.into_bytes()), Step::Again]).await;
+        let plan = plan(server.port, TokenRequest::OAuth2(oauth(server.port)));
+        let got = answered(&client(Table::loopback()), plan).await;
+        assert!(!format!("{got:?}").contains("next"), "{got:?}");
+        match got {
+            Ok(TokenAnswer::Rotated(refresh)) => {
+                assert!(rotated && refresh.equals(b"next refresh"), "{body}");
+            }
+            got => assert!(!rotated && got.is_err(), "{body}: {got:?}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -354,7 +403,7 @@ async fn a_demand_for_a_nonce_is_taken_from_the_standard_s_answer_alone() {
         plan.dpop = bound.then(|| secret("ddd.eee.fff"));
         let got = match answered(&client(Table::loopback()), plan).await {
             Ok(TokenAnswer::NonceDemanded(nonce)) => Ok(nonce),
-            Ok(TokenAnswer::Given(_)) => panic!("a token of {nonce}"),
+            Ok(TokenAnswer::Given(_) | TokenAnswer::Rotated(_)) => panic!("a token of {nonce}"),
             Err(error) => Err(error),
         };
         let expected = if taken {

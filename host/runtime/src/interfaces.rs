@@ -10,9 +10,15 @@ use crate::error::MissingImport;
 const PACKAGE: &str = "claviger:credentials/";
 /// Signatures: for whoever has a grant to sign.
 pub(crate) const SIGNING: &str = "claviger:credentials/signing";
+/// Boxes: for whoever has a grant to seal or unseal.
+pub(crate) const SEALING: &str = "claviger:credentials/sealing";
+/// MACs: for whoever has a grant for them.
+pub(crate) const MAC: &str = "claviger:credentials/mac";
+/// Evidence: for whoever has a grant for it.
+pub(crate) const ATTESTATION: &str = "claviger:credentials/attestation";
 /// An agent's own grants: for whoever has one.
 pub(crate) const GRANTS: &str = "claviger:credentials/grants";
-/// Types that both use.
+/// Types that all of them use.
 pub(crate) const TYPES: &str = "claviger:credentials/types";
 
 /// What the interfaces of `wasi:http` start with.
@@ -75,6 +81,9 @@ const fn interfaces_of(capability: CapabilityKind) -> &'static [&'static str] {
     match capability {
         CapabilityKind::Sign => &[SIGNING],
         CapabilityKind::Http => &[HTTP_HANDLER, HTTP_TYPES],
+        CapabilityKind::Seal => &[SEALING],
+        CapabilityKind::Mac => &[MAC],
+        CapabilityKind::Attest => &[ATTESTATION],
     }
 }
 
@@ -157,12 +166,23 @@ fn credentials_hint(name: &str, version: &str, granted: &[&str]) -> Option<Strin
         SIGNING => {
             "the manifest grants nothing to sign; add `[grants.<alias>]` with `sign = { key = \"…\" }`"
         }
+        SEALING => {
+            "the manifest grants nothing to seal; add `[grants.<alias>]` with `seal = { key = \"…\", allow = [ … ] }`"
+        }
+        MAC => {
+            "the manifest grants no MACs; add `[grants.<alias>]` with `mac = { key = \"…\", allow = [ … ] }`"
+        }
+        ATTESTATION => {
+            "the manifest grants no evidence; add `[grants.<alias>]` with `attest = { key = \"…\", audiences = [ … ] }`"
+        }
         GRANTS | TYPES => "the manifest grants nothing; add `[grants.<alias>]` with a capability",
         other => {
-            return Some(match nearest(other, [SIGNING, GRANTS, TYPES]) {
-                Some(near) => format!("this version has no such interface; did you mean `{near}`?"),
-                None => "this version has no such interface".to_owned(),
-            });
+            return Some(
+                match nearest(other, [SIGNING, SEALING, MAC, ATTESTATION, GRANTS, TYPES]) {
+                    Some(near) => format!("this version has no such interface; did you mean `{near}`?"),
+                    None => "this version has no such interface".to_owned(),
+                },
+            );
         }
     };
     if !on_track(version, CREDENTIALS_TRACK) {
@@ -209,10 +229,25 @@ mod tests {
         check("claviger:credentials/signing@0.1.0-rc.1", all, Some("0.1.x"));
         check("claviger:credentials/signin@0.1.0", all, Some("did you mean"));
         check(
-            "claviger:credentials/sealing@0.1.0",
+            "claviger:credentials/oracles@0.1.0",
             all,
             Some("no such interface"),
         );
+        check(
+            "claviger:credentials/sealing@0.1.0",
+            all,
+            Some("seal = { key = \"…\""),
+        );
+        check("claviger:credentials/mac@0.1.0", all, Some("mac = { key = \"…\""));
+        check(
+            "claviger:credentials/attestation@0.1.0",
+            all,
+            Some("attest = { key = \"…\""),
+        );
+        check("claviger:credentials/attestation@0.1.0", &[ATTESTATION], None);
+        check("claviger:credentials/sealing@0.1.0", &[SEALING], None);
+        check("claviger:credentials/mac@0.1.3", &[MAC], None);
+        check("claviger:credentials/macs@0.1.0", all, Some("did you mean"));
         check("wasi:cli/stdout@0.2.6", &[], None);
         check("wasi:sockets/tcp@0.2.0", &[], None);
         check("wasi:cli/stdout@0.3.0", &[], Some("wasm32-wasip2"));

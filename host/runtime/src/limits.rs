@@ -32,6 +32,12 @@ pub(crate) const MAX_OPEN_FILES: usize = 64;
 /// Signers open at once in one instance, as promised in WIT.
 pub(crate) const MAX_OPEN_SIGNERS: usize = 64;
 
+/// Sealers open at once in one instance, as promised in WIT.
+pub(crate) const MAX_OPEN_SEALERS: usize = 64;
+
+/// Authenticators open at once in one instance, as promised in WIT.
+pub(crate) const MAX_OPEN_AUTHENTICATORS: usize = 64;
+
 /// Elements in all tables of one instance.
 const MAX_ALL_TABLE_ELEMENTS: usize = 100_000;
 

@@ -13,6 +13,8 @@ use tss_esapi::structures::{Private, Public};
 use tss_esapi::traits::{Marshall as _, UnMarshall as _};
 use zeroize::Zeroizing;
 
+use crate::counter::Counter;
+
 /// A stored blob is at most this long: a P-256 key takes some 500 bytes, an RSA key 1200, the largest sealed secret 900.
 pub(crate) const MAX_BLOB: usize = 4 * 1024;
 
@@ -20,6 +22,10 @@ pub(crate) const MAX_BLOB: usize = 4 * 1024;
 pub(crate) const AUTH: usize = 32;
 
 const VERSION: u8 = 1;
+/// What a revocable key's begins with instead.
+const REVOCABLE: u8 = 2;
+/// What two keys' begin with.
+const PAIR: u8 = 3;
 
 const LOADABLE_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.10.1.3");
 const SEALED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.10.1.5");
@@ -129,6 +135,48 @@ pub(crate) fn decode(kind: Kind, bytes: &[u8]) -> Result<Blob, BlobError> {
     })
 }
 
+/// Puts the counter that a key hangs on before its blob: `u8 2   [u8; 12] counter   blob`.
+pub(crate) fn with_counter(counter: Counter, blob: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(1 + Counter::LEN + blob.len()));
+    bytes.push(REVOCABLE);
+    bytes.extend_from_slice(&counter.to_bytes());
+    bytes.extend_from_slice(blob);
+    bytes
+}
+
+/// The counter that a key hangs on, if it is a revocable one, and its blob.
+pub(crate) fn split_counter(bytes: &[u8]) -> Result<(Option<Counter>, &[u8]), BlobError> {
+    match bytes.split_first() {
+        Some((&REVOCABLE, rest)) => {
+            let (counter, blob) = rest.split_first_chunk().ok_or(BlobError::Form)?;
+            Ok((Some(Counter::from_bytes(counter).ok_or(BlobError::Form)?), blob))
+        }
+        Some(_) | None => Ok((None, bytes)),
+    }
+}
+
+/// Puts the blobs of two keys together that are one for the keyring: `u8 3   u16 length of the first   blob   blob`.
+pub(crate) fn pair(first: &[u8], second: &[u8]) -> Result<Zeroizing<Vec<u8>>, BlobError> {
+    let length = u16::try_from(first.len()).map_err(|_| BlobError::Encoding)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(3 + first.len() + second.len()));
+    bytes.push(PAIR);
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(first);
+    bytes.extend_from_slice(second);
+    Ok(bytes)
+}
+
+/// The blobs of [`pair`].
+pub(crate) fn split_pair(bytes: &[u8]) -> Result<(&[u8], &[u8]), BlobError> {
+    let (kind, rest) = bytes.split_first().ok_or(BlobError::Form)?;
+    let (length, rest) = rest.split_first_chunk::<2>().ok_or(BlobError::Form)?;
+    if *kind != PAIR {
+        return Err(BlobError::Kind);
+    }
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
+        .ok_or(BlobError::Form)
+}
+
 /// A TPM2B: two bytes of length, then the bytes.
 fn sized(bytes: &[u8]) -> Result<Vec<u8>, BlobError> {
     let length = u16::try_from(bytes.len()).map_err(|_| BlobError::Encoding)?;
@@ -159,7 +207,7 @@ mod tests {
         encode(
             Kind::Key,
             &[7; AUTH],
-            &template::signing_key(Algorithm::P256).unwrap().unwrap(),
+            &template::signing_key(Algorithm::P256, None).unwrap().unwrap(),
             &private,
         )
         .unwrap()
@@ -173,7 +221,7 @@ mod tests {
         assert_eq!(blob.private.value(), [0xAB; 120]);
         assert_eq!(
             blob.public,
-            template::signing_key(Algorithm::P256).unwrap().unwrap()
+            template::signing_key(Algorithm::P256, None).unwrap().unwrap()
         );
         assert!(bytes[33..].starts_with(b"-----BEGIN TSS2 PRIVATE KEY-----\n"));
     }
@@ -191,5 +239,21 @@ mod tests {
         let mut long = bytes.to_vec();
         long.resize(MAX_BLOB + 1, b'\n');
         assert!(matches!(decode(Kind::Key, &long), Err(BlobError::Form)));
+    }
+
+    #[test]
+    fn what_stands_before_a_blob_is_read_as_written_and_nothing_else_is() {
+        let blob = sample();
+        let counter = Counter::new(crate::counter::FIRST_INDEX, 9).unwrap();
+        let hung = with_counter(counter, &blob);
+        assert_eq!(split_counter(&hung).unwrap(), (Some(counter), blob.as_slice()));
+        assert_eq!(split_counter(&blob).unwrap(), (None, blob.as_slice()));
+        for length in 1..=Counter::LEN {
+            assert!(split_counter(&hung[..length]).is_err(), "{length}");
+        }
+        let two = pair(&blob, &blob).unwrap();
+        assert_eq!(split_pair(&two).unwrap(), (blob.as_slice(), blob.as_slice()));
+        assert!(split_pair(&blob).is_err());
+        assert!(split_pair(&two[..blob.len()]).is_err());
     }
 }

@@ -4,15 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use claviger_core::custody::{Custody, CustodyError, CustodyKind, Generated, SigningKey};
+use claviger_core::attest::Attester;
+use claviger_core::custody::{Custody, CustodyError, CustodyKind, Generated, Revocable, SigningKey};
 use claviger_core::profile::Framed;
 use claviger_core::{Algorithm, BoxFuture, KeyRef, Permit, PublicKey, Secret, Signature};
 use sha2::{Digest as _, Sha256};
 use tss_esapi::structures::Public;
+use zeroize::Zeroizing;
 
 use crate::actor::{Actor, Lane};
-use crate::blob::{self, Kind};
-use crate::device::{KeyBlob, KeyId, RESIDENT, random_secret};
+use crate::attester::TpmAttester;
+use crate::blob::{self, Blob, Kind};
+use crate::counter::{Counter, Record};
+use crate::device::{Device, KeyBlob, KeyId, RESIDENT, random_secret};
 use crate::template;
 
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
@@ -21,32 +25,55 @@ static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 #[derive(Debug)]
 pub(crate) struct TpmCustody {
     actor: Arc<Actor>,
+    attester: TpmAttester,
 }
 
 impl TpmCustody {
-    pub(crate) const fn new(actor: Arc<Actor>) -> Self {
-        Self { actor }
+    pub(crate) fn new(actor: Arc<Actor>) -> Self {
+        let attester = TpmAttester::new(Arc::clone(&actor));
+        Self { actor, attester }
     }
 
     async fn generate(&self, algorithm: Algorithm) -> Result<Generated, CustodyError> {
-        let template = template(algorithm)?.ok_or(CustodyError::Algorithm {
-            custody: CustodyKind::Tpm,
-            algorithm,
-        })?;
+        let template = wanted(algorithm, None)?;
         let made = self.actor.run(Lane::Host, move |device| {
-            let auth = random_secret()?;
-            let created = device.create_key(&template, &auth)?;
-            let public = resident_key(&created.public)?;
-            let value = auth
-                .expose()
-                .first_chunk()
-                .ok_or_else(|| CustodyError::Fault("an authorisation value has 32 bytes".to_owned()))?;
-            let mut bytes = blob::encode(Kind::Key, value, &created.public, &created.private)
-                .map_err(|error| CustodyError::Fault(error.to_string()))?;
-            let material = Secret::take(&mut bytes)?;
+            let (public, mut blob) = make(device, &template)?;
+            let public = resident_key(&public, None)?;
+            let material = Secret::take(&mut blob)?;
             Ok(Generated { public, material })
         });
         made.await
+    }
+
+    async fn generate_revocable(&self, algorithm: Algorithm) -> Result<Revocable, CustodyError> {
+        wanted(algorithm, None)?;
+        let made = self.actor.run(Lane::Host, move |device| {
+            let counter = device.make_counter()?;
+            let made = make_revocable(device, algorithm, counter);
+            if made.is_err() {
+                // Nothing hangs on it. If this fails too, an index stays behind.
+                device.end_counter(counter).ok();
+            }
+            let record = Record { counter, done: false };
+            Ok(Revocable {
+                generated: made?,
+                revocation: record.to_bytes(),
+            })
+        });
+        made.await
+    }
+
+    async fn revoke(&self, revocation: &[u8]) -> Result<Vec<u8>, CustodyError> {
+        let record = Record::from_bytes(revocation).ok_or_else(|| {
+            CustodyError::NotOurs("what is kept for revoking the key is not of a TPM's custody".to_owned())
+        })?;
+        if !record.done {
+            let counter = record.counter;
+            self.actor
+                .run(Lane::Host, move |device| device.end_counter(counter))
+                .await?;
+        }
+        Ok(Record { done: true, ..record }.to_bytes())
     }
 
     async fn open(
@@ -55,20 +82,14 @@ impl TpmCustody {
         public: &PublicKey,
         material: Secret,
     ) -> Result<Arc<dyn SigningKey>, CustodyError> {
-        let not_ours = |error: blob::BlobError| CustodyError::NotOurs(error.to_string());
-        let mut parts = blob::decode(Kind::Key, material.expose()).map_err(not_ours)?;
+        let (found, key) = read(material.expose())?;
         drop(material);
-        if resident_key(&parts.public)? != *public {
+        if found != *public {
             return Err(CustodyError::NotOurs(
                 "the blob holds another key than the keyring says".to_owned(),
             ));
         }
-        let key = Arc::new(KeyBlob {
-            id: KeyId(NEXT_KEY.fetch_add(1, Ordering::Relaxed)),
-            auth: Secret::take(parts.value.as_mut_slice())?,
-            public: parts.public,
-            private: parts.private,
-        });
+        let key = Arc::new(key);
         let theirs = Arc::clone(&key);
         self.actor
             .run(Lane::Host, move |device| device.load_key(&theirs))
@@ -82,14 +103,71 @@ impl TpmCustody {
     }
 }
 
-fn template(algorithm: Algorithm) -> Result<Option<Public>, CustodyError> {
-    template::signing_key(algorithm).map_err(|error| CustodyError::Fault(error.to_string()))
+fn template(algorithm: Algorithm, counter: Option<Counter>) -> Result<Option<Public>, CustodyError> {
+    let policy = counter.map(Counter::policy);
+    template::signing_key(algorithm, policy.as_ref()).map_err(|error| CustodyError::Fault(error.to_string()))
 }
 
-/// The public key of a blob, if its public area is one that this crate makes: a key that signs here and nowhere else.
-fn resident_key(public: &Public) -> Result<PublicKey, CustodyError> {
+/// The template, if TPMs have the algorithm.
+fn wanted(algorithm: Algorithm, counter: Option<Counter>) -> Result<Public, CustodyError> {
+    template(algorithm, counter)?.ok_or(CustodyError::Algorithm {
+        custody: CustodyKind::Tpm,
+        algorithm,
+    })
+}
+
+/// Makes a key of this template, and gives its public area and its blob.
+pub(crate) fn make(
+    device: &mut Device,
+    template: &Public,
+) -> Result<(Public, Zeroizing<Vec<u8>>), CustodyError> {
+    let auth = random_secret()?;
+    let created = device.create_key(template, &auth)?;
+    let value = auth
+        .expose()
+        .first_chunk()
+        .ok_or_else(|| CustodyError::Fault("an authorisation value has 32 bytes".to_owned()))?;
+    let blob = blob::encode(Kind::Key, value, &created.public, &created.private)
+        .map_err(|error| CustodyError::Fault(error.to_string()))?;
+    Ok((created.public, blob))
+}
+
+fn make_revocable(
+    device: &mut Device,
+    algorithm: Algorithm,
+    counter: Counter,
+) -> Result<Generated, CustodyError> {
+    let (public, blob) = make(device, &wanted(algorithm, Some(counter))?)?;
+    let public = resident_key(&public, Some(counter))?;
+    let material = Secret::take(&mut blob::with_counter(counter, &blob))?;
+    Ok(Generated { public, material })
+}
+
+/// Reads what is stored of a key: its public half, and what is needed to load it.
+pub(crate) fn read(stored: &[u8]) -> Result<(PublicKey, KeyBlob), CustodyError> {
+    let not_ours = |error: blob::BlobError| CustodyError::NotOurs(error.to_string());
+    let (counter, blob) = blob::split_counter(stored).map_err(not_ours)?;
+    let parts = blob::decode(Kind::Key, blob).map_err(not_ours)?;
+    let public = resident_key(&parts.public, counter)?;
+    Ok((public, open(parts, counter)?))
+}
+
+/// A blob as a key that can be loaded.
+pub(crate) fn open(mut blob: Blob, counter: Option<Counter>) -> Result<KeyBlob, CustodyError> {
+    Ok(KeyBlob {
+        id: KeyId(NEXT_KEY.fetch_add(1, Ordering::Relaxed)),
+        auth: Secret::take(blob.value.as_mut_slice())?,
+        public: blob.public,
+        private: blob.private,
+        counter,
+    })
+}
+
+/// The public key of a blob, if its public area is one that this crate makes: a key that signs here and nowhere else, and only while
+/// its counter stands, if it hangs on one.
+pub(crate) fn resident_key(public: &Public, counter: Option<Counter>) -> Result<PublicKey, CustodyError> {
     for algorithm in RESIDENT {
-        let template = template(algorithm)?;
+        let template = template(algorithm, counter)?;
         if template.is_some_and(|template| template::is_of(public, &template)) {
             return template::public_key(public).ok_or_else(|| {
                 CustodyError::NotOurs(format!("the blob's public key is not one of {algorithm}"))
@@ -125,6 +203,26 @@ impl Custody for TpmCustody {
         material: Secret,
     ) -> BoxFuture<'a, Result<Arc<dyn SigningKey>, CustodyError>> {
         Box::pin(self.open(key, public, material))
+    }
+
+    fn generate_revocable<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        algorithm: Algorithm,
+    ) -> BoxFuture<'a, Result<Revocable, CustodyError>> {
+        Box::pin(self.generate_revocable(algorithm))
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        revocation: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, CustodyError>> {
+        Box::pin(self.revoke(revocation))
+    }
+
+    fn attester(&self) -> Option<&dyn Attester> {
+        Some(&self.attester)
     }
 }
 

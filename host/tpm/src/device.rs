@@ -18,6 +18,7 @@ use tss_esapi::{Error, WrapperErrorKind};
 use crate::blob::{AUTH, Blob};
 use crate::choice::TpmChoice;
 use crate::code::{Code, describe};
+use crate::counter::Counter;
 use crate::error::TpmError;
 use crate::link::{Link, LinkPlan};
 use crate::residue;
@@ -40,6 +41,8 @@ pub(crate) struct KeyBlob {
     pub(crate) public: Public,
     pub(crate) private: Private,
     pub(crate) auth: Secret,
+    /// What it hangs on, if the TPM itself is to refuse it once it is revoked.
+    pub(crate) counter: Option<Counter>,
 }
 
 /// Numbers the open keys of this process.
@@ -56,6 +59,8 @@ pub(crate) struct Created {
 pub(crate) enum Failure {
     /// A command failed: decide by its code.
     Tss(Error),
+    /// As that, of a command that was not sent through tss-esapi.
+    Code(u32),
     /// The answer is final.
     Final(CustodyError),
 }
@@ -127,6 +132,9 @@ impl Device {
 
     /// Signs a SHA-256 digest, in the scheme that the key was made for.
     pub(crate) fn sign(&mut self, key: &KeyBlob, digest: &[u8; 32]) -> Result<Signature, CustodyError> {
+        if let Some(counter) = key.counter {
+            return self.sign_revocable(key, counter, digest);
+        }
         self.run("sign", |link| {
             let handle = link.load_key(key)?;
             // The key is not a restricted one, so no ticket is needed to show that the TPM hashed the message.
@@ -234,15 +242,15 @@ impl Device {
     ) -> Result<T, CustodyError> {
         let (mut linked_anew, mut slots_freed, mut waits) = (false, false, 0);
         loop {
-            let error = match operation(self.link()?) {
+            let (code, said) = match operation(self.link()?) {
                 Ok(value) => return Ok(value),
                 Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Tss(error)) => error,
+                Err(Failure::Tss(error)) => (Code::of(&error), describe(&error)),
+                Err(Failure::Code(code)) => (Code::of_raw(code), format!("code {code:#x}")),
             };
-            let unavailable = |why: &str| {
-                CustodyError::Unavailable(format!("the TPM cannot {doing}: {why} ({})", describe(&error)))
-            };
-            match Code::of(&error) {
+            let unavailable =
+                |why: &str| CustodyError::Unavailable(format!("the TPM cannot {doing}: {why} ({said})"));
+            match code {
                 Code::Dead | Code::Stale if !linked_anew => {
                     linked_anew = true;
                     self.unlink();
@@ -273,17 +281,13 @@ impl Device {
                 }
                 Code::Auth | Code::Integrity => {
                     return Err(CustodyError::NotOurs(format!(
-                        "this was made by another TPM or for another purpose, or was changed ({})",
-                        describe(&error)
+                        "this was made by another TPM or for another purpose, or was changed ({said})"
                     )));
                 }
                 Code::Parameter(_) | Code::Other(_) | Code::Local => {
                     // Something nobody foresaw: nothing of this connection is trusted further.
                     self.unlink();
-                    return Err(CustodyError::Fault(format!(
-                        "the TPM failed to {doing} ({})",
-                        describe(&error)
-                    )));
+                    return Err(CustodyError::Fault(format!("the TPM failed to {doing} ({said})")));
                 }
             }
         }
@@ -335,7 +339,7 @@ fn open_patiently(plan: &LinkPlan<'_>) -> Result<Link, TpmError> {
 }
 
 /// A signature as core has it, if it is of a kind that our keys make.
-fn signature_of(signature: &TpmSignature) -> Option<Signature> {
+pub(crate) fn signature_of(signature: &TpmSignature) -> Option<Signature> {
     match signature {
         TpmSignature::EcDsa(pair) => {
             let mut bytes = [0_u8; 64];

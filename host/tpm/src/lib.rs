@@ -9,16 +9,21 @@
 //! [`Permit`]: claviger_core::Permit
 
 mod actor;
+mod attester;
 mod blob;
 mod choice;
 mod code;
 mod control;
+mod counter;
 mod custody;
 mod device;
 mod error;
+mod esys;
 mod link;
 mod process;
+mod quote;
 mod residue;
+mod revocable;
 mod sealer;
 mod swtpm;
 mod template;

@@ -20,11 +20,12 @@ use crate::choice::TpmChoice;
 use crate::code::{Code, describe, raw};
 use crate::device::{Created, Failure, KeyBlob, KeyId, auth};
 use crate::error::TpmError;
+use crate::esys::Esys;
 use crate::template;
 use crate::tpm::SessionKind;
 
 /// Where the TCG puts the ECC storage root key (TPM v2.0 Provisioning Guidance §7.8).
-const SRK_HANDLE: u32 = 0x8100_0001;
+pub(crate) const SRK_HANDLE: u32 = 0x8100_0001;
 
 /// A TPM has three slots for objects at least, and the storage root key takes one while a command uses it.
 const MAX_LOADED: usize = 2;
@@ -42,15 +43,19 @@ pub(crate) struct LinkPlan<'a> {
 /// An open connection.
 pub(crate) struct Link {
     context: Context,
+    session: AuthSession,
     srk: KeyHandle,
     srk_name: Vec<u8>,
     // Invariant: at most MAX_LOADED, the least recently used first.
     loaded: Vec<(KeyId, KeyHandle)>,
+    tcti: String,
+    /// The second connection, for what this one cannot do; open once it was needed.
+    unit: Option<Esys>,
 }
 
 impl Link {
     pub(crate) fn open(plan: &LinkPlan<'_>) -> Result<Self, TpmError> {
-        let mut context = connect(plan)?;
+        let (mut context, tcti) = connect(plan)?;
         let (srk, srk_name) = storage_root(&mut context, plan.srk_name)?;
         let session = match plan.session {
             SessionKind::Password => AuthSession::Password,
@@ -61,9 +66,12 @@ impl Link {
         context.set_sessions((Some(session), None, None));
         Ok(Self {
             context,
+            session,
             srk,
             srk_name,
             loaded: Vec::new(),
+            tcti,
+            unit: None,
         })
     }
 
@@ -73,6 +81,24 @@ impl Link {
 
     pub(crate) fn context(&mut self) -> &mut Context {
         &mut self.context
+    }
+
+    /// What commands are authorised with.
+    pub(crate) const fn session(&self) -> AuthSession {
+        self.session
+    }
+
+    /// The tpm2-tools name of the connection.
+    pub(crate) fn tcti(&self) -> &str {
+        &self.tcti
+    }
+
+    pub(crate) fn take_unit(&mut self) -> Option<Esys> {
+        self.unit.take()
+    }
+
+    pub(crate) fn keep_unit(&mut self, unit: Esys) {
+        self.unit = Some(unit);
     }
 
     /// Makes an object under the storage root key.
@@ -168,7 +194,7 @@ impl Link {
     }
 
     /// Leaves one slot for the storage root key and one for what comes.
-    fn make_room(&mut self) -> Result<(), Error> {
+    pub(crate) fn make_room(&mut self) -> Result<(), Error> {
         while self.loaded.len() >= MAX_LOADED {
             let (_, handle) = self.loaded.remove(0);
             self.flush(handle)?;
@@ -177,7 +203,8 @@ impl Link {
     }
 }
 
-fn connect(plan: &LinkPlan<'_>) -> Result<Context, TpmError> {
+/// The connection, and its tpm2-tools name.
+fn connect(plan: &LinkPlan<'_>) -> Result<(Context, String), TpmError> {
     let (name, ours) = match (plan.choice, plan.port) {
         (TpmChoice::Swtpm { .. }, Some(port)) => (format!("swtpm:host=127.0.0.1,port={port}"), true),
         (TpmChoice::Swtpm { .. }, None) => (String::new(), true),
@@ -198,7 +225,7 @@ fn connect(plan: &LinkPlan<'_>) -> Result<Context, TpmError> {
     if ours || !is_device {
         context.startup(StartupType::Clear).map_err(open)?;
     }
-    Ok(context)
+    Ok((context, name))
 }
 
 fn failed(doing: &'static str) -> impl Fn(Error) -> TpmError {

@@ -9,9 +9,9 @@ use tss_esapi::interface_types::algorithm::{
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::structures::{
-    Digest, EccPoint, EccScheme, KeyedHashScheme, Public, PublicBuilder, PublicEccParameters,
-    PublicEccParametersBuilder, PublicKeyRsa, PublicKeyedHashParameters, PublicRsaParametersBuilder,
-    RsaExponent, RsaScheme, SymmetricDefinitionObject,
+    Digest, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Public, PublicBuilder,
+    PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicKeyedHashParameters,
+    PublicRsaParametersBuilder, RsaExponent, RsaScheme, SymmetricDefinitionObject,
 };
 
 /// The storage root key: TCG template H-2 (EK Credential Profile 2.4 §B), ECC P-256, with an empty unique field. Deterministic,
@@ -31,21 +31,26 @@ pub(crate) fn storage_root() -> Result<Public, Error> {
         EccCurve::NistP256,
     )
     .build()?;
-    ecc(attributes, parameters)
+    ecc(attributes, parameters, Digest::default())
 }
 
 /// A key that signs and never leaves the TPM, if TPMs have the algorithm: ECDSA on P-256, or RSA of 2048 bits with PKCS#1 v1.5, both
 /// over SHA-256. Without protection against guessing (noDA): its
-/// authorisation value is 32 random bytes, and three wrong tries must not lock every key of the machine.
-pub(crate) fn signing_key(algorithm: Algorithm) -> Result<Option<Public>, Error> {
+/// authorisation value is 32 random bytes, and three wrong tries must not lock every key of the machine. With a policy, which asks for
+/// that value too, the value alone signs nothing.
+pub(crate) fn signing_key(algorithm: Algorithm, policy: Option<&[u8; 32]>) -> Result<Option<Public>, Error> {
     let attributes = ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
         .with_sensitive_data_origin(true)
-        .with_user_with_auth(true)
+        .with_user_with_auth(policy.is_none())
         .with_no_da(true)
         .with_sign_encrypt(true)
         .build()?;
+    let policy = policy.map_or_else(
+        || Ok(Digest::default()),
+        |policy| Digest::try_from(policy.as_slice()),
+    )?;
     match algorithm {
         Algorithm::Ed25519 => Ok(None),
         Algorithm::P256 => {
@@ -54,7 +59,7 @@ pub(crate) fn signing_key(algorithm: Algorithm) -> Result<Option<Public>, Error>
                 EccCurve::NistP256,
             )
             .build()?;
-            ecc(attributes, parameters).map(Some)
+            ecc(attributes, parameters, policy).map(Some)
         }
         Algorithm::Rsa2048 => {
             // The exponent that is written as zero: 65537.
@@ -68,12 +73,39 @@ pub(crate) fn signing_key(algorithm: Algorithm) -> Result<Option<Public>, Error>
                 .with_public_algorithm(PublicAlgorithm::Rsa)
                 .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
                 .with_object_attributes(attributes)
+                .with_auth_policy(policy)
                 .with_rsa_parameters(parameters)
                 .with_rsa_unique_identifier(PublicKeyRsa::default())
                 .build()
                 .map(Some)
         }
     }
+}
+
+/// A restricted key: it signs what the TPM says of itself and its keys, and nothing that a program gives it (Library Part 1 §15.5).
+/// ECDSA on P-256 over SHA-256.
+pub(crate) fn attestation_key() -> Result<Public, Error> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_restricted(true)
+        .with_sign_encrypt(true)
+        .build()?;
+    let parameters = PublicEccParametersBuilder::new()
+        .with_is_signing_key(true)
+        .with_restricted(true)
+        .with_ecc_scheme(EccScheme::create(
+            EccSchemeAlgorithm::EcDsa,
+            Some(HashingAlgorithm::Sha256),
+            None,
+        )?)
+        .with_curve(EccCurve::NistP256)
+        .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
+        .build()?;
+    ecc(attributes, parameters, Digest::default())
 }
 
 /// Sealed data, likewise noDA with a random authorisation value.
@@ -93,17 +125,22 @@ pub(crate) fn sealed_data() -> Result<Public, Error> {
         .build()
 }
 
-fn ecc(attributes: ObjectAttributes, parameters: PublicEccParameters) -> Result<Public, Error> {
+fn ecc(
+    attributes: ObjectAttributes,
+    parameters: PublicEccParameters,
+    policy: Digest,
+) -> Result<Public, Error> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::Ecc)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
         .with_object_attributes(attributes)
+        .with_auth_policy(policy)
         .with_ecc_parameters(parameters)
         .with_ecc_unique_identifier(EccPoint::default())
         .build()
 }
 
-/// Whether a public area is of this template in everything but the key itself: attributes, parameters, no policy. A key that
+/// Whether a public area is of this template in everything but the key itself: attributes, parameters, policy. A key that
 /// was made outside and imported has other attributes.
 pub(crate) fn is_of(public: &Public, template: &Public) -> bool {
     match (public, template) {
@@ -220,11 +257,15 @@ mod tests {
 
     #[test]
     fn the_templates_are_told_apart() {
-        let key = |algorithm| signing_key(algorithm).map(Option::unwrap);
+        let key = |algorithm, policy| signing_key(algorithm, policy).map(Option::unwrap);
         let all = [
             storage_root(),
-            key(Algorithm::P256),
-            key(Algorithm::Rsa2048),
+            key(Algorithm::P256, None),
+            key(Algorithm::P256, Some(&[1; 32])),
+            key(Algorithm::P256, Some(&[2; 32])),
+            key(Algorithm::Rsa2048, None),
+            key(Algorithm::Rsa2048, Some(&[1; 32])),
+            attestation_key(),
             sealed_data(),
         ]
         .map(Result::unwrap);
@@ -237,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_key_made_outside_and_imported_is_not_of_the_template() {
-        let expected = signing_key(Algorithm::P256).unwrap().unwrap();
+        let expected = signing_key(Algorithm::P256, None).unwrap().unwrap();
         let Public::Ecc {
             object_attributes,
             name_hashing_algorithm,

@@ -11,6 +11,7 @@ fn main() -> anyhow::Result<()> {
     match words.split_first() {
         Some((mode, rest)) if mode == "sign" => runtime.block_on(kit::driver::Signing::parse(rest)?.run()),
         Some((mode, rest)) if mode == "hold" => runtime.block_on(kit::holder::hold(rest)),
-        _ => bail!("expected `sign …` or `hold …`"),
+        Some((mode, rest)) if mode == "live" => runtime.block_on(kit::lives::live(rest)),
+        _ => bail!("expected `sign …`, `hold …` or `live …`"),
     }
 }

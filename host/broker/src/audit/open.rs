@@ -270,6 +270,7 @@ pub(super) fn parse(index: EntryIndex, json: &[u8]) -> Result<Entry, Damage> {
 fn track(unsettled: &mut BTreeSet<EntryIndex>, index: EntryIndex, entry: &Entry) {
     if let Event::Allowed(_)
     | Event::CertificateRequested { .. }
+    | Event::ProofRequested { .. }
     | Event::BackupRequested { .. }
     | Event::RestoreRequested { .. }
     | Event::ResealRequested { .. } = entry.event

@@ -4,12 +4,13 @@
 mod passphrase;
 mod sealed;
 mod software;
+mod symmetric;
 
 pub use passphrase::{KdfCost, MIN_PASSPHRASE, PassphraseSealer};
 pub use sealed::SealedCustody;
-pub(crate) use sealed::purpose;
+pub(crate) use sealed::purpose_of;
 pub use software::SoftwareCustody;
-pub(crate) use software::open;
+pub(crate) use software::{STACK_WORDS, open, public_of};
 
 #[cfg(test)]
 pub(crate) mod permits;

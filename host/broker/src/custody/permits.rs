@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use claviger_core::audit::{AuditError, AuditSink, Entry, EntryIndex, Use};
-use claviger_core::profile::{FrameContext, Framed, Narrowing, Profile};
+use claviger_core::profile::{FrameContext, Framed, Narrowing, Profile, Serial};
 use claviger_core::{
-    BoxFuture, Clock, ComponentDigest, InstanceId, KeyRef, KeyVersion, ManifestDigest, Permit, PublicKey,
+    BoxFuture, Clock, ComponentDigest, ContentDigest, InstanceId, KeyRef, KeyVersion, ManifestDigest, Permit,
+    PublicKey,
 };
 use jiff::Timestamp;
 
@@ -66,7 +67,33 @@ pub(crate) fn framed(public: &PublicKey, content: &[u8]) -> Framed {
 
 /// A permit for this message under this key.
 pub(crate) async fn permit(key: &KeyRef, message: &Framed) -> Permit {
-    let allowed = Use {
+    let size = u64::try_from(message.size()).unwrap();
+    Permit::to_sign(
+        Arc::new(MemorySink::default()),
+        Arc::new(StoppedClock),
+        Timestamp::UNIX_EPOCH,
+        used(key, message.content(), size),
+        message,
+    )
+    .await
+    .unwrap()
+}
+
+/// A permit for one use of a key without a public half.
+pub(crate) async fn permit_to_use(key: &KeyRef, input: Serial) -> Permit {
+    Permit::to_use(
+        Arc::new(MemorySink::default()),
+        Arc::new(StoppedClock),
+        Timestamp::UNIX_EPOCH,
+        used(key, ContentDigest::of(b""), 0),
+        input,
+    )
+    .await
+    .unwrap()
+}
+
+fn used(key: &KeyRef, content: ContentDigest, size: u64) -> Use {
+    Use {
         instance: InstanceId(1),
         agent: "tester".parse().unwrap(),
         component: ComponentDigest::of(b"component"),
@@ -75,19 +102,12 @@ pub(crate) async fn permit(key: &KeyRef, message: &Framed) -> Permit {
         key: Some(key.clone()),
         secret: None,
         profile: "labeled".to_owned(),
+        operation: None,
         request: None,
-        content: message.content(),
-        size: u64::try_from(message.size()).unwrap(),
+        content,
+        size,
         number: 1,
         rate_until: None,
-    };
-    Permit::to_sign(
-        Arc::new(MemorySink::default()),
-        Arc::new(StoppedClock),
-        Timestamp::UNIX_EPOCH,
-        allowed,
-        message,
-    )
-    .await
-    .unwrap()
+        approval: None,
+    }
 }

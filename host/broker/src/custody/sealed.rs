@@ -1,12 +1,15 @@
-//! Ed25519 keys whose seed a sealer sealed: for a TPM that does not know Ed25519. Not resident: the seed is in locked memory of
-//! the host while the key is open.
+//! Keys that a sealer sealed: Ed25519 seeds and keys that seal, for a TPM that knows neither algorithm, and keys for MACs. Not resident: the
+//! key is in locked memory of the host while it is open.
 
 use std::sync::Arc;
 
-use claviger_core::custody::{Custody, CustodyError, CustodyKind, Generated, Sealer, SigningKey};
-use claviger_core::{Algorithm, BoxFuture, KeyRef, PublicKey, Secret};
+use claviger_core::custody::{
+    Custody, CustodyError, CustodyKind, Generated, MacCustody, MacKey, Sealer, SealingCustody, SealingKey,
+    SigningKey,
+};
+use claviger_core::{Algorithm, BoxFuture, KeyIdentity, KeyRef, PublicKey, Secret};
 
-use super::software;
+use super::{software, symmetric};
 
 /// Makes Ed25519 seeds, seals them for their key, and signs with what the sealer opens again.
 ///
@@ -54,6 +57,28 @@ impl Custody for SealedCustody {
         })
     }
 
+    fn import<'a>(
+        &'a self,
+        key: &'a KeyRef,
+        algorithm: Algorithm,
+        private: Secret,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        Box::pin(async move {
+            if !self.algorithms().contains(&algorithm) {
+                return Err(CustodyError::Algorithm {
+                    custody: self.kind(),
+                    algorithm,
+                });
+            }
+            let Generated { public, material } = software::import(algorithm, private)?;
+            let mut blob = self.sealer.seal(&purpose(key), &material).await?;
+            Ok(Generated {
+                public,
+                material: Secret::take(&mut blob)?,
+            })
+        })
+    }
+
     fn open<'a>(
         &'a self,
         key: &'a KeyRef,
@@ -71,9 +96,78 @@ impl Custody for SealedCustody {
             software::open(self.kind(), key, public, &seed)
         })
     }
+
+    fn sealing(&self) -> Option<&dyn SealingCustody> {
+        Some(self)
+    }
+
+    fn macs(&self) -> Option<&dyn MacCustody> {
+        Some(self)
+    }
+}
+
+impl SealedCustody {
+    async fn generate_symmetric(&self, key: &KeyRef) -> Result<Secret, CustodyError> {
+        let material = symmetric::generate()?;
+        let mut blob = self.sealer.seal(&symmetric_purpose(key), &material).await?;
+        Ok(Secret::take(&mut blob)?)
+    }
+
+    async fn unseal_symmetric(&self, key: &KeyRef, material: Secret) -> Result<Secret, CustodyError> {
+        self.sealer
+            .unseal(&symmetric_purpose(key), material.expose())
+            .await
+    }
+}
+
+impl SealingCustody for SealedCustody {
+    fn generate<'a>(&'a self, key: &'a KeyRef) -> BoxFuture<'a, Result<Secret, CustodyError>> {
+        Box::pin(self.generate_symmetric(key))
+    }
+
+    fn open<'a>(
+        &'a self,
+        key: &'a KeyRef,
+        material: Secret,
+    ) -> BoxFuture<'a, Result<Arc<dyn SealingKey>, CustodyError>> {
+        Box::pin(async move {
+            let material = self.unseal_symmetric(key, material).await?;
+            symmetric::open_sealing(CustodyKind::TpmSealed, key, material)
+        })
+    }
+}
+
+impl MacCustody for SealedCustody {
+    fn generate<'a>(&'a self, key: &'a KeyRef) -> BoxFuture<'a, Result<Secret, CustodyError>> {
+        Box::pin(self.generate_symmetric(key))
+    }
+
+    fn open<'a>(
+        &'a self,
+        key: &'a KeyRef,
+        material: Secret,
+    ) -> BoxFuture<'a, Result<Arc<dyn MacKey>, CustodyError>> {
+        Box::pin(async move {
+            let material = self.unseal_symmetric(key, material).await?;
+            symmetric::open_mac(CustodyKind::TpmSealed, key, material)
+        })
+    }
 }
 
 /// Binds the sealed seed to one version of one key, so that blobs cannot be swapped between keys.
-pub(crate) fn purpose(key: &KeyRef) -> String {
+fn purpose(key: &KeyRef) -> String {
     format!("key:{key}")
+}
+
+/// For what the material of a version is sealed: to take it out of one sealer and give it to another.
+pub(crate) fn purpose_of(key: &KeyRef, identity: &KeyIdentity) -> String {
+    match identity {
+        KeyIdentity::Public(_) => purpose(key),
+        KeyIdentity::Symmetric(_) => symmetric_purpose(key),
+    }
+}
+
+/// As [`purpose`], for keys without a public half: nothing else tells that material is that of a signing key of the same name.
+fn symmetric_purpose(key: &KeyRef) -> String {
+    format!("symmetric:{key}")
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use claviger_core::custody::{Custody, CustodyError, CustodyKind, Generated, SigningKey};
+use claviger_core::custody::{self, Custody, CustodyError, CustodyKind, Generated, SigningKey};
 use claviger_core::key::KeyError;
 use claviger_core::profile::Framed;
 use claviger_core::stack::wipe_below;
@@ -47,6 +47,15 @@ impl Custody for SoftwareCustody {
         Box::pin(std::future::ready(made))
     }
 
+    fn import<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        algorithm: Algorithm,
+        private: Secret,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        Box::pin(std::future::ready(import(algorithm, private)))
+    }
+
     fn open<'a>(
         &'a self,
         key: &'a KeyRef,
@@ -59,6 +68,14 @@ impl Custody for SoftwareCustody {
             public,
             &material,
         )))
+    }
+
+    fn sealing(&self) -> Option<&dyn custody::SealingCustody> {
+        Some(self)
+    }
+
+    fn macs(&self) -> Option<&dyn custody::MacCustody> {
+        Some(self)
     }
 }
 
@@ -84,6 +101,14 @@ fn make(algorithm: Algorithm) -> Result<Generated, CustodyError> {
         }
     }
     Err(last)
+}
+
+/// Takes a seed or scalar that was made elsewhere.
+pub(super) fn import(algorithm: Algorithm, material: Secret) -> Result<Generated, CustodyError> {
+    let public = public_of(algorithm, &material);
+    wipe_below::<STACK_WORDS>();
+    let public = public.map_err(|error| CustodyError::NotOurs(error.to_string()))?;
+    Ok(Generated { public, material })
 }
 
 /// Opens a key from its seed; the seed is wiped when the caller drops it, the opened key keeps a form of its own.
@@ -199,7 +224,7 @@ fn sign_p256(scalar: &Secret, message: &[u8]) -> Option<[u8; 64]> {
 
 /// How deep signing goes, in words, with room to spare; writing so much takes a microsecond. It is wiped because `ecdsa` gives RFC 6979
 /// a copy of the scalar there, and SHA-512 keeps what it hashed for the nonce; neither is wiped by them.
-const STACK_WORDS: usize = 2048;
+pub(crate) const STACK_WORDS: usize = 2048;
 
 impl SigningKey for SoftwareKey {
     fn sign<'a>(
@@ -221,7 +246,7 @@ impl fmt::Debug for SoftwareKey {
     }
 }
 
-fn public_of(algorithm: Algorithm, material: &Secret) -> Result<PublicKey, KeyError> {
+pub(crate) fn public_of(algorithm: Algorithm, material: &Secret) -> Result<PublicKey, KeyError> {
     let bad = || KeyError::NotAKey(algorithm);
     match algorithm {
         Algorithm::Ed25519 => {

@@ -36,6 +36,12 @@ impl Reason {
         Some(text).filter(|text| !text.is_empty()).map(Self)
     }
 
+    /// Of a version whose material somebody else may have.
+    #[must_use]
+    pub fn compromised() -> Self {
+        Self("compromised".to_owned())
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

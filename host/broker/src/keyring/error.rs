@@ -8,6 +8,7 @@ use claviger_core::profile::ProfileError;
 use claviger_core::secret::SecretError;
 use claviger_core::{KeyRef, SecretName};
 
+use super::life::LifeError;
 use super::{FORMAT, KeyState, MAX_KEYS, RootKind};
 
 /// Why the keyring cannot do it.
@@ -109,6 +110,40 @@ pub enum KeyringError {
         from: KeyState,
         /// The state asked for.
         to: KeyState,
+    },
+    /// A key or secret cannot go that way now.
+    #[error("{what} {problem}")]
+    Life {
+        /// What, with its version.
+        what: String,
+        /// Why not.
+        problem: LifeError,
+    },
+    /// The material is gone for good.
+    #[error("key `{key}` is destroyed: its material is gone")]
+    Gone {
+        /// Which.
+        key: KeyRef,
+    },
+    /// Another version is in use than the one that was to be replaced: somebody was faster.
+    #[error("`{of}` is not the version in use; `{current}` is")]
+    Stale {
+        /// Which was to be replaced.
+        of: String,
+        /// Which is in use.
+        current: String,
+    },
+    /// A version waits already.
+    #[error("`{pending}` is pending; promote it or cancel it first")]
+    Waiting {
+        /// Which.
+        pending: String,
+    },
+    /// No version waits.
+    #[error("`{name}` has no pending version")]
+    NotWaiting {
+        /// Of what.
+        name: String,
     },
     /// The key's profile is out of its bounds.
     #[error("key `{key}` cannot be added: {problem}")]

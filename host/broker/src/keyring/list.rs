@@ -6,10 +6,10 @@ use claviger_core::KeyRef;
 use claviger_core::audit::SecretRef;
 use serde::{Deserialize, Serialize};
 
-use super::KeyringError;
 use super::envelope::Row;
 use super::secret_row::SecretRow;
 use super::store::WITHOUT_SECRETS;
+use super::{KeyRecord, KeyringError};
 
 /// Every row as it is stored.
 #[derive(Debug, Default)]
@@ -64,6 +64,15 @@ impl List {
     /// How many versions of keys and secrets there are.
     pub(super) fn len(&self) -> usize {
         self.keys.len() + self.secrets.len()
+    }
+
+    /// Puts the new digests of keys' rows on the list.
+    pub(super) fn put_keys(&mut self, records: &[KeyRecord], rows: &[Row]) {
+        for (record, row) in records.iter().zip(rows) {
+            for item in self.keys.iter_mut().filter(|item| item.key == record.key) {
+                item.digest = row.digest();
+            }
+        }
     }
 
     /// Puts a secret's row on the list, or its new digest.

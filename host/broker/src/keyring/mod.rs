@@ -14,23 +14,30 @@ use claviger_core::custody::Sealer;
 use claviger_core::{KeyName, KeyRef, KeyVersion, Secret};
 use jiff::Timestamp;
 
+mod change;
 mod columns;
 mod envelope;
 mod error;
 mod folder;
+mod life;
 mod list;
 mod record;
 mod reseal;
 mod restore;
+mod secret_life;
 mod secret_row;
 mod secrets;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use change::Succession;
+pub use change::{KeyRotation, Lock, Start};
 pub use columns::{DEFAULT_OVERLAP, MAX_HARDWARE, MAX_REASON, Reason, RotationPlan};
 pub(crate) use envelope::Purpose;
 pub use error::KeyringError;
+pub(crate) use life::after;
+pub use life::{DEFAULT_WINDOW, LOCKED_WINDOW, Life, LifeError, LifeEvent, MAX_WINDOW, next};
 pub use record::{KeyRecord, KeySource, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
 pub(crate) use reseal::Resealed;
 pub(crate) use restore::{check_restored, has_use};
@@ -43,6 +50,14 @@ use list::{List, Listed, Rows};
 use secret_row::SecretRow;
 use secrets::SecretRecords;
 use store::{Change, Store};
+
+/// The folder, absolute and without links, if it is this user's alone.
+///
+/// # Errors
+/// When it is not there, is none, or others can reach it.
+pub(crate) fn private_folder(folder: &Path) -> Result<PathBuf, KeyringError> {
+    Folder::check(folder).map(|folder| folder.path().to_path_buf())
+}
 
 /// The version of the file's format that this code writes. It also reads the two before: 3, whose rows did not say how a version
 /// lives, and 2, which had no secrets.
@@ -227,24 +242,7 @@ impl Keyring {
         if list.len() >= MAX_KEYS {
             return Err(KeyringError::Full);
         }
-        let record = KeyRecord {
-            key: key.clone(),
-            state: KeyState::Active,
-            profile: new.profile.clone(),
-            algorithm: new.algorithm,
-            custody: new.custody,
-            assurance: new.assurance,
-            identity: new.identity.clone(),
-            created: now,
-            updated: now,
-            source: new.source,
-            plan: new.plan,
-            until: None,
-            deleted: None,
-            reason: None,
-            locked: new.locked,
-            hardware: new.hardware.clone(),
-        };
+        let record = change::new_record(&new, now);
         let mut row = Row::new(&record)?;
         file.envelope.seal(&mut row, &new.material)?;
         list.keys.push(Listed {
@@ -259,27 +257,49 @@ impl Keyring {
     ///
     /// # Errors
     /// When there is no such key, it cannot become that, another version is active, or the disk fails; then it is as it was.
+    #[cfg(test)]
     pub(crate) fn set_state(
         &self,
         key: &KeyRef,
         state: KeyState,
         now: Timestamp,
     ) -> Result<Arc<KeyRecord>, KeyringError> {
+        let record = || {
+            self.record(key)
+                .ok_or_else(|| KeyringError::NoKey { key: key.clone() })
+        };
+        let from = record()?.state;
+        let event = state.asked().ok_or_else(|| KeyringError::Transition {
+            key: key.clone(),
+            from,
+            to: state,
+        })?;
+        self.step(key, &event, now)?;
+        record()
+    }
+
+    /// Keeps what a custody says about a revoked key from now on. The same again changes nothing.
+    ///
+    /// # Errors
+    /// When there is no such key, it is over [`MAX_HARDWARE`] bytes, or the disk fails; then it is as it was.
+    pub(crate) fn set_hardware(&self, key: &KeyRef, hardware: Vec<u8>) -> Result<(), KeyringError> {
+        if hardware.len() > MAX_HARDWARE {
+            return Err(KeyringError::TooLong {
+                what: "what a custody keeps about a key",
+                allowed: MAX_HARDWARE,
+                sent: hardware.len(),
+            });
+        }
         let mut file = self.file();
         let old = self
             .record(key)
             .ok_or_else(|| KeyringError::NoKey { key: key.clone() })?;
-        if !old.state.may_become(state) || (state == KeyState::Active && self.key(&key.name).is_some()) {
-            return Err(KeyringError::Transition {
-                key: key.clone(),
-                from: old.state,
-                to: state,
-            });
+        if old.hardware.as_ref() == Some(&hardware) {
+            return Ok(());
         }
         let material = file.envelope.open(&file.row(key)?)?;
         let record = KeyRecord {
-            state,
-            updated: now,
+            hardware: Some(hardware),
             ..(*old).clone()
         };
         let mut row = Row::new(&record)?;
@@ -289,7 +309,8 @@ impl Keyring {
             item.digest = row.digest();
         }
         file.write(&[Change::Replace(&row)], &list)?;
-        Ok(self.remember(record))
+        self.remember(record);
+        Ok(())
     }
 
     /// Records which audit log belongs to the keyring; the same one again changes nothing.
@@ -370,8 +391,14 @@ impl Keyring {
     /// The material of one version of a key, for custody to open. Reads the disk.
     ///
     /// # Errors
-    /// When there is no such key, or its row is not the one that was written last.
+    /// When there is no such key, it is destroyed, or its row is not the one that was written last.
     pub(crate) fn material(&self, key: &KeyRef) -> Result<Secret, KeyringError> {
+        if self
+            .record(key)
+            .is_some_and(|record| record.state == KeyState::Destroyed)
+        {
+            return Err(KeyringError::Gone { key: key.clone() });
+        }
         let file = self.file();
         file.envelope.open(&file.row(key)?)
     }
@@ -444,9 +471,13 @@ impl Keyring {
         let next = versions
             .and_then(|versions| versions.keys().next_back())
             .map_or(KeyVersion::FIRST, |last| KeyVersion(last.0.saturating_add(1)));
-        let active = versions.and_then(|v| v.values().find(|record| record.state == KeyState::Active));
-        let problem = match active {
-            Some(record) => format!("`{}` is active", record.key),
+        let taken = versions.and_then(|versions| {
+            versions.values().find(|record| {
+                record.deleted.is_some() || matches!(record.state, KeyState::Active | KeyState::Pending)
+            })
+        });
+        let problem = match taken {
+            Some(record) => format!("`{}` is {}", record.key, record.standing()),
             None if key.version != next => format!("its next version is {next}"),
             None => return Ok(()),
         };
@@ -465,6 +496,22 @@ impl Keyring {
             .or_default()
             .insert(record.key.version, Arc::clone(&record));
         record
+    }
+
+    /// As [`Keyring::remember`], of several at once: nobody sees a key between two versions.
+    fn remember_all(&self, records: Vec<KeyRecord>) -> Vec<Arc<KeyRecord>> {
+        let mut known = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        records
+            .into_iter()
+            .map(|record| {
+                let record = Arc::new(record);
+                known
+                    .entry(record.key.name.clone())
+                    .or_default()
+                    .insert(record.key.version, Arc::clone(&record));
+                record
+            })
+            .collect()
     }
 
     // A panic elsewhere leaves both locks' data whole: each is changed in one step, after the disk.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use claviger_core::audit::SecretSource;
 use claviger_core::custody::{Assurance, CustodyKind};
@@ -10,6 +11,7 @@ use claviger_core::{KeyAlgorithm, KeyIdentity, KeyRef, PublicKey, Secret};
 use jiff::Timestamp;
 
 use super::columns::{Reason, RotationPlan};
+use super::life::{Life, LifeEvent, after};
 
 /// What protects the root key. Fixed when the keyring is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,12 +131,21 @@ impl KeyState {
         }
     }
 
-    /// Whether a key may go from this state to that one by [`super::Keyring::set_state`].
-    pub(super) const fn may_become(self, to: Self) -> bool {
+    /// What an operator does to bring a version into this state, if an operator can.
+    pub(crate) const fn asked(self) -> Option<LifeEvent> {
         match self {
-            Self::Active => matches!(to, Self::Disabled | Self::Revoked),
-            Self::Disabled => matches!(to, Self::Active | Self::Revoked),
-            Self::Pending | Self::Retiring | Self::Retired | Self::Revoked | Self::Destroyed => false,
+            Self::Active => Some(LifeEvent::Enable),
+            Self::Disabled => Some(LifeEvent::Disable(None)),
+            Self::Revoked => Some(LifeEvent::Revoke(None)),
+            Self::Pending | Self::Retiring | Self::Retired | Self::Destroyed => None,
+        }
+    }
+
+    /// Whether a secret in this state still has its value: what was replaced is gone when its overlap is over.
+    pub(super) const fn keeps_value(self) -> bool {
+        match self {
+            Self::Pending | Self::Active | Self::Retiring | Self::Disabled | Self::Revoked => true,
+            Self::Retired | Self::Destroyed => false,
         }
     }
 }
@@ -272,12 +283,79 @@ impl KeyRecord {
         }
     }
 
+    /// Where it is in its life.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        Life {
+            state: self.state,
+            until: self.until,
+            deleted: self.deleted,
+            reason: self.reason.clone(),
+            locked: self.locked,
+        }
+    }
+
+    /// The same version at another place in its life.
+    pub(super) fn at(&self, life: Life, now: Timestamp) -> Self {
+        Self {
+            state: life.state,
+            until: life.until,
+            deleted: life.deleted,
+            reason: life.reason,
+            locked: life.locked,
+            updated: now,
+            ..self.clone()
+        }
+    }
+
+    /// Whether what it made is still good at this time: it verifies, or opens.
+    #[must_use]
+    pub fn is_accepted(&self, now: Timestamp) -> bool {
+        let accepted = match self.state {
+            KeyState::Active => true,
+            KeyState::Retiring => self.until.is_some_and(|until| now < until),
+            KeyState::Pending
+            | KeyState::Retired
+            | KeyState::Disabled
+            | KeyState::Revoked
+            | KeyState::Destroyed => false,
+        };
+        accepted && self.deleted.is_none()
+    }
+
+    /// Whether a use that was allowed with it may still be released: it was not stopped, only replaced.
+    #[must_use]
+    pub const fn may_finish(&self) -> bool {
+        matches!(
+            self.state,
+            KeyState::Active | KeyState::Retiring | KeyState::Retired
+        ) && self.deleted.is_none()
+    }
+
+    /// When its plan says that a new version takes its place, by its age. One that was made after now was made by a clock that had run
+    /// ahead, and is due at once.
+    #[must_use]
+    pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.plan.every.map(|every| due(self.created, every, now))
+    }
+
     /// Whether it may be used for something new: sign, seal, or make a MAC.
     #[must_use]
     pub const fn is_in_use(&self) -> bool {
         matches!(self.state, KeyState::Active) && self.deleted.is_none()
     }
 }
+
+/// When something that was made then is due.
+pub(super) fn due(created: Timestamp, every: Duration, now: Timestamp) -> Timestamp {
+    if created > after(now, AHEAD) {
+        return now;
+    }
+    after(created, every)
+}
+
+/// What two clocks may differ by.
+const AHEAD: Duration = Duration::from_secs(60);
 
 /// A key to add. It becomes active at once.
 pub struct NewKey {

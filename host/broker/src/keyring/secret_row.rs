@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::KeyringError;
 use super::columns::{LifeCells, LifeColumns, Reason, duration, seconds};
 use super::envelope::append;
+use super::life::Life;
 use super::record::{KeyState, assurance_named, secret_source_named};
 
 /// One version of a secret, without its value.
@@ -66,6 +67,49 @@ impl SecretRecord {
     #[must_use]
     pub const fn is_in_use(&self) -> bool {
         matches!(self.state, KeyState::Active) && self.deleted.is_none()
+    }
+
+    /// Whether what was allowed with it goes on to its end: it was not stopped, only replaced.
+    #[must_use]
+    pub const fn may_finish(&self) -> bool {
+        matches!(
+            self.state,
+            KeyState::Active | KeyState::Retiring | KeyState::Retired
+        ) && self.deleted.is_none()
+    }
+
+    /// Whether its server may take it: it is used, waits, or was used until a moment ago.
+    #[must_use]
+    pub const fn is_good(&self) -> bool {
+        matches!(
+            self.state,
+            KeyState::Active | KeyState::Retiring | KeyState::Pending
+        ) && self.deleted.is_none()
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        Life {
+            state: self.state,
+            until: self.until,
+            deleted: self.deleted,
+            reason: self.reason.clone(),
+            locked: self.locked,
+        }
+    }
+
+    /// The same version at another place in its life.
+    pub(super) fn at(&self, life: Life, now: Timestamp) -> Self {
+        Self {
+            state: life.state,
+            until: life.until,
+            deleted: life.deleted,
+            reason: life.reason,
+            locked: life.locked,
+            updated: now,
+            ..self.clone()
+        }
     }
 
     /// When it shall be replaced, if there is a plan.

@@ -12,6 +12,7 @@ use claviger_core::{KeyVersion, Secret, SecretName};
 use jiff::Timestamp;
 
 use super::folder::Folder;
+use super::life::{LifeError, LifeEvent, after};
 use super::secret_row::{NewSecret, SecretRecord, SecretRow};
 use super::store::{Change, Store};
 use super::{KeyState, Keyring, KeyringError, MAX_KEYS, OpenFile};
@@ -84,15 +85,15 @@ impl Keyring {
             let records = self.secret_records();
             let versions = records.get(&new.name);
             let living = versions.and_then(|versions| {
-                versions
-                    .values()
-                    .rev()
-                    .find(|record| record.state != KeyState::Retired && !is_over(record.state))
+                versions.values().rev().find(|record| {
+                    record.deleted.is_some() || (record.state != KeyState::Retired && !is_over(record.state))
+                })
             });
             if let Some(record) = living {
                 return Err(refused(format!(
                     "`{}` is {}; replace it instead",
-                    record.secret, record.state
+                    record.secret,
+                    record.standing()
                 )));
             }
             next_version(versions)
@@ -121,8 +122,8 @@ impl Keyring {
         Ok(Arc::new(record))
     }
 
-    /// Puts a new value in the place of a secret's: the new version is active, the one before is retired and its value gone, in one
-    /// step.
+    /// Puts a new value in the place of a secret's: the new version is active, the one before retires over its overlap or at once, and
+    /// when it is retired its value is gone. One step.
     ///
     /// # Errors
     /// When there is no such secret, another version than the named one is active, the value does not fit the kind, or the disk fails;
@@ -137,54 +138,30 @@ impl Keyring {
         by: SecretSource,
         now: Timestamp,
     ) -> Result<Arc<SecretRecord>, KeyringError> {
-        let refused = |problem: String| KeyringError::Secret {
-            name: new.name.clone(),
-            action: "replaced",
-            problem,
-        };
         let mut file = self.file();
-        let newest = self.newest_secret(&new.name)?;
-        check_value(newest.kind, &new.value).map_err(refused)?;
-        check_plan(new.expires, new.rotate_every, now).map_err(refused)?;
-        if newest.state == KeyState::Destroyed {
-            return Err(refused(format!("`{}` is destroyed; add it anew", newest.secret)));
-        }
-        if let Some(of) = &new.of
-            && (newest.secret != *of || newest.state != KeyState::Active)
-        {
-            return Err(refused(format!("`{of}` is no longer the active version")));
-        }
-        let record = SecretRecord {
-            secret: SecretRef {
-                name: new.name.clone(),
-                version: next_version(self.secret_records().get(&new.name)),
-            },
-            state: KeyState::Active,
-            created: now,
-            updated: now,
-            expires: new.expires,
-            rotate_every: new.rotate_every.or(newest.rotate_every),
-            source: by,
-            ..(*newest).clone()
+        let current = self.replaceable(&new, now)?;
+        let mut changed = Vec::new();
+        let event = LifeEvent::Supersede {
+            until: after(now, current.overlap),
         };
-        let mut rows = vec![(record.clone(), Some(&new.value))];
-        match newest.state {
-            KeyState::Active | KeyState::Disabled | KeyState::Pending | KeyState::Retiring => {
-                let retired = SecretRecord {
-                    state: KeyState::Retired,
-                    updated: now,
-                    ..(*newest).clone()
-                };
-                rows.push((retired, None));
-            }
-            KeyState::Retired | KeyState::Revoked | KeyState::Destroyed => {}
+        if current.state != KeyState::Pending {
+            changed.extend(super::secret_life::stepped(&current, &event, now)?);
         }
+        let record = self.successor(&current, &new, by, KeyState::Active, now);
+        let kept = file.values_of(&changed)?;
+        let mut rows = vec![(record.clone(), Some(&new.value))];
+        rows.extend(
+            changed
+                .into_iter()
+                .zip(&kept)
+                .map(|(record, value)| (record, value.as_ref())),
+        );
         self.write_secrets(&mut file, rows)?;
         Ok(Arc::new(record))
     }
 
-    /// Moves the newest version of a secret to another state: an active one can be disabled or revoked, a disabled one enabled or
-    /// revoked.
+    /// Moves the version of a secret that is in use, or was last, to another state: an active one can be disabled or revoked, a disabled
+    /// one enabled or revoked.
     ///
     /// # Errors
     /// When there is no such secret, it cannot become that, or the disk fails; then it is as it was.
@@ -194,29 +171,20 @@ impl Keyring {
         state: KeyState,
         now: Timestamp,
     ) -> Result<Arc<SecretRecord>, KeyringError> {
-        let mut file = self.file();
-        let old = self.newest_secret(name)?;
-        if !old.state.may_become(state) {
-            return Err(KeyringError::SecretTransition {
-                secret: old.secret.clone(),
-                from: old.state,
-                to: state,
-            });
-        }
-        let value = file.open_secret(&file.secret_row(&old.secret)?)?;
-        let record = SecretRecord {
-            state,
-            updated: now,
-            ..(*old).clone()
-        };
-        self.write_secrets(&mut file, vec![(record.clone(), Some(&value))])?;
-        Ok(Arc::new(record))
+        let current = self.current_secret(name)?;
+        let event = state.asked().ok_or_else(|| KeyringError::SecretTransition {
+            secret: current.secret.clone(),
+            from: current.state,
+            to: state,
+        })?;
+        let changed = self.step_secret(&current.secret, &event, now)?;
+        Ok(changed.unwrap_or(current))
     }
 
     /// Overwrites the values of all versions of a secret. That they were there stays on record; they cannot be had back.
     ///
     /// # Errors
-    /// When there is no such secret, all of it was destroyed before, or the disk fails; then it is as it was.
+    /// When there is no such secret, its purge is locked, all of it was destroyed before, or the disk fails; then it is as it was.
     pub fn destroy_secret(
         &self,
         name: &SecretName,
@@ -233,12 +201,17 @@ impl Keyring {
             .map(|record| {
                 let destroyed = SecretRecord {
                     state: KeyState::Destroyed,
+                    until: None,
+                    deleted: None,
                     updated: now,
                     ..(**record).clone()
                 };
                 (destroyed, None)
             })
             .collect();
+        if let Some((record, _)) = rows.iter().find(|(record, _)| record.locked) {
+            return Err(super::secret_life::no_life(&record.secret, LifeError::Locked));
+        }
         if rows.is_empty() {
             return Err(KeyringError::SecretTransition {
                 secret: newest.secret.clone(),
@@ -298,7 +271,7 @@ impl Keyring {
         Ok(self.file().secret_row(secret)?.has_value())
     }
 
-    fn newest_secret(&self, name: &SecretName) -> Result<Arc<SecretRecord>, KeyringError> {
+    pub(super) fn newest_secret(&self, name: &SecretName) -> Result<Arc<SecretRecord>, KeyringError> {
         self.secret_records()
             .get(name)
             .and_then(|versions| versions.values().next_back().cloned())
@@ -306,7 +279,7 @@ impl Keyring {
     }
 
     /// Writes these versions of one secret, and forgets the oldest ones that are over, in one step; then remembers it.
-    fn write_secrets(
+    pub(super) fn write_secrets(
         &self,
         file: &mut OpenFile,
         records: Vec<(SecretRecord, Option<&Secret>)>,
@@ -336,6 +309,12 @@ impl Keyring {
             .chain(gone.iter().map(Change::Forget))
             .collect();
         file.write(&changes, &list)?;
+        if records
+            .iter()
+            .any(|(record, _)| record.state == KeyState::Destroyed)
+        {
+            file.store.scrub()?;
+        }
         let mut known = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
         for record in old {
             if let Some(versions) = known.get_mut(&record.secret.name) {
@@ -369,12 +348,14 @@ impl Keyring {
             .rev()
             .filter(|record| !written.iter().any(|(new, _)| new.secret == record.secret))
             .skip(kept)
-            .filter(|record| record.state == KeyState::Retired || is_over(record.state))
+            .filter(|record| {
+                record.deleted.is_none() && (record.state == KeyState::Retired || is_over(record.state))
+            })
             .cloned()
             .collect())
     }
 
-    fn secret_records(&self) -> RwLockReadGuard<'_, SecretRecords> {
+    pub(super) fn secret_records(&self) -> RwLockReadGuard<'_, SecretRecords> {
         self.secrets.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -430,7 +411,7 @@ fn changed(secret: &SecretRef) -> KeyringError {
 }
 
 /// A number is never used twice.
-fn next_version(versions: Option<&BTreeMap<KeyVersion, Arc<SecretRecord>>>) -> KeyVersion {
+pub(super) fn next_version(versions: Option<&BTreeMap<KeyVersion, Arc<SecretRecord>>>) -> KeyVersion {
     versions
         .and_then(|versions| versions.keys().next_back())
         .map_or(KeyVersion::FIRST, |last| KeyVersion(last.0.saturating_add(1)))
@@ -448,7 +429,7 @@ const fn is_over(state: KeyState) -> bool {
     }
 }
 
-fn check_plan(
+pub(super) fn check_plan(
     expires: Option<Timestamp>,
     rotate_every: Option<Duration>,
     now: Timestamp,

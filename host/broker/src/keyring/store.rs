@@ -255,6 +255,13 @@ impl Store {
         transaction.commit().map_err(writing)
     }
 
+    /// Overwrites what the write-ahead log still holds of what was destroyed. While somebody reads, the log is emptied later.
+    pub(super) fn scrub(&self) -> Result<(), KeyringError> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(|e| KeyringError::database("empty the log of", e))
+    }
+
     pub(super) fn meta(&self) -> Result<Meta, KeyringError> {
         self.connection
             .query_row(

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use claviger_core::admission::NotAdmittedReason;
-use claviger_core::audit::Event;
+use claviger_core::admission::{CapabilityKind, NotAdmittedReason};
+use claviger_core::audit::{CredentialName, Event};
 use claviger_core::http::{HttpGrant, Router, overlapping};
-use claviger_core::manifest::{Capability, Constraints, Manifest};
+use claviger_core::manifest::{Bytes, Capability, Constraints, MacRight, Manifest, SealRight};
 use claviger_core::name::{escape, nearest};
-use claviger_core::profile::SigningRule;
+use claviger_core::profile::{MacRule, Profile, ProfileError, SealRule, SigningRule};
 use claviger_core::{
     Admission, AdmissionId, AgentName, ComponentDigest, GrantAlias, KeyName, ManifestDigest, NotAdmitted,
     SecretName,
 };
 
+use super::evidence::AttestTerms;
 use super::send::HttpTerms;
 use super::{LocalBroker, write};
 use crate::keyring::KeyRecord;
@@ -36,7 +37,7 @@ impl Admitted {
     pub(super) fn http(&self, alias: &GrantAlias) -> Option<&HttpTerms> {
         match &self.grants.get(alias)?.capability {
             Granted::Http(terms) => Some(terms),
-            Granted::Sign { .. } => None,
+            Granted::Sign { .. } | Granted::Attest(_) | Granted::Seal { .. } | Granted::Mac { .. } => None,
         }
     }
 }
@@ -53,6 +54,50 @@ pub(super) enum Granted {
     Sign { key: KeyName, rule: SigningRule },
     /// Requests.
     Http(HttpTerms),
+    /// Evidence.
+    Attest(AttestTerms),
+    /// Boxes.
+    Seal {
+        key: KeyName,
+        rule: SealRule,
+        allow: BTreeSet<SealRight>,
+        budget: Option<Bytes>,
+    },
+    /// MACs.
+    Mac {
+        key: KeyName,
+        rule: MacRule,
+        allow: BTreeSet<MacRight>,
+    },
+}
+
+impl Granted {
+    pub(super) const fn kind(&self) -> CapabilityKind {
+        match self {
+            Self::Sign { .. } => CapabilityKind::Sign,
+            Self::Http(_) => CapabilityKind::Http,
+            Self::Attest(_) => CapabilityKind::Attest,
+            Self::Seal { .. } => CapabilityKind::Seal,
+            Self::Mac { .. } => CapabilityKind::Mac,
+        }
+    }
+
+    /// Every credential that it uses.
+    fn credentials(&self) -> Vec<CredentialName> {
+        match self {
+            Self::Sign { key, .. } | Self::Seal { key, .. } | Self::Mac { key, .. } => {
+                vec![CredentialName::Key(key.clone())]
+            }
+            Self::Http(terms) => {
+                let secrets = terms
+                    .secrets()
+                    .map(|(name, _, _)| CredentialName::Secret(name.clone()));
+                let keys = terms.keys().map(|(name, _)| CredentialName::Key(name.clone()));
+                secrets.chain(keys).collect()
+            }
+            Self::Attest(terms) => vec![CredentialName::Key(terms.key.clone())],
+        }
+    }
 }
 
 impl LocalBroker {
@@ -102,6 +147,7 @@ impl LocalBroker {
             component,
             manifest: manifest.digest,
             grants: grants.keys().cloned().collect(),
+            credentials: credentials(&grants),
         };
         if let Err(problem) = self.append(event).await {
             let reasons = vec![NotAdmittedReason::Audit {
@@ -123,7 +169,7 @@ impl LocalBroker {
                     router.add(alias, &terms.grant.origin, &terms.grant.allow);
                     watched.extend(terms.secrets().map(|(name, _, _)| name.clone()));
                 }
-                Granted::Sign { .. } => {}
+                Granted::Sign { .. } | Granted::Attest(_) | Granted::Seal { .. } | Granted::Mac { .. } => {}
             }
         }
         let admitted = Admitted {
@@ -153,19 +199,31 @@ impl LocalBroker {
         for (alias, grant) in &manifest.grants {
             let capability = match &grant.capability {
                 Capability::Sign { key, narrowing } => self
-                    .active_key(key)
-                    .and_then(|record| {
-                        record
-                            .profile
-                            .narrow(narrowing)
-                            .map_err(|error| format!("key `{key}`: {error}"))
-                    })
+                    .resolve_key(key, |profile| profile.narrow(narrowing))
                     .map(|rule| Granted::Sign {
                         key: key.clone(),
                         rule,
-                    })
-                    .map_err(|text| vec![text]),
+                    }),
                 Capability::Http(http) => self.resolve_http(http).map(Granted::Http),
+                Capability::Attest(attest) => self
+                    .resolve_attest(attest)
+                    .map(Granted::Attest)
+                    .map_err(|text| vec![text]),
+                Capability::Seal { key, allow, bytes } => {
+                    self.resolve_key(key, Profile::sealing).map(|rule| Granted::Seal {
+                        key: key.clone(),
+                        rule,
+                        allow: allow.clone(),
+                        budget: *bytes,
+                    })
+                }
+                Capability::Mac { key, label, allow } => self
+                    .resolve_key(key, |profile| profile.macs(label.as_ref()))
+                    .map(|rule| Granted::Mac {
+                        key: key.clone(),
+                        rule,
+                        allow: allow.clone(),
+                    }),
             };
             match capability {
                 Ok(capability) => {
@@ -186,6 +244,17 @@ impl LocalBroker {
         } else {
             Err(reasons)
         }
+    }
+
+    /// What a grant makes of the profile of its key, or the one reason against it.
+    fn resolve_key<T>(
+        &self,
+        key: &KeyName,
+        rule: impl FnOnce(&Profile) -> Result<T, ProfileError>,
+    ) -> Result<T, Vec<String>> {
+        self.active_key(key)
+            .and_then(|record| rule(&record.profile).map_err(|error| format!("key `{key}`: {error}")))
+            .map_err(|text| vec![text])
     }
 
     /// Every reason against serving a grant of outbound HTTP now.
@@ -237,12 +306,39 @@ impl LocalBroker {
         {
             Some(last) => Err(format!(
                 "key `{}` is {}, only active keys are used",
-                last.key, last.state
+                last.key,
+                last.standing()
             )),
             None => Err(no_such_key(key, &keys)),
         }
     }
 }
+
+/// What each grant may use, if it fits an entry beside everything else that is in one.
+fn credentials(
+    grants: &BTreeMap<GrantAlias, AdmittedGrant>,
+) -> Option<BTreeMap<GrantAlias, Vec<CredentialName>>> {
+    let credentials: BTreeMap<_, Vec<_>> = grants
+        .iter()
+        .map(|(alias, grant)| (alias.clone(), grant.capability.credentials()))
+        .collect();
+    // Names, with the punctuation of JSON.
+    let size: usize = credentials
+        .iter()
+        .map(|(alias, names)| {
+            let names = names.iter().map(|name| match name {
+                CredentialName::Key(name) => name.as_str().len() + 12,
+                CredentialName::Secret(name) => name.as_str().len() + 15,
+            });
+            alias.as_str().len() + 6 + names.sum::<usize>()
+        })
+        .sum();
+    (size <= MAX_LOGGED_CREDENTIALS).then_some(credentials)
+}
+
+/// An entry says which credentials an agent may use if that takes at most so many bytes. With the aliases of a manifest with as many
+/// grants as there may be, more would not fit [`claviger_core::audit::MAX_ENTRY`].
+const MAX_LOGGED_CREDENTIALS: usize = 12 * 1024;
 
 /// Requests that two grants would cover: which credential goes with them would depend on an order that nobody wrote down.
 fn overlaps(manifest: &Manifest) -> Vec<NotAdmittedReason> {
@@ -251,7 +347,10 @@ fn overlaps(manifest: &Manifest) -> Vec<NotAdmittedReason> {
         .iter()
         .filter_map(|(alias, grant)| match &grant.capability {
             Capability::Http(http) => Some((alias, http)),
-            Capability::Sign { .. } => None,
+            Capability::Sign { .. }
+            | Capability::Attest(_)
+            | Capability::Seal { .. }
+            | Capability::Mac { .. } => None,
         })
         .collect();
     let mut reasons = Vec::new();

@@ -60,13 +60,9 @@ impl LocalBroker {
                             .map(|denial| denial.refusal)
                     }),
                 };
-                let capability = match &grant.capability {
-                    Granted::Sign { .. } => "sign",
-                    Granted::Http(_) => "http",
-                };
                 GrantInfo {
                     alias: alias.clone(),
-                    capability: capability.to_owned(),
+                    capability: grant.capability.kind().as_str().to_owned(),
                     uses_left: grant
                         .constraints
                         .uses
@@ -85,6 +81,11 @@ impl LocalBroker {
     fn credential_refused(&self, grant: &AdmittedGrant) -> Option<Refusal> {
         match &grant.capability {
             Granted::Sign { key, .. } => self.keyring.key(key).is_none().then_some(Refusal::Revoked),
+            Granted::Attest(terms) => self.keyring.key(&terms.key).is_none().then_some(Refusal::Revoked),
+            // Something of it can be done while any version opens.
+            Granted::Seal { key, .. } | Granted::Mac { key, .. } => {
+                self.some_opens(key).err().map(|denial| denial.refusal)
+            }
             Granted::Http(terms) => self.credentials(terms).err().map(|denial| denial.refusal),
         }
     }
@@ -107,7 +108,7 @@ pub(super) fn suspend(
     grant: &GrantAlias,
     cause: Option<Rule>,
 ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
-    let appended = record.append(Event::Suspended {
+    let appended = record.append_stopping(Event::Suspended {
         agent: agent.clone(),
         grant: grant.clone(),
         cause,

@@ -6,17 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_core::audit::{Event, Settlement};
-use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, SigningKey};
-use claviger_core::key::{Algorithm, KeyError, KeyVersion};
+use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, MacKey, SealingKey, SigningKey};
+use claviger_core::key::{Algorithm, KeyAlgorithm, KeyError};
 use claviger_core::profile::proof::certificate_request;
 use claviger_core::profile::{FrameContext, FrameError, Profile, ProfileError};
 use claviger_core::{AuditError, KeyName, KeyRef, Permit};
 use tokio::sync::OnceCell;
 
+use super::hardware::Enforced;
+use super::making::{self, OpenKey};
 use super::secrets::OpenSecrets;
-use super::send::Stop;
+use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
-use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, NewKey, RotationPlan};
+use crate::import::ImportError;
+use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, Lock, NewKey, RotationPlan};
 
 /// An open key that nobody used for this long is closed and wiped.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
@@ -46,12 +49,50 @@ pub enum NewKeyError {
     /// There is a key of this name.
     #[error("there is a key `{0}` already; it was left as it is")]
     Exists(KeyName),
+    /// The key's certificate names its public half: a new version must wait until it has one.
+    #[error(
+        "a certificate belongs to key `{0}`: rotate it with `--stage`, have the new version certified, and promote it"
+    )]
+    NeedsStaging(KeyName),
+    /// The keyring has this very key.
+    #[error(
+        "the keyring has this key already, as `{0}`; one key has one purpose, and a second name would give it another"
+    )]
+    Known(KeyRef),
+    /// The file that an operator brought is no key that can be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// There is no such custody here.
     #[error("this keyring has no `{0}` custody")]
     NoCustody(CustodyKind),
+    /// The profile is one of keys that sign.
+    #[error("keys with profile `{0}` have a public half, whose algorithm must be named")]
+    HasPublicHalf(&'static str),
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
+    /// No device there gives evidence.
+    #[error(
+        "`{0}` custody gives no evidence; a key with profile `attest` needs a TPM (`claviger init --tpm`, `--custody tpm`)"
+    )]
+    CannotAttest(CustodyKind),
+    /// Two options that exclude each other.
+    #[error(
+        "a key with profile `attest` cannot have `--revocation hardware`: evidence is told from when it was given"
+    )]
+    NotBoth,
+    /// The keyring refuses the key from now on, the device not yet.
+    #[error(
+        "key `{key}` is revoked and this keyring refuses it, but the TPM does not refuse it yet ({cause}); it is told again whenever the \
+         keyring is opened, with `claviger doctor` say"
+    )]
+    NotEnforcedYet {
+        /// Which.
+        key: KeyRef,
+        /// Why.
+        #[source]
+        cause: Box<Self>,
+    },
     /// The keyring failed, or has a key of this name.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -70,6 +111,9 @@ pub enum CertificateRequestError {
     /// The key's profile is another, or the subject is not a name.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// All use of credentials is stopped.
+    #[error("{STOPPED}")]
+    Stopped,
     /// The custody failed.
     #[error(transparent)]
     Custody(#[from] CustodyError),
@@ -81,14 +125,23 @@ pub enum CertificateRequestError {
     Audit(#[from] AuditError),
 }
 
+/// [`KeyCreation`], of a key with a public half or without.
+struct Creation {
+    name: KeyName,
+    profile: Profile,
+    algorithm: KeyAlgorithm,
+    custody: CustodyKind,
+}
+
 impl LocalBroker {
     /// The custody a key of this algorithm gets if the operator names none: the hardest there is.
     #[must_use]
-    pub fn default_custody(&self, algorithm: Algorithm) -> CustodyKind {
+    pub fn default_custody(&self, algorithm: impl Into<KeyAlgorithm>) -> CustodyKind {
+        let algorithm = algorithm.into();
         let has = |kind: CustodyKind| {
             self.custodies
                 .get(kind.as_str())
-                .is_some_and(|custody| custody.algorithms().contains(&algorithm))
+                .is_some_and(|custody| making::has(custody.as_ref(), algorithm))
         };
         if has(CustodyKind::Tpm) {
             CustodyKind::Tpm
@@ -105,49 +158,129 @@ impl LocalBroker {
     /// # Errors
     /// When the name is taken, the custody is not there or fails, or something cannot be written.
     pub async fn create_key(&self, creation: KeyCreation) -> Result<Arc<KeyRecord>, NewKeyError> {
+        self.create_key_with(creation, RotationPlan::default(), None, Enforced::Keyring)
+            .await
+    }
+
+    /// As [`LocalBroker::create_key`], with a plan for its rotation, and its purge locked if that is asked.
+    ///
+    /// # Errors
+    /// As there; and when the plan is out of bounds.
+    pub async fn create_planned_key(
+        &self,
+        creation: KeyCreation,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        self.create_key_with(creation, plan, lock, Enforced::Keyring)
+            .await
+    }
+
+    pub(super) async fn create_key_with(
+        &self,
+        creation: KeyCreation,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+        enforced: Enforced,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let KeyCreation {
             name,
             profile,
             algorithm,
-            custody: kind,
+            custody,
         } = creation;
-        profile.validate()?;
+        let creation = Creation {
+            name,
+            profile,
+            algorithm: algorithm.into(),
+            custody,
+        };
+        self.create_first(creation, plan, lock, enforced).await
+    }
+
+    /// As [`LocalBroker::create_key`], for a key without a public half: its profile says its algorithm.
+    ///
+    /// # Errors
+    /// As there, and when the keys of the profile have a public half.
+    pub async fn create_symmetric_key(
+        &self,
+        name: KeyName,
+        profile: Profile,
+        custody: CustodyKind,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        self.create_planned_symmetric_key(name, profile, custody, RotationPlan::default(), None)
+            .await
+    }
+
+    /// As [`LocalBroker::create_planned_key`], for a key without a public half: its profile says its algorithm.
+    ///
+    /// # Errors
+    /// As there, and when the keys of the profile have a public half.
+    pub async fn create_planned_symmetric_key(
+        &self,
+        name: KeyName,
+        profile: Profile,
+        custody: CustodyKind,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let algorithm = profile
+            .symmetric()
+            .ok_or_else(|| NewKeyError::HasPublicHalf(profile.kind()))?;
+        let creation = Creation {
+            name,
+            profile,
+            algorithm: algorithm.into(),
+            custody,
+        };
+        self.create_first(creation, plan, lock, Enforced::Keyring).await
+    }
+
+    async fn create_first(
+        &self,
+        creation: Creation,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+        enforced: Enforced,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let Creation {
+            name,
+            profile,
+            algorithm,
+            custody,
+        } = creation;
+        profile.validate_new()?;
         profile.accept(algorithm)?;
-        let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
-        if !custody.algorithms().contains(&algorithm) {
-            return Err(CustodyError::Algorithm {
-                custody: kind,
-                algorithm,
-            }
-            .into());
+        let versions = self.keyring.versions(&name);
+        if versions.iter().any(|record| record.state != KeyState::Destroyed) {
+            return Err(NewKeyError::Exists(name));
         }
         let key = KeyRef {
+            version: self.keyring.next_version(&name),
             name,
-            version: KeyVersion::FIRST,
         };
-        if self.keyring.record(&key).is_some() {
-            return Err(NewKeyError::Exists(key.name));
-        }
-        let made = custody.generate(&key, algorithm).await?;
+        let made = self
+            .make_key(&key, &profile, algorithm, custody, enforced)
+            .await?;
         let new = NewKey {
             key,
             profile,
-            algorithm: algorithm.into(),
-            custody: kind,
+            algorithm,
+            custody,
             assurance: self.assurance,
-            identity: made.public.into(),
+            identity: made.identity,
             source: KeySource::Generated,
-            plan: RotationPlan::default(),
-            locked: false,
+            plan,
+            locked: lock.is_some(),
             material: made.material,
-            hardware: None,
+            hardware: made.hardware,
         };
-        let record = self.keyring.insert(new, self.clock.now())?;
+        let record = self.keyring.insert(new, self.now())?;
         self.append(created(&record)).await?;
         Ok(record)
     }
 
-    /// Takes the newest version of a key out of use (`Disabled`, `Revoked`) or back into it (`Active`, from `Disabled` only). Holds
+    /// Takes the version of a key that is in use, or was last, out of use (`Disabled`, `Revoked`) or back into it (`Active`, from `Disabled` only). Holds
     /// from the next request on; what is being signed is not released.
     ///
     /// # Errors
@@ -158,33 +291,16 @@ impl LocalBroker {
         name: &KeyName,
         state: KeyState,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
-        let versions = self.keyring.keys();
-        let newest = versions
-            .iter()
-            .filter(|record| record.key.name == *name)
-            .max_by_key(|record| record.key.version);
-        let Some(newest) = newest else {
-            let key = KeyRef {
-                name: name.clone(),
-                version: KeyVersion::FIRST,
-            };
-            return Err(KeyringError::NoKey { key }.into());
-        };
-        let record = self.keyring.set_state(&newest.key, state, self.clock.now())?;
-        self.open_keys.close(&record.key);
-        if record.state != KeyState::Active {
-            self.exchanges
-                .stop(Stop::Revoked, |one| one.keys.contains(&record.key));
-        }
-        self.append(Event::KeyStateChanged {
-            key: record.key.clone(),
-            state: state.to_string(),
-        })
-        .await?;
-        Ok(record)
+        let current = self.current_key(name)?;
+        let event = state.asked().ok_or_else(|| KeyringError::Transition {
+            key: current.key.clone(),
+            from: current.state,
+            to: state,
+        })?;
+        self.step_key(&current.key, &event).await
     }
 
-    /// Makes a request for a certificate (PKCS#10, PEM) of the active version of a key with the profile `mtls`, signed by that key. On the
+    /// Makes a request for a certificate (PKCS#10, PEM) of the pending, else the active version of a key with the profile `mtls`, signed by that key. On the
     /// log before the key signs. Dropping the future abandons it, which is logged.
     ///
     /// # Errors
@@ -195,9 +311,12 @@ impl LocalBroker {
         name: &KeyName,
         subject: &str,
     ) -> Result<String, CertificateRequestError> {
+        // The one that waits first: it is waiting for its certificate.
         let record = self
             .keyring
-            .key(name)
+            .pending(name)
+            .filter(|record| record.deleted.is_none())
+            .or_else(|| self.keyring.key(name))
             .ok_or_else(|| CertificateRequestError::NotActive(name.clone()))?;
         let context = FrameContext {
             key: record
@@ -209,9 +328,13 @@ impl LocalBroker {
         let (message, request) = certificate_request(&record.profile, subject, &context)?;
         let recording = {
             let mut ledger = self.ledger();
+            if ledger.in_panic() {
+                return Err(CertificateRequestError::Stopped);
+            }
             let now = self.clock.now();
             let time = ledger.latest().map_or(now, |latest| latest.max(now));
             ledger.saw(time);
+            ledger.certified(&record.key);
             Permit::to_certify(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -232,7 +355,13 @@ impl LocalBroker {
         let signed = key.sign(&permit, &message).await;
         let finished = signed
             .map_err(CertificateRequestError::from)
-            .and_then(|signature| Ok(request.finish(&signature)?));
+            .and_then(|signature| Ok(request.finish(&signature)?))
+            .and_then(|pem| {
+                if self.in_panic() {
+                    return Err(CertificateRequestError::Stopped);
+                }
+                Ok(pem)
+            });
         permit.settle(if finished.is_ok() {
             Settlement::Released
         } else {
@@ -270,8 +399,14 @@ impl LocalBroker {
         }
         self.reconcile_secrets(&ledger)?;
         for record in &records {
+            let mut known = ledger.key_standing(&record.key);
             if !ledger.keys().any(|(key, _)| *key == record.key) {
                 self.note(created(record));
+                known = Some(KeyState::Active.as_str());
+            }
+            // Changed just before a crash, or by a release that did not say.
+            if known != Some(record.standing()) {
+                self.note(self.key_changed(record));
             }
         }
         Ok(())
@@ -281,6 +416,33 @@ impl LocalBroker {
         &self,
         record: &Arc<KeyRecord>,
     ) -> Result<Arc<dyn SigningKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Signing(key) => Ok(key),
+            OpenKey::Sealing(_) | OpenKey::Mac(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    pub(super) async fn open_sealing_key(
+        &self,
+        record: &Arc<KeyRecord>,
+    ) -> Result<Arc<dyn SealingKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Sealing(key) => Ok(key),
+            OpenKey::Signing(_) | OpenKey::Mac(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    pub(super) async fn open_mac_key(
+        &self,
+        record: &Arc<KeyRecord>,
+    ) -> Result<Arc<dyn MacKey>, CustodyError> {
+        match self.opened(record).await? {
+            OpenKey::Mac(key) => Ok(key),
+            OpenKey::Signing(_) | OpenKey::Sealing(_) => Err(of_another_kind(&record.key)),
+        }
+    }
+
+    async fn opened(&self, record: &Arc<KeyRecord>) -> Result<OpenKey, CustodyError> {
         let slot = self.open_keys.slot(&record.key);
         let key = slot
             .get_or_try_init(|| async {
@@ -290,23 +452,22 @@ impl LocalBroker {
                         record.custody, record.key
                     ))
                 })?;
-                let public = record.public().ok_or_else(|| {
-                    CustodyError::Fault(format!(
-                        "key `{}` has no public half: it signs nothing",
-                        record.key
-                    ))
-                })?;
                 let material = self
                     .keyring
                     .material(&record.key)
                     .map_err(|error| CustodyError::Fault(error.to_string()))?;
-                custody.open(&record.key, public, material).await
+                making::open(custody.as_ref(), record, material).await
             })
             .await?;
-        Ok(Arc::clone(key))
+        // Looked at after it was opened: what is opened later was stopped before, and what was opened before is closed by the stop.
+        if self.in_panic() {
+            self.open_keys.close(&record.key);
+            return Err(CustodyError::Unavailable(STOPPED.to_owned()));
+        }
+        Ok(key.clone())
     }
 
-    fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
+    pub(super) fn custody(&self, kind: CustodyKind) -> Option<&Arc<dyn Custody>> {
         self.custodies.get(kind.as_str())
     }
 }
@@ -319,10 +480,18 @@ pub(super) fn created(record: &KeyRecord) -> Event {
         custody: record.custody,
         assurance: record.assurance,
         key_id: record.key_id(),
+        source: match record.source {
+            KeySource::Generated => None,
+            KeySource::Imported | KeySource::Restored => Some(record.source.to_string()),
+        },
     }
 }
 
-type Slot = Arc<OnceCell<Arc<dyn SigningKey>>>;
+fn of_another_kind(key: &KeyRef) -> CustodyError {
+    CustodyError::Fault(format!("key `{key}` is of another kind than its profile"))
+}
+
+type Slot = Arc<OnceCell<OpenKey>>;
 
 /// The keys that are open, each closed when it was idle for a while.
 pub(super) struct OpenKeys {
@@ -376,11 +545,19 @@ impl OpenKeys {
             .retain(|_, (_, used)| now.saturating_duration_since(*used) < IDLE);
     }
 
-    fn close(&self, key: &KeyRef) {
+    pub(super) fn close(&self, key: &KeyRef) {
         self.slots
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(key);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     pub(super) fn close_all(&self) {

@@ -11,8 +11,8 @@ use claviger_core::egress::{Answer, BodyStream, Egress, RequestHead, SendError};
 use claviger_core::manifest::Manifest;
 use claviger_core::name::escape;
 use claviger_core::{
-    Admission, AdmissionId, AuditError, AuditSink, BoxFuture, Broker, Clock, ComponentDigest, InstanceId,
-    NotAdmitted, Outcome, Refusal, Request, Secret,
+    Admission, AdmissionId, Approver, AuditError, AuditSink, BoxFuture, Broker, Clock, ComponentDigest,
+    InstanceId, NotAdmitted, Outcome, Refusal, Request, Secret,
 };
 
 use crate::audit::{Durability, LogKey, LogKeyError, LogOptions, OpenError as LogOpenError, TileLog};
@@ -20,30 +20,53 @@ use crate::clock::SystemClock;
 use crate::custody::{SealedCustody, SoftwareCustody};
 use crate::keyring::{Keyring, KeyringError, Purpose, RootSpec};
 use crate::ledger::Ledger;
+use crate::operator::Control;
 
 mod act;
 mod admit;
+mod approvals;
 mod backup;
+mod control;
 mod denials;
+mod evidence;
 mod grants;
+mod guesses;
+mod hardware;
+mod import;
 mod keys;
+mod lives;
+mod making;
 mod perform;
+mod proposals;
 mod record;
 mod reseal;
 mod restore;
+mod rotation;
+mod schedule;
 mod secrets;
 mod send;
+mod stops;
+mod symmetric;
 mod tokens;
 
+pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER_AGENT, PendingApproval};
 pub use backup::{BackUpError, BackupMade};
+pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
+pub use hardware::ProofError;
+pub use import::KeyImport;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
+pub use rotation::{Compromise, Rotation};
+pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::MAX_OUTSTANDING;
 
 use admit::Admitted;
+use approvals::Approvals;
 use denials::Denials;
+use guesses::Guesses;
+use hardware::Unenforced;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
 use secrets::OpenSecrets;
@@ -66,10 +89,12 @@ pub struct Options {
     pub durability: Durability,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// Who is asked for approvals, beside operators with [`LocalBroker::approve`].
+    pub approvers: Vec<Arc<dyn Approver>>,
 }
 
 impl Options {
-    /// The defaults: no resident custody, no egress, durability `sync`, the system's clock.
+    /// The defaults: no resident custody, no egress, durability `sync`, the system's clock, no approver but operators.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>, sealer: Arc<dyn Sealer>) -> Self {
         Self {
@@ -79,7 +104,15 @@ impl Options {
             egress: None,
             durability: Durability::Sync,
             clock: Arc::new(SystemClock),
+            approvers: Vec::new(),
         }
+    }
+
+    /// Asks this one for approvals, too. The first answer counts.
+    #[must_use]
+    pub fn approver(mut self, approver: Arc<dyn Approver>) -> Self {
+        self.approvers.push(approver);
+        self
     }
 
     /// Keeps resident keys on this device.
@@ -137,6 +170,8 @@ pub enum OpenError {
 
 /// Decides, logs and uses the credentials of one keyring. One at a time has a keyring open.
 pub struct LocalBroker {
+    // Declared before the keyring: the socket is removed while its folder is still this process's.
+    control: Mutex<Option<Control>>,
     keyring: Arc<Keyring>,
     record: Arc<Record>,
     // The same record, for permits.
@@ -155,7 +190,12 @@ pub struct LocalBroker {
     open_secrets: Arc<OpenSecrets>,
     egress: Option<Arc<dyn Egress>>,
     exchanges: Arc<Exchanges>,
+    approvals: Approvals,
     tokens: Tokens,
+    // When the schedule looks again after a failure.
+    retry: Mutex<Option<jiff::Timestamp>>,
+    unenforced: Unenforced,
+    guesses: Guesses,
     // For what must go on when whoever asked for it goes away: a token that a server has rotated is kept.
     me: Weak<Self>,
 }
@@ -215,6 +255,7 @@ impl LocalBroker {
             egress,
             durability,
             clock,
+            approvers,
         } = options;
         let keyring = Arc::new(keyring);
         let info = keyring.info();
@@ -252,6 +293,7 @@ impl LocalBroker {
         let record = Record::new(log, ledger, Arc::clone(&clock));
         let open_secrets = Arc::new(OpenSecrets::default());
         let broker = Arc::new_cyclic(|me| Self {
+            control: Mutex::new(None),
             keyring,
             permits: Arc::new(PermitSink(Arc::clone(&record))),
             record,
@@ -268,7 +310,11 @@ impl LocalBroker {
             open_secrets,
             egress,
             exchanges: Arc::default(),
+            approvals: Approvals::with(approvers),
             tokens: Tokens::default(),
+            retry: Mutex::default(),
+            unenforced: Unenforced::default(),
+            guesses: Guesses::default(),
             me: Weak::clone(me),
         });
         broker.reconcile()?;
@@ -278,19 +324,31 @@ impl LocalBroker {
             recovered: broker.recovered.clone(),
         };
         broker.append(started).await?;
+        broker.pass_time().await.map_err(|error| match error {
+            NewKeyError::Keyring(error) => OpenError::Keyring(error),
+            NewKeyError::Audit(error) => OpenError::Audit(error),
+            other => OpenError::Disagree(other.to_string()),
+        })?;
+        broker.enforce_revocations().await;
         Ok(broker)
     }
 
-    /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused.
+    /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused. A request
+    /// for a token that was sent is waited for, for some 25 s at most: the server may have replaced the refresh token, and the new one
+    /// must be kept. Dropping the future before that loses it.
     ///
     /// # Errors
     /// When the log cannot be written; nothing was released that is not on it.
     pub async fn close(&self) -> Result<(), AuditError> {
+        // First: a command that is being done is done on an open log.
+        self.stop_control().await;
         self.exchanges.close();
+        self.approvals.close();
         let running: Vec<_> = read(&self.instances).keys().copied().collect();
         for instance in running {
             self.end(instance, InstanceEnd::Dropped);
         }
+        self.tokens.finish().await;
         self.open_keys.close_all();
         self.open_secrets.close_all();
         self.tokens.forget_all();
@@ -441,7 +499,7 @@ impl Broker for LocalBroker {
         let Some(instance) = write(&self.instances).remove(&who) else {
             return;
         };
-        self.exchanges.stop(Stop::Ended, |one| one.instance == who);
+        self.exchanges.stop(Stop::Ended, |one| one.instance == Some(who));
         self.flush_denials(&instance);
         self.note(Event::Ended {
             instance: who,

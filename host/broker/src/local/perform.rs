@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use claviger_core::admission::CapabilityKind;
+use claviger_core::approval::{Content, Subject};
 use claviger_core::audit::{Settlement, Use};
+use claviger_core::custody::CustodyError;
 use claviger_core::name::nearest;
 use claviger_core::profile::{FrameContext, FrameError, Framed, SigningRule};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::request::SignerInfo;
-use claviger_core::{GrantAlias, InstanceId, Outcome, Permit, PublicKey, Refusal, Request};
+use claviger_core::{GrantAlias, InstanceId, KeyRef, Outcome, Permit, PublicKey, Refusal, Request};
 use jiff::Timestamp;
 use rand_core::RngCore as _;
 
@@ -30,9 +33,37 @@ impl LocalBroker {
             Request::OpenSigner { alias } => self.open_signer(&instance, &alias).await,
             Request::DescribeSigner { grant } => self.describe(&instance, &grant).await,
             Request::Sign { grant, content } => self.sign(&instance, &grant, content).await,
+            Request::Attest { audience, nonce } => self.attest(&instance, &audience, &nonce).await,
             Request::ListGrants => Ok(Outcome::Grants {
                 grants: self.list_grants(&instance),
             }),
+            Request::ProposeGrant { alias, wish, reason } => {
+                self.propose(&instance, &alias, &wish, &reason).await
+            }
+            Request::OpenSealer { alias } => {
+                let opened = self.open_symmetric(&instance, &alias, CapabilityKind::Seal).await;
+                opened.map(|grant| Outcome::SealerOpened { grant })
+            }
+            Request::DescribeSealer { grant } => self.describe_sealer(&instance, &grant).await,
+            Request::Seal {
+                grant,
+                plaintext,
+                context,
+            } => self.seal(&instance, &grant, plaintext, &context).await,
+            Request::Unseal {
+                grant,
+                sealed,
+                context,
+            } => self.unseal(&instance, &grant, &sealed, &context).await,
+            Request::OpenAuthenticator { alias } => {
+                let opened = self.open_symmetric(&instance, &alias, CapabilityKind::Mac).await;
+                opened.map(|grant| Outcome::AuthenticatorOpened { grant })
+            }
+            Request::DescribeAuthenticator { grant } => self.describe_authenticator(&instance, &grant).await,
+            Request::GenerateTag { grant, content } => self.generate_tag(&instance, &grant, &content).await,
+            Request::VerifyTag { grant, content, tag } => {
+                self.verify_tag(&instance, &grant, &content, &tag).await
+            }
         }
     }
 
@@ -77,13 +108,20 @@ impl LocalBroker {
         // From here the use is on the log: whatever happens, the permit settles it.
         match self.sign_with(&permit, &record, &message).await {
             Ok(signature) => {
-                // A device may have taken seconds: what was stopped meanwhile gets nothing.
-                if let Err(denial) = self.still_holds(instance, alias, &record) {
-                    permit.settle(Settlement::Failed);
-                    return Err(self.refuse(instance, alias, denial).await);
+                let released = {
+                    let _releasing = self.record.releasing();
+                    // A device may have taken seconds: what was stopped meanwhile gets nothing.
+                    let holds = self.still_holds(instance, alias, &record);
+                    permit.settle(match &holds {
+                        Ok(()) => Settlement::Released,
+                        Err(_) => Settlement::Failed,
+                    });
+                    holds
+                };
+                match released {
+                    Ok(()) => Ok(Outcome::Signed { signature }),
+                    Err(denial) => Err(self.refuse(instance, alias, denial).await),
                 }
-                permit.settle(Settlement::Released);
-                Ok(Outcome::Signed { signature })
             }
             Err(denial) => {
                 permit.settle(Settlement::Failed);
@@ -108,7 +146,29 @@ impl LocalBroker {
             time,
         )?;
         // A token says `iat` of now; the use is on the log at the time of the decision below.
+        let kept = grant.constraints.approval.map(|_| content.clone());
         let message = frame_anywhere(rule, &record, content, time).await?;
+        let (record, message, approval) = match kept {
+            None => (record, message, None),
+            Some(content) => {
+                let subject = signing_subject(rule, &record, &content);
+                let approved = self
+                    .approval(instance, alias, grant, subject, content.len())
+                    .await?;
+                // Everything anew: the wait was long.
+                let (_, rule, record) = self.find(instance, alias)?;
+                let admitted = &instance.admitted;
+                let request = signing_subject(rule, &record, &content).request(
+                    &admitted.agent,
+                    &admitted.component,
+                    &admitted.manifest,
+                    alias,
+                );
+                let id = approved.of(request)?;
+                let message = frame_anywhere(rule, &record, content, self.trusted_now()?).await?;
+                (record, message, Some(id))
+            }
+        };
 
         let agent = &instance.admitted.agent;
         let recording = {
@@ -127,12 +187,15 @@ impl LocalBroker {
                 key: Some(record.key.clone()),
                 secret: None,
                 profile: record.profile.kind().to_owned(),
+                operation: None,
                 request: None,
                 content: message.content(),
                 size: message.size() as u64,
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
+                approval,
             };
+            ledger.used(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -158,10 +221,11 @@ impl LocalBroker {
             .open_key(record)
             .await
             .map_err(|error| failed(&error.to_string()))?;
-        let signature = key
-            .sign(permit, message)
-            .await
-            .map_err(|error| failed(&error.to_string()))?;
+        let signature = key.sign(permit, message).await.map_err(|error| match error {
+            // The keyring says that it is active: an older copy of it was put back, or the device's owner took the key away.
+            CustodyError::Revoked(text) => Denial::new(Refusal::Revoked, Rule::KeyState, &text),
+            other => failed(&other.to_string()),
+        })?;
         message
             .finish(&signature)
             .map_err(|error| failed(&error.to_string()))
@@ -181,8 +245,11 @@ impl LocalBroker {
         };
         let (key, rule) = match &grant.capability {
             Granted::Sign { key, rule } => (key, rule),
-            Granted::Http(_) => {
-                let detail = format!("grant `{alias}` is for requests, not for signatures");
+            Granted::Http(_) | Granted::Attest(_) | Granted::Seal { .. } | Granted::Mac { .. } => {
+                let detail = format!(
+                    "grant `{alias}` is for `{}`, not for `sign`",
+                    grant.capability.kind()
+                );
                 return Err(Denial::new(Refusal::NotGranted, Rule::Capability, &detail));
             }
         };
@@ -193,22 +260,28 @@ impl LocalBroker {
     }
 
     /// Whether nothing that stops a use at once has happened since it was authorised.
-    fn still_holds(&self, instance: &Instance, alias: &GrantAlias, record: &KeyRecord) -> Result<(), Denial> {
-        if self.ledger().grant(&instance.admitted.agent, alias).suspended {
-            let detail = "the grant was suspended while the signature was made; it was not released";
-            return Err(Denial::new(Refusal::Suspended, Rule::Suspension, detail));
-        }
+    pub(super) fn still_holds(
+        &self,
+        instance: &Instance,
+        alias: &GrantAlias,
+        record: &KeyRecord,
+    ) -> Result<(), Denial> {
+        guard::in_force(&self.ledger().grant(&instance.admitted.agent, alias))?;
         if self.instance(instance.id).is_none() {
             let detail = "the instance ended while the signature was made; it was not released";
             return Err(Denial::new(Refusal::NotGranted, Rule::Instance, detail));
         }
-        match self.keyring.key(&record.key.name) {
-            Some(active) if active.key == record.key => Ok(()),
-            Some(_) | None => {
-                let detail = "the key was taken out of use while the signature was made; it was not released";
-                Err(Denial::new(Refusal::Revoked, Rule::KeyState, detail))
-            }
+        if self.may_finish(&record.key).is_none() {
+            let detail = "the key was taken out of use while the signature was made; it was not released";
+            return Err(Denial::new(Refusal::Revoked, Rule::KeyState, detail));
         }
+        Ok(())
+    }
+
+    /// The version that a use was allowed with, if the use may still be released: a rotation since then does not stop it, disabling,
+    /// revoking and deleting do.
+    pub(super) fn may_finish(&self, key: &KeyRef) -> Option<Arc<KeyRecord>> {
+        self.keyring.record(key).filter(|record| record.may_finish())
     }
 
     pub(super) fn trusted_now(&self) -> Result<Timestamp, Denial> {
@@ -272,6 +345,15 @@ pub(super) fn signs(record: &KeyRecord) -> Result<&PublicKey, Denial> {
     })
 }
 
+/// What an operator is asked about a signature.
+fn signing_subject(rule: &SigningRule, record: &KeyRecord, content: &[u8]) -> Subject {
+    Subject::Sign {
+        key: record.key.clone(),
+        rule: rule.clone(),
+        content: Content::of(content),
+    }
+}
+
 fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp) -> Result<Framed, Denial> {
     let mut nonce = [0; 16];
     match rule {
@@ -283,7 +365,10 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
             )
         })?,
         // No random number in their frames, and none drawn: a system call is a part of what a signature costs.
-        SigningRule::Sshsig { .. } | SigningRule::Labeled { .. } => {}
+        SigningRule::Sshsig { .. }
+        | SigningRule::Labeled { .. }
+        | SigningRule::Git(_)
+        | SigningRule::SshAuth(_) => {}
     }
     rule.frame(
         content,
@@ -299,11 +384,14 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
             FrameError::NotAnObject
             | FrameError::Number
             | FrameError::HostClaim(_)
+            | FrameError::Git(_)
+            | FrameError::SshAuth(_)
             // What proofs of requests alone can be; a grant to sign has none of them.
             | FrameError::Profile { .. }
             | FrameError::Destination { .. }
             | FrameError::Lifetime { .. }
             | FrameError::Nonce
+            | FrameError::VerifierNonce(_)
             | FrameError::Handshake
             | FrameError::Subject
             | FrameError::Certificate
@@ -314,7 +402,7 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
     })
 }
 
-fn no_such_grant(instance: &Instance, asked: &str) -> String {
+pub(super) fn no_such_grant(instance: &Instance, asked: &str) -> String {
     let aliases = || instance.admitted.grants.keys().map(GrantAlias::as_str);
     match nearest(asked, aliases()) {
         Some(near) => format!("the manifest has no grant `{asked}`; the nearest is `{near}`"),

@@ -2,7 +2,7 @@
 //! decision: `guard` decides, by the ledger that is held here.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use claviger_core::{AuditError, AuditSink, BoxFuture, Clock, Entry, EntryIndex, Event};
 use jiff::Timestamp;
@@ -17,6 +17,9 @@ pub(super) struct Record {
     // Invariant: the fold of all entries that the log took. Whoever gives the log an entry holds this.
     ledger: Mutex<Ledger>,
     clock: Arc<dyn Clock>,
+    // Read while a result is released, written while what stops uses takes its place in the log: no release stands after what stops it.
+    // Taken before the ledger.
+    gate: RwLock<()>,
 }
 
 impl Record {
@@ -25,6 +28,7 @@ impl Record {
             log,
             ledger: Mutex::new(ledger),
             clock,
+            gate: RwLock::new(()),
         })
     }
 
@@ -45,6 +49,34 @@ impl Record {
         };
         ledger.fold(&entry);
         self.log.append(entry)
+    }
+
+    /// As [`Record::append`], for an event that depends on what is on record: both happen under one lock.
+    pub(super) fn append_decided<E>(
+        &self,
+        decide: impl FnOnce(&Ledger) -> Result<Event, E>,
+    ) -> Result<BoxFuture<'static, Result<EntryIndex, AuditError>>, E> {
+        let mut ledger = self.ledger();
+        let entry = Entry {
+            time: time_after(&ledger, self.clock.now()),
+            event: decide(&ledger)?,
+        };
+        ledger.fold(&entry);
+        Ok(self.log.append(entry))
+    }
+
+    /// As [`Record::append`], for what stops uses: results that were found to be releasable before are on the log before it.
+    pub(super) fn append_stopping(
+        &self,
+        event: Event,
+    ) -> impl Future<Output = Result<EntryIndex, AuditError>> + Send + use<> {
+        let _stopping = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.append(event)
+    }
+
+    /// Held from the last look at what could stop a use until the use is settled.
+    pub(super) fn releasing(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn note(&self, event: Event) {

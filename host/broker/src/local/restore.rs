@@ -14,9 +14,9 @@ use super::LocalBroker;
 use super::act::{Act, who};
 use super::backup::is_left_out;
 use super::keys::created;
-use super::secrets::{added, changed};
+use super::secrets::added;
 use crate::backup::{BackupError, Identity, Item, Reader};
-use crate::custody::purpose;
+use crate::custody::purpose_of;
 use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, SecretRecord, check_restored, has_use};
 
 /// Problems are listed up to this many.
@@ -352,7 +352,7 @@ impl LocalBroker {
                     let record = self.keyring.restore_secret(record, value.as_ref())?;
                     self.append(added(&record)).await?;
                     if record.state != KeyState::Active {
-                        self.append(changed(&record)).await?;
+                        self.append(self.secret_changed(&record)).await?;
                     }
                     restored.secrets.push(record);
                 }
@@ -378,7 +378,7 @@ impl LocalBroker {
                     key: record.key.clone(),
                     source,
                 };
-                let sealed = self.sealer.seal(&purpose(&record.key), &seed).await;
+                let sealed = self.sealer.seal(&purpose_of(&record.key, &record.identity), &seed).await;
                 let mut sealed = sealed.map_err(failed)?;
                 Some(Secret::take(&mut sealed).map_err(|error| failed(error.into()))?)
             }
@@ -387,18 +387,18 @@ impl LocalBroker {
         let record = KeyRecord {
             custody,
             assurance: self.assurance,
-            source: KeySource::Restored,
+            source: match record.source {
+                // Whoever had it before may have it still, wherever else it has been since.
+                KeySource::Imported => KeySource::Imported,
+                KeySource::Generated | KeySource::Restored => KeySource::Restored,
+            },
             updated: self.clock.now(),
             ..record
         };
         let record = self.keyring.restore_key(record, material.as_ref())?;
         self.append(created(&record)).await?;
         if record.state != KeyState::Active {
-            self.append(Event::KeyStateChanged {
-                key: record.key.clone(),
-                state: record.state.to_string(),
-            })
-            .await?;
+            self.append(self.key_changed(&record)).await?;
         }
         Ok(record)
     }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use super::keys::IDLE;
 use super::send::Stop;
+use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
 use crate::keyring::{KeyState, KeyringError, NewSecret, SecretRecord, SecretReplacement};
 use crate::ledger::Ledger;
@@ -73,7 +74,7 @@ impl LocalBroker {
             locked: false,
             value: creation.value,
         };
-        let record = self.keyring.insert_secret(new, self.clock.now())?;
+        let record = self.keyring.insert_secret(new, self.now())?;
         self.append(added(&record)).await?;
         Ok(record)
     }
@@ -95,9 +96,11 @@ impl LocalBroker {
         replacement: SecretReplacement,
         by: SecretSource,
     ) -> Result<Arc<SecretRecord>, NewSecretError> {
-        let record = self.keyring.replace_secret(replacement, by, self.clock.now())?;
-        self.open_secrets.close(&record.secret.name);
-        self.append(added(&record)).await?;
+        let name = replacement.name.clone();
+        let before = self.keyring.secret_versions(&name);
+        let record = self.keyring.replace_secret(replacement, by, self.now())?;
+        let changed = self.changed_since(&before);
+        self.log_secrets(Some(added(&record)), &changed).await?;
         Ok(record)
     }
 
@@ -112,9 +115,10 @@ impl LocalBroker {
         name: &SecretName,
         state: KeyState,
     ) -> Result<Arc<SecretRecord>, NewSecretError> {
-        let record = self.keyring.set_secret_state(name, state, self.clock.now())?;
-        self.stop_using(&record);
-        self.append(changed(&record)).await?;
+        let before = self.keyring.secret_versions(name);
+        let record = self.keyring.set_secret_state(name, state, self.now())?;
+        let changed = self.changed_since(&before);
+        self.log_secrets(None, &changed).await?;
         Ok(record)
     }
 
@@ -123,21 +127,49 @@ impl LocalBroker {
     /// # Errors
     /// When there is no such secret, all of it was destroyed before, or something cannot be written.
     pub async fn destroy_secret(&self, name: &SecretName) -> Result<Vec<Arc<SecretRecord>>, NewSecretError> {
-        let records = self.keyring.destroy_secret(name, self.clock.now())?;
-        for record in &records {
-            self.stop_using(record);
-        }
-        for record in &records {
-            self.append(changed(record)).await?;
-        }
+        let records = self.keyring.destroy_secret(name, self.now())?;
+        self.log_secrets(None, &records).await?;
         Ok(records)
     }
 
-    fn stop_using(&self, record: &SecretRecord) {
-        self.open_secrets.close(&record.secret.name);
-        if record.state != KeyState::Active {
-            self.exchanges
-                .stop(Stop::Revoked, |one| one.secrets.contains(&record.secret));
+    /// The versions of one secret that are in another state than these were.
+    pub(super) fn changed_since(&self, before: &[Arc<SecretRecord>]) -> Vec<Arc<SecretRecord>> {
+        before
+            .iter()
+            .filter_map(|old| self.keyring.secret_record(&old.secret).filter(|new| new != old))
+            .collect()
+    }
+
+    /// Closes what is out of use, ends what is under way with what was stopped, and puts what is new, and the new states, on the log.
+    pub(super) async fn log_secrets(
+        &self,
+        added: Option<Event>,
+        changed: &[Arc<SecretRecord>],
+    ) -> Result<(), NewSecretError> {
+        for record in changed {
+            self.open_secrets.close(&record.secret.name);
+            if !record.may_finish() {
+                self.exchanges
+                    .stop(Stop::Revoked, |one| one.secrets.contains(&record.secret));
+            }
+        }
+        let events = added
+            .into_iter()
+            .chain(changed.iter().map(|record| self.secret_changed(record)));
+        // All have their places in the log before one is waited for.
+        let appended: Vec<_> = events.map(|event| self.record.append_stopping(event)).collect();
+        for one in appended {
+            one.await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn secret_changed(&self, record: &SecretRecord) -> Event {
+        Event::SecretStateChanged {
+            secret: record.secret.clone(),
+            state: record.standing().to_owned(),
+            reason: record.reason.as_ref().map(ToString::to_string),
+            keyring: self.keyring.info().generation,
         }
     }
 
@@ -187,7 +219,8 @@ impl LocalBroker {
         if let Some(record) = newest {
             return format!(
                 "secret `{}` is {}, only active secrets are used",
-                record.secret, record.state
+                record.secret,
+                record.standing()
             );
         }
         let names = secrets.iter().map(|record| record.secret.name.as_str());
@@ -197,11 +230,40 @@ impl LocalBroker {
         }
     }
 
-    /// The value of a version, kept open while it is used.
+    /// The value of the version that is in use, kept open while it is used. One that was taken out of use or replaced is not opened.
     pub(super) fn open_secret(&self, secret: &SecretRef) -> Result<Arc<Secret>, Denial> {
-        self.open_secrets
-            .open(secret, || self.keyring.secret_material(secret))
-            .map_err(|error| Denial::new(Refusal::Unavailable, Rule::SecretState, &error.to_string()))
+        let opened = self.open_secrets.open(
+            secret,
+            || match self.keyring.secret_record(secret).map(|record| record.state) {
+                Some(KeyState::Active) => Ok(()),
+                Some(KeyState::Retiring | KeyState::Retired) => {
+                    let text = format!("secret `{secret}` was replaced while the request was decided");
+                    Err(Denial::new(Refusal::Throttled, Rule::SecretState, &text))
+                }
+                Some(
+                    state
+                    @ (KeyState::Pending | KeyState::Disabled | KeyState::Revoked | KeyState::Destroyed),
+                ) => {
+                    let text = format!("secret `{secret}` is {state}, only active secrets are used");
+                    Err(Denial::new(Refusal::Revoked, Rule::SecretState, &text))
+                }
+                None => {
+                    let text = format!("secret `{secret}` is gone");
+                    Err(Denial::new(Refusal::Revoked, Rule::SecretState, &text))
+                }
+            },
+            || {
+                self.keyring
+                    .secret_material(secret)
+                    .map_err(|error| Denial::new(Refusal::Unavailable, Rule::SecretState, &error.to_string()))
+            },
+        )?;
+        // As with keys: looked at after it was opened.
+        if self.in_panic() {
+            self.open_secrets.close(&secret.name);
+            return Err(Denial::new(Refusal::Suspended, Rule::Suspension, STOPPED));
+        }
+        Ok(opened)
     }
 
     /// Compares the secrets of keyring and log, as keys are compared.
@@ -226,6 +288,15 @@ impl LocalBroker {
             if known.is_none_or(|newest| record.secret.version > *newest) {
                 self.note(added(record));
             }
+            let said = ledger.secret_standing(&record.secret);
+            let known = match known {
+                Some(newest) if record.secret.version <= *newest => said,
+                // Added just now, in use as far as the log says.
+                Some(_) | None => Some(KeyState::Active.as_str()),
+            };
+            if known != Some(record.standing()) {
+                self.note(self.secret_changed(record));
+            }
         }
         Ok(())
     }
@@ -241,13 +312,6 @@ pub(super) fn added(record: &SecretRecord) -> Event {
     }
 }
 
-pub(super) fn changed(record: &SecretRecord) -> Event {
-    Event::SecretStateChanged {
-        secret: record.secret.clone(),
-        state: record.state.to_string(),
-    }
-}
-
 /// The secrets that are open, each closed when it was idle for a while.
 #[derive(Default)]
 pub(super) struct OpenSecrets {
@@ -255,13 +319,16 @@ pub(super) struct OpenSecrets {
 }
 
 impl OpenSecrets {
+    /// Opens a version of which `usable` holds.
     fn open(
         &self,
         secret: &SecretRef,
-        read: impl FnOnce() -> Result<Secret, KeyringError>,
-    ) -> Result<Arc<Secret>, KeyringError> {
-        // Held while the disk is read: a secret that is taken out of use meanwhile is closed afterwards, not kept.
+        usable: impl FnOnce() -> Result<(), Denial>,
+        read: impl FnOnce() -> Result<Secret, Denial>,
+    ) -> Result<Arc<Secret>, Denial> {
+        // Held from before its state is looked at: a secret that is taken out of use meanwhile is closed afterwards, not kept.
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        usable()?;
         if let Some((value, used)) = open.get_mut(secret) {
             *used = Instant::now();
             return Ok(Arc::clone(value));
@@ -277,6 +344,14 @@ impl OpenSecrets {
 
     fn close(&self, name: &SecretName) {
         self.retain(|secret, _| secret.name != *name);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     pub(super) fn close_all(&self) {

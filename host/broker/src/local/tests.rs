@@ -1,14 +1,22 @@
 //! The broker as a whole, on a real keyring and a real log: each rule granted, refused at its bound, and on record.
 
+mod approvals;
 mod certify;
+mod commands;
+mod control;
 mod large;
 mod nonces;
 mod proofs;
 mod recovery;
 mod resealing;
 mod rollback;
+mod rotation;
+mod rotations;
 mod send;
 mod slots;
+mod staging;
+mod stops;
+mod symmetric;
 mod time;
 mod tokens;
 mod web;
@@ -21,8 +29,8 @@ use claviger_core::key::{Algorithm, KeyRef, PublicKey, Signature};
 use claviger_core::permit::Permit;
 use claviger_core::profile::{Framed, Profile};
 use claviger_core::refusal::Rule;
-use claviger_core::{Entry, GrantAlias, KeyName, Secret};
-use jiff::SignedDuration;
+use claviger_core::{AgentName, Entry, GrantAlias, KeyName, Secret};
+use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 

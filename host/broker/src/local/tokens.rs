@@ -2,33 +2,35 @@
 //! token on disk before anything is done with what came with it. Agents never see one. Not the request itself, which is the egress's.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use claviger_core::audit::{RequestLine, RequestPurpose, SecretRef, SecretSource, Settlement, Traffic, Use};
-use claviger_core::egress::{Destination, Fault, Lane, SendError, Token, TokenAnswer, TokenSecrets};
-use claviger_core::http::{AnswerRule, ClientAuth, HttpGrant, OAuth2, OAuthGrant, Trust};
-use claviger_core::manifest::Bytes;
+use claviger_core::audit::{SecretRef, Settlement};
+use claviger_core::egress::{Fault, Token, TokenAnswer, TokenSecrets};
+use claviger_core::http::{ClientAuth, OAuth2, OAuthGrant};
 use claviger_core::refusal::{Denial, Rule};
-use claviger_core::{
-    AgentName, ContentDigest, GrantAlias, KeyRef, ManifestDigest, Permit, Refusal, Secret, SecretName,
-};
+use claviger_core::{AgentName, GrantAlias, KeyRef, ManifestDigest, Refusal, Secret, SecretName};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 mod ask;
+mod askings;
+mod lineages;
 mod nonces;
+mod rotation;
 mod wanted;
 
+use ask::{Asked, fault, settle};
+use askings::Askings;
+use lineages::Lineages;
 use nonces::Nonces;
 pub(super) use nonces::Verifier;
+use rotation::Rotation;
 use wanted::Wanted;
 
 use super::admit::Admitted;
-use super::send::{Credentials, HttpTerms};
+use super::send::{Credentials, HttpTerms, may_have_left};
 use super::{Instance, LocalBroker};
-use crate::guard;
-use crate::keyring::SecretReplacement;
 
 /// A token is renewed this long before it expires, so that none expires on its way; one of a short life at half of it.
 const SKEW: SignedDuration = SignedDuration::from_secs(30);
@@ -39,17 +41,29 @@ const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(12);
 /// After a failure the server is left alone for this long, and twice as long after each further one, up to the longest.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
-/// An answer of a token endpoint has at most this many bytes.
-const MAX_TOKEN_ANSWER: Bytes = Bytes(64 * 1024);
-/// A token endpoint answers within this time.
-const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why there is no token.
 pub(super) enum NoToken {
     /// A rule stands against asking for one.
     Denied(Denial),
-    /// The authorization server gave none, now or a moment ago.
+    /// None could be had, now or a moment ago, for a reason that is not the agent's to know.
     NotGiven(Denial),
+}
+
+impl From<Denial> for NoToken {
+    fn from(denial: Denial) -> Self {
+        match denial.refusal {
+            Refusal::Unavailable => Self::NotGiven(denial),
+            Refusal::NotGranted
+            | Refusal::Expired
+            | Refusal::Revoked
+            | Refusal::Suspended
+            | Refusal::OverBudget
+            | Refusal::Throttled
+            | Refusal::NotApproved
+            | Refusal::Invalid => Self::Denied(denial),
+        }
+    }
 }
 
 /// The tokens of every grant that needs one.
@@ -58,7 +72,9 @@ pub(super) struct Tokens {
     slots: Mutex<HashMap<Place, Arc<Slot>>>,
     // A refresh token is good for one request: two grants that share it take turns.
     turns: Mutex<HashMap<SecretName, Arc<tokio::sync::Mutex<()>>>>,
+    lineages: Lineages,
     nonces: Nonces,
+    askings: Askings,
 }
 
 /// Whose token: nobody else gets it.
@@ -92,12 +108,15 @@ struct State {
     asking: bool,
     failures: u32,
     not_before: Option<Timestamp>,
+    // Why the last request for a token gave none, if it gave none.
+    failure: Option<Denial>,
 }
 
 struct Kept {
     token: Arc<Secret>,
     renew: Timestamp,
-    // The credentials that it was given for: another version, another token.
+    expires: Timestamp,
+    // The credentials that it was given for, as an operator set them: another version, another token.
     secrets: Vec<SecretRef>,
     keys: Vec<KeyRef>,
 }
@@ -118,13 +137,13 @@ impl Slot {
 /// One request for a token that is under way. However it ends, those who wait are told.
 struct Asking {
     slot: Arc<Slot>,
-    result: Option<Kept>,
+    result: Result<Kept, Denial>,
     now: Timestamp,
 }
 
 impl Asking {
     async fn run(mut self, broker: Arc<LocalBroker>, instance: Arc<Instance>, alias: GrantAlias) {
-        self.result = broker.obtain(&instance, &alias).await.ok();
+        self.result = broker.obtain(&instance, &alias).await;
         self.now = broker.clock.now();
     }
 }
@@ -133,13 +152,15 @@ impl Drop for Asking {
     fn drop(&mut self) {
         let mut state = self.slot.state();
         state.asking = false;
-        match self.result.take() {
-            Some(kept) => {
+        match std::mem::replace(&mut self.result, Err(not_finished())) {
+            Ok(kept) => {
                 state.kept = Some(kept);
                 state.failures = 0;
                 state.not_before = None;
+                state.failure = None;
             }
-            None => {
+            Err(denial) => {
+                state.failure = Some(denial);
                 let doubled = 1_i32.checked_shl(state.failures).unwrap_or(i32::MAX);
                 let pause = FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE);
                 state.failures = state.failures.saturating_add(1).min(16);
@@ -205,6 +226,11 @@ impl Tokens {
         self.nonces.keep(Place::of(admitted, alias), verifier, nonce);
     }
 
+    /// Waits for the requests for tokens that are under way, and lets no new one begin. What is not over in time is dropped.
+    pub(super) async fn finish(&self) {
+        self.askings.finish().await;
+    }
+
     pub(super) fn forget_all(&self) {
         self.nonces.forget_all();
         self.slots().clear();
@@ -229,7 +255,7 @@ impl LocalBroker {
         let waiting = self.token_from_slot(instance, alias, terms);
         tokio::time::timeout(terms.grant.timeout, waiting)
             .await
-            .unwrap_or_else(|_| Err(not_given()))
+            .unwrap_or_else(|_| Err(unavailable("there was no token within the grant's timeout").into()))
     }
 
     async fn token_from_slot(
@@ -242,20 +268,24 @@ impl LocalBroker {
         let mut waited = false;
         loop {
             let credentials = self.credentials(terms).map_err(NoToken::Denied)?;
-            let (secrets, keys) = (credentials.secrets(), credentials.keys());
+            let secrets = self.tokens.lineages.origins(credentials.secrets());
+            let keys = credentials.keys();
             let now = self.clock.now();
             let ask;
             let mut ended = {
                 let mut state = slot.state();
+                let pausing = state.not_before.is_some_and(|at| now < at);
                 if let Some(kept) = &state.kept
                     && kept.secrets == secrets
                     && kept.keys == keys
-                    && (waited || now < kept.renew)
+                    // If it cannot be renewed, it is used to its end, and not beyond.
+                    && (now < kept.renew || ((waited || pausing) && now < kept.expires))
                 {
                     return Ok(Arc::clone(&kept.token));
                 }
-                if waited || state.not_before.is_some_and(|at| now < at) {
-                    return Err(not_given());
+                if waited || pausing {
+                    let failure = state.failure.clone();
+                    return Err(failure.unwrap_or_else(none_fits).into());
                 }
                 let ended = slot.ended.subscribe();
                 ask = !std::mem::replace(&mut state.asking, true);
@@ -265,7 +295,7 @@ impl LocalBroker {
                 // Without the lock: what cannot be asked is over at once.
                 let asking = Asking {
                     slot: Arc::clone(&slot),
-                    result: None,
+                    result: Err(not_finished()),
                     now,
                 };
                 self.ask(instance, alias, asking).map_err(NoToken::Denied)?;
@@ -284,9 +314,10 @@ impl LocalBroker {
             .me
             .upgrade()
             .ok_or_else(|| unavailable("the host is closing"))?;
-        // Not waited for: it tells those who wait when it ends.
-        drop(runtime.spawn(asking.run(broker, Arc::clone(instance), alias.clone())));
-        Ok(())
+        // Waited for when the broker is closed; whoever waits before is told when it ends.
+        self.tokens
+            .askings
+            .spawn(&runtime, asking.run(broker, Arc::clone(instance), alias.clone()))
     }
 
     async fn obtain(&self, instance: &Instance, alias: &GrantAlias) -> Result<Kept, Denial> {
@@ -305,70 +336,76 @@ impl LocalBroker {
             Some(turn) => Some(turn.lock().await),
             None => None,
         };
+        let asking = (instance, alias, &wanted);
         // In turn only: another grant may just have replaced the refresh token.
-        let credentials = self.credentials(terms)?;
-        let asked = (instance, alias, &wanted, &credentials);
-        let (mut permit, mut answered) = self.ask_once(egress, terms, asked).await?;
-        if let Ok(TokenAnswer::NonceDemanded(nonce)) = answered {
-            settle(&mut permit, Settlement::Failed, Some(Fault::Token));
-            drop(permit);
+        let mut asked = self.ask_once(egress, terms, asking).await?;
+        if let Ok(TokenAnswer::NonceDemanded(nonce)) = &asked.answered {
+            let nonce = nonce.clone();
+            asked.settle(Settlement::Failed, Some(Fault::Token));
             self.tokens
                 .keep_nonce(&instance.admitted, alias, Verifier::Endpoint, nonce);
             // Once: a server that is not content with its own nonce will not be with the next.
-            (permit, answered) = self.ask_once(egress, terms, asked).await?;
+            asked = self.ask_once(egress, terms, asking).await?;
         }
+        let Asked {
+            mut permit,
+            credentials,
+            mut answered,
+        } = asked;
         let nonce = match &mut answered {
             Ok(TokenAnswer::Given(token)) => token.dpop_nonce.take(),
             Ok(TokenAnswer::NonceDemanded(nonce)) => Some(std::mem::take(nonce)),
-            Err(_) => None,
+            Ok(TokenAnswer::Rotated(_)) | Err(_) => None,
         };
         if let (Some(nonce), Some(_)) = (nonce, wanted.dpop) {
             self.tokens
                 .keep_nonce(&instance.admitted, alias, Verifier::Endpoint, nonce);
         }
-        let no_token = || unavailable("the authorization server gave no token");
+        let rotation = Rotation {
+            agent: &instance.admitted.agent,
+            alias,
+            secret: rotating,
+        };
+        let left = match &answered {
+            Ok(_) => true,
+            Err(error) => may_have_left(error),
+        };
+        let no_token =
+            |why: &dyn Display| unavailable(&format!("the authorization server gave no token: {why}"));
         let result = match answered {
-            Ok(TokenAnswer::Given(token)) => self.keep(token, rotating, &credentials).await,
-            Ok(TokenAnswer::NonceDemanded(_)) => Err((Some(Fault::Token), no_token())),
-            Err(error) => Err((fault(&error), no_token())),
+            Ok(TokenAnswer::Given(token)) => self.keep(token, rotation, &credentials).await,
+            Ok(TokenAnswer::Rotated(refresh)) => {
+                let kept = self.keep_refresh(refresh, rotation, &credentials).await;
+                Err((
+                    Some(Fault::Token),
+                    kept.err()
+                        .unwrap_or_else(|| no_token(&"its answer has no usable one")),
+                ))
+            }
+            Ok(TokenAnswer::NonceDemanded(_)) => Err((
+                Some(Fault::Token),
+                no_token(&"it demands another nonce each time"),
+            )),
+            Err(error) => Err((fault(&error), no_token(&error))),
         };
         match &result {
-            Ok(_) => settle(&mut permit, Settlement::Released, None),
-            Err((fault, _)) => settle(&mut permit, Settlement::Failed, *fault),
+            Ok(_) => settle(&mut permit, Settlement::Released, None, left),
+            Err((fault, _)) => settle(&mut permit, Settlement::Failed, *fault, left),
         }
         result.map_err(|(_, denial)| denial)
     }
 
-    /// Puts a rotated refresh token on disk and on the log, and only then gives the access token to be used.
+    /// What an authorization server gave, ready to be used; a rotated refresh token first of all.
     async fn keep(
         &self,
         token: Token,
-        rotating: Option<&SecretName>,
+        rotation: Rotation<'_>,
         credentials: &Credentials,
     ) -> Result<Kept, (Option<Fault>, Denial)> {
         let now = self.clock.now();
-        let mut secrets = credentials.secrets();
-        if let (Some(name), Some(refresh)) = (rotating, token.refresh) {
-            let current = secrets.iter_mut().find(|secret| secret.name == *name);
-            let Some(current) = current else {
-                return Err((None, unavailable("the refresh token is gone")));
-            };
-            let known = self.open_secret(current).map_err(|denial| (None, denial))?;
-            // A server that does not rotate says the same one again.
-            if !known.equals(refresh.expose()) {
-                let replacement = SecretReplacement {
-                    name: name.clone(),
-                    of: Some(current.clone()),
-                    expires: None,
-                    rotate_every: None,
-                    value: refresh,
-                };
-                let record = self
-                    .replace_secret_by(replacement, SecretSource::Server)
-                    .await
-                    .map_err(|error| (None, unavailable(&error.to_string())))?;
-                *current = record.secret.clone();
-            }
+        if let Some(refresh) = token.refresh {
+            let kept = self.keep_refresh(refresh, rotation, credentials).await;
+            kept.map_err(|denial| (None, denial))?;
         }
         // As RFC 6750 §2.1 has it; anything else would not survive in a header field.
         if !token.access.expose().iter().all(u8::is_ascii_graphic) {
@@ -376,13 +413,16 @@ impl LocalBroker {
             return Err((Some(Fault::Token), denial));
         }
         let life = token.expires_in.map_or(UNSAID_LIFE, |seconds| {
-            SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX)).min(LONGEST_LIFE)
+            SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX))
         });
-        let renew_in = (life - SKEW).max(life / 2);
+        let until_renewal = life.min(LONGEST_LIFE);
+        let until_renewal = (until_renewal - SKEW).max(until_renewal / 2);
+        let after = |time| now.saturating_add(time).unwrap_or(Timestamp::MAX);
         Ok(Kept {
             token: Arc::new(token.access),
-            renew: now.saturating_add(renew_in).unwrap_or(Timestamp::MAX),
-            secrets,
+            renew: after(until_renewal),
+            expires: after(life),
+            secrets: self.tokens.lineages.origins(credentials.secrets()),
             keys: credentials.keys(),
         })
     }
@@ -407,129 +447,16 @@ impl LocalBroker {
         };
         Ok(TokenSecrets { client, grant })
     }
-
-    /// The host's own request, on the log like an agent's, and not counted as a use.
-    async fn permit_token(
-        &self,
-        instance: &Instance,
-        alias: &GrantAlias,
-        terms: &HttpTerms,
-        wanted: &Wanted<'_>,
-        credentials: &Credentials,
-    ) -> Result<Permit, Denial> {
-        let agent = &instance.admitted.agent;
-        let (origin, path) = (wanted.origin, wanted.path());
-        let recording = {
-            let ledger = self.ledger();
-            let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
-            let state = ledger.grant(agent, alias);
-            if state.suspended {
-                return Err(Denial::new(
-                    Refusal::Suspended,
-                    Rule::Suspension,
-                    "the grant is suspended; `claviger grant resume` resumes it",
-                ));
-            }
-            let allowed = Use {
-                instance: instance.id,
-                agent: agent.clone(),
-                component: instance.admitted.component,
-                manifest: instance.admitted.manifest,
-                grant: alias.clone(),
-                key: None,
-                secret: credentials.secrets().into_iter().next(),
-                profile: terms.profile().to_owned(),
-                request: Some(RequestLine {
-                    purpose: RequestPurpose::Token,
-                    origin: origin.clone(),
-                    route: format!("POST {path}"),
-                    answer: MAX_TOKEN_ANSWER.0,
-                }),
-                content: ContentDigest::of_parts([
-                    origin.to_string().as_bytes(),
-                    path.as_bytes(),
-                    wanted.client().as_bytes(),
-                ]),
-                size: 0,
-                number: state.uses,
-                rate_until: state.rate_until,
-            };
-            Permit::to_send(
-                Arc::clone(&self.permits),
-                Arc::clone(&self.clock),
-                time,
-                allowed,
-                origin.clone(),
-                None,
-            )
-        };
-        recording
-            .await
-            .map_err(|error| Denial::new(Refusal::Unavailable, Rule::Audit, &error.to_string()))
-    }
-}
-
-/// The token endpoint's terms: the grant's exceptions hold for it, too, but what is pinned is the API's key.
-fn destination(
-    instance: &Instance,
-    alias: &GrantAlias,
-    terms: &HttpTerms,
-    wanted: &Wanted<'_>,
-) -> Arc<Destination> {
-    let grant: &HttpGrant = &terms.grant;
-    let origin = wanted.origin.clone();
-    let trust = Trust {
-        pins: if origin == grant.origin {
-            grant.trust.pins.clone()
-        } else {
-            Vec::new()
-        },
-        ..grant.trust.clone()
-    };
-    Arc::new(Destination {
-        origin,
-        trust,
-        private_networks: grant.private_networks.clone(),
-        answer: AnswerRule {
-            max: MAX_TOKEN_ANSWER,
-            headers: Vec::new(),
-        },
-        timeout: TOKEN_TIMEOUT.min(grant.timeout),
-        lane: Lane {
-            component: instance.admitted.component,
-            grant: format!("{}/{alias}", instance.admitted.agent),
-            credential: format!("token {}", wanted.client()),
-        },
-        identity: None,
-    })
-}
-
-fn settle(permit: &mut Permit, settlement: Settlement, fault: Option<Fault>) {
-    permit.observe(
-        settlement,
-        Traffic {
-            status: None,
-            sent: 0,
-            received: 0,
-            injected: true,
-            fault,
-        },
-    );
-}
-
-fn fault(error: &SendError) -> Option<Fault> {
-    match error {
-        SendError::Failed { fault } => Some(*fault),
-        SendError::Refused { .. } => None,
-    }
 }
 
 fn unavailable(text: &str) -> Denial {
     Denial::new(Refusal::Unavailable, Rule::Token, text)
 }
 
-fn not_given() -> NoToken {
-    NoToken::NotGiven(unavailable(
-        "the authorization server gave no token; what it is asked with is the entry before",
-    ))
+fn none_fits() -> Denial {
+    unavailable("the token that came has expired, or is for a credential that was replaced")
+}
+
+fn not_finished() -> Denial {
+    unavailable("the request for a token did not come to its end")
 }

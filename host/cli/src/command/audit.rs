@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 
 use claviger_broker::audit::{CheckpointError, Reader, Verified, VerifyError, verify};
+use claviger_broker::operator::Command;
 use claviger_core::{Entry, EntryIndex};
 
 use crate::args::Audit;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::operate::{done, order, text};
 use crate::output::columns;
-use crate::unlock::with_broker;
 use crate::{entry, log};
 
 pub(crate) fn run(cx: &Context, args: &Audit) -> Result<Exit, Failure> {
@@ -166,14 +167,14 @@ fn show(cx: &Context, index: u64, proof: bool) -> Result<Exit, Failure> {
 }
 
 fn checkpoint(cx: &Context) -> Result<Exit, Failure> {
-    let note = with_broker(cx, async |broker| Ok(broker.checkpoint().await?))?;
+    let note = text(order(cx, Command::Checkpoint, None)?)?;
     cx.out
         .value(&serde_json::json!({ "checkpoint": note }), |_| note.clone());
     Ok(Exit::Done)
 }
 
 fn accept_clock(cx: &Context) -> Result<Exit, Failure> {
-    with_broker(cx, async |broker| Ok(broker.accept_clock().await?))?;
+    done(cx, order(cx, Command::AcceptClock, None)?)?;
     let now = jiff::Timestamp::now();
     cx.out.value(&serde_json::json!({ "accepted": now }), |_| {
         format!("the clock is accepted; it says {now}. The audit log holds that you vouched for it")

@@ -132,7 +132,12 @@ impl Findings {
 fn grant_json(alias: &GrantAlias, grant: &Grant) -> serde_json::Value {
     let words = words::grant(grant);
     match &grant.capability {
-        Capability::Sign { .. } => serde_json::json!({ "alias": alias, "words": words }),
+        Capability::Sign { .. }
+        | Capability::Seal { .. }
+        | Capability::Mac { .. }
+        | Capability::Attest(_) => {
+            serde_json::json!({ "alias": alias, "words": words })
+        }
         Capability::Http(http) => serde_json::json!({
             "alias": alias,
             "words": words,

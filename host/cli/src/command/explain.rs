@@ -2,9 +2,9 @@
 //! on. Unlocks nothing, touches no key, sends nothing, and writes nothing.
 
 use claviger_broker::guard::{self, Finding};
+use claviger_broker::ledger::GrantState;
 use claviger_core::manifest::{Capability, Grant};
 use claviger_core::name::{escape, nearest};
-use claviger_core::profile::Narrowing;
 use claviger_core::refusal::Rule;
 use claviger_core::{AgentName, ComponentDigest, GrantAlias, KeyName, Manifest};
 use jiff::Timestamp;
@@ -113,6 +113,7 @@ pub(crate) fn run(cx: &Context, args: &Explain) -> Result<Exit, Failure> {
                 rules.push(row);
             }
             let state = ledger.grant(&manifest.agent.name, alias);
+            rules.extend(bytes(&grant.capability, &state));
             rules.extend(
                 guard::explain(&grant.constraints, &state, at)
                     .into_iter()
@@ -203,7 +204,10 @@ fn no_such_grant(manifest: &Manifest, alias: &GrantAlias) -> Row {
 /// Whether what the grant uses is there, active, and made for it.
 fn credential(cx: &Context, grant: &Grant, at: Timestamp) -> Result<Vec<Row>, Failure> {
     Ok(match &grant.capability {
-        Capability::Sign { key, narrowing } => vec![signing_key(cx, key, narrowing)?],
+        Capability::Sign { key, .. } | Capability::Seal { key, .. } | Capability::Mac { key, .. } => {
+            vec![granted_key(cx, key, &grant.capability)?]
+        }
+        Capability::Attest(attest) => vec![granted_key(cx, &attest.key, &grant.capability)?],
         Capability::Http(http) if http.inject.is_none() => Vec::new(),
         Capability::Http(http) => credentials::shelf(cx)?
             .of(http, at)
@@ -213,7 +217,7 @@ fn credential(cx: &Context, grant: &Grant, at: Timestamp) -> Result<Vec<Row>, Fa
     })
 }
 
-fn signing_key(cx: &Context, key: &KeyName, narrowing: &Narrowing) -> Result<Row, Failure> {
+fn granted_key(cx: &Context, key: &KeyName, capability: &Capability) -> Result<Row, Failure> {
     let row = |allows, detail| Row::new(Rule::KeyState, allows, detail);
     let records = keys::list(cx)?;
     Ok(match keys::find(&records, key) {
@@ -221,18 +225,36 @@ fn signing_key(cx: &Context, key: &KeyName, narrowing: &Narrowing) -> Result<Row
         Ok(record) if !record.is_in_use() => row(
             false,
             format!(
-                "key `{}` is {}, only active keys sign",
+                "key `{}` is {}, only active keys are used",
                 record.key,
                 record.standing()
             ),
         ),
-        Ok(record) => match record.profile.narrow(narrowing) {
+        Ok(record) => match keys::fits(&record.profile, capability) {
             Err(error) => row(false, format!("key `{key}`: {error}")),
-            Ok(_) => row(
+            Ok(()) => row(
                 true,
                 format!("key `{}` is active, for {}", record.key, record.profile.kind()),
             ),
         },
+    })
+}
+
+/// Whether anything is left of the bytes that may be sealed and unsealed.
+fn bytes(capability: &Capability, state: &GrantState) -> Option<Row> {
+    let Capability::Seal { bytes, .. } = capability else {
+        return None;
+    };
+    Some(match (guard::sealed_room(*bytes, state, 1), bytes) {
+        (Err(denial), _) => Row::new(Rule::Budget, false, denial.detail),
+        (Ok(()), Some(bytes)) => {
+            let detail = format!("{} bytes of {bytes} were sealed and unsealed", state.sealed);
+            Row::new(Rule::Budget, true, detail)
+        }
+        (Ok(()), None) => {
+            let detail = format!("{} bytes were sealed and unsealed, no limit", state.sealed);
+            Row::new(Rule::Budget, true, detail)
+        }
     })
 }
 

@@ -1,229 +1,105 @@
 //! `claviger key …`: makes keys and shows their public side. Nothing here can show a private key.
 
-use std::collections::BTreeSet;
-
-use claviger_broker::LocalBroker;
-use claviger_broker::keyring::{KeyRecord, KeyState};
-use claviger_broker::local::KeyCreation;
+use claviger_broker::keyring::{KeyRecord, KeySource};
+use claviger_broker::operator::{Command as Order, Reply};
 use claviger_core::custody::{Assurance, CustodyKind};
-use claviger_core::name::TokenType;
-use claviger_core::profile::proof::MAX_LIFETIME;
-use claviger_core::profile::{AssertionType, Profile};
-use claviger_core::{Algorithm, KeyName, PublicKey};
+use claviger_core::{KeyName, KeyRef, PublicKey, Secret};
+use jiff::Timestamp;
 
-use crate::args::{Key, KeyCreate, ProfileKind, PublicFormat};
+use crate::args::{Key, KeyCreate, PublicFormat};
+use crate::command::{life, secret};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keys;
+use crate::operate::{order, text, unexpected};
 use crate::output::{columns, shown};
-use crate::progress;
-use crate::unlock::with_broker;
+use crate::overview;
 
-/// Where GitHub's API is, for whoever has no GitHub of their own.
-const GITHUB_API: &str = "https://api.github.com";
-/// What a token may live if nothing was said.
-const DEFAULT_TTL: u32 = 600;
+mod import;
+mod purpose;
 
 pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
     match args {
         Key::Create(args) => create(cx, args),
+        Key::Import(args) => import::run(cx, args),
         Key::List => list(cx),
         Key::Show { name } => show(cx, &name),
-        Key::Disable { name } => change(cx, &name, KeyState::Disabled),
-        Key::Enable { name } => change(cx, &name, KeyState::Active),
-        Key::Revoke { name } => change(cx, &name, KeyState::Revoked),
-        Key::Csr { name, subject } => csr(cx, &name, &subject),
+        Key::Life(args) => life::key(cx, args),
+        Key::Csr { name, subject } => csr(cx, name, subject),
         Key::Public { name, format } => public(cx, &name, format),
     }
 }
 
 fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
-    let profile = profile(&args)?;
+    let profile = purpose::profile(&args.purpose)?;
+    let plan = life::planned(&args.name, &args.plan);
     let KeyCreate {
         name,
         algorithm,
         custody,
         ..
     } = args;
-    let record = with_broker(cx, async |broker| {
-        let algorithm =
-            algorithm.unwrap_or_else(|| default_algorithm(broker, &profile, custody.map(CustodyKind::from)));
-        let custody = custody.map_or_else(|| broker.default_custody(algorithm), CustodyKind::from);
-        let creation = KeyCreation {
-            name,
-            profile,
-            algorithm,
-            custody,
-        };
-        Ok(progress::during(&cx.out, "making the key", broker.create_key(creation)).await?)
-    })?;
-    cx.out.value(&to_json(&record)?, |_| describe(&record));
-    Ok(Exit::Done)
-}
-
-fn change(cx: &Context, name: &KeyName, state: KeyState) -> Result<Exit, Failure> {
-    let record = with_broker(cx, async |broker| Ok(broker.set_key_state(name, state).await?))?;
-    cx.out.value(&to_json(&record)?, |_| describe(&record));
-    Ok(Exit::Done)
-}
-
-/// The only one that the profile has, or the one that it prefers; else the one that the TPM signs with itself, if it is there; else the
-/// one that is fastest.
-fn default_algorithm(broker: &LocalBroker, profile: &Profile, custody: Option<CustodyKind>) -> Algorithm {
-    if let Some(first) = profile.algorithms().first()
-        && *first != Algorithm::Ed25519
-        && custody != Some(CustodyKind::TpmSealed)
-    {
-        return *first;
-    }
-    let custody = custody.unwrap_or_else(|| broker.default_custody(Algorithm::P256));
-    if custody == CustodyKind::Tpm {
-        Algorithm::P256
-    } else {
-        Algorithm::Ed25519
-    }
-}
-
-/// Each option that belongs to some profiles: which, and whether it was given.
-fn options(args: &KeyCreate) -> [(&'static str, &'static [ProfileKind], bool); 11] {
-    use ProfileKind::{ClientAssertion, GithubApp, HttpSignature, Jws, Labeled, Sshsig};
-    [
-        ("--namespace", &[Sshsig], !args.namespace.is_empty()),
-        ("--issuer", &[Jws], args.issuer.is_some()),
-        ("--audience", &[Jws, ClientAssertion], !args.audience.is_empty()),
-        ("--typ", &[Jws, ClientAssertion], args.typ.is_some()),
-        ("--max-ttl", &[Jws], args.max_ttl.is_some()),
-        ("--label", &[Labeled], args.label.is_some()),
-        ("--tag", &[HttpSignature], args.tag.is_some()),
-        ("--max-lifetime", &[HttpSignature], args.max_lifetime.is_some()),
-        ("--client-id", &[ClientAssertion], args.client_id.is_some()),
-        ("--app", &[GithubApp], args.app.is_some()),
-        ("--api", &[GithubApp], args.api.is_some()),
-    ]
-}
-
-/// The name of a kind of profile on the command line.
-const fn kind_name(kind: ProfileKind) -> &'static str {
-    match kind {
-        ProfileKind::Sshsig => "sshsig",
-        ProfileKind::Jws => "jws",
-        ProfileKind::Labeled => "labeled",
-        ProfileKind::HttpSignature => "http-signature",
-        ProfileKind::Dpop => "dpop",
-        ProfileKind::ClientAssertion => "client-assertion",
-        ProfileKind::GithubApp => "github-app",
-        ProfileKind::Mtls => "mtls",
-    }
-}
-
-fn profile(args: &KeyCreate) -> Result<Profile, Failure> {
-    let kind = kind_name(args.profile);
-    let foreign = options(args)
-        .into_iter()
-        .find(|(_, of, given)| *given && !of.contains(&args.profile));
-    if let Some((option, of, _)) = foreign {
-        let of: Vec<_> = of
-            .iter()
-            .map(|kind| format!("`--profile {}`", kind_name(*kind)))
-            .collect();
-        return Err(Failure::usage(format!(
-            "`{option}` belongs to {}, not to `--profile {kind}`",
-            of.join(" and ")
-        )));
-    }
-    let missing = |example: &str| Failure::usage(format!("`--profile {kind}` needs {example}"));
-    let profile = match args.profile {
-        ProfileKind::Sshsig if args.namespace.is_empty() => {
-            return Err(missing("at least one `--namespace`, such as `--namespace git`"));
-        }
-        ProfileKind::Sshsig => Profile::Sshsig {
-            namespaces: args.namespace.iter().cloned().collect(),
-        },
-        ProfileKind::Jws => {
-            let audiences: BTreeSet<_> = args.audience.iter().cloned().collect();
-            if audiences.is_empty() {
-                return Err(missing(
-                    "at least one `--audience`, such as `--audience https://api.example`",
-                ));
-            }
-            let issuer = args
-                .issuer
-                .clone()
-                .ok_or_else(|| missing("`--issuer`, such as `--issuer https://example`"))?;
-            let typ = match args.typ.clone() {
-                Some(typ) => typ,
-                None => "JWT".parse().map_err(|error| Failure::of(Exit::Failed, &error))?,
-            };
-            Profile::Jws {
-                issuer,
-                typ,
-                audiences,
-                max_ttl: args.max_ttl.unwrap_or(DEFAULT_TTL),
-            }
-        }
-        ProfileKind::Labeled => Profile::Labeled {
-            label: args
-                .label
-                .clone()
-                .ok_or_else(|| missing("`--label`, such as `--label build-attestation`"))?,
-        },
-        ProfileKind::HttpSignature => Profile::HttpSignature {
-            tag: args.tag.clone(),
-            max_lifetime: args.max_lifetime.unwrap_or(MAX_LIFETIME),
-        },
-        ProfileKind::Dpop => Profile::Dpop {},
-        ProfileKind::ClientAssertion => {
-            let [audience] = args.audience.as_slice() else {
-                return Err(missing(
-                    "one `--audience`, such as `--audience https://login.example/token`",
-                ));
-            };
-            Profile::ClientAssertion {
-                client_id: args
-                    .client_id
-                    .clone()
-                    .ok_or_else(|| missing("`--client-id`, as the server knows us"))?,
-                audience: audience.clone(),
-                typ: match args.typ.as_ref().map(TokenType::as_str) {
-                    None | Some("client-authentication+jwt") => AssertionType::Explicit,
-                    Some("JWT") => AssertionType::Plain,
-                    Some(_) => {
-                        return Err(missing(
-                            "no `--typ`, or `--typ JWT` for a server that takes nothing else",
-                        ));
-                    }
-                },
-            }
-        }
-        ProfileKind::GithubApp => Profile::GithubApp {
-            app: args
-                .app
-                .clone()
-                .ok_or_else(|| missing("`--app`, the app's client id, such as `--app Iv23liAbCdEf`"))?,
-            origin: match args.api.clone() {
-                Some(api) => api,
-                None => GITHUB_API
-                    .parse()
-                    .map_err(|error| Failure::of(Exit::Failed, &error))?,
-            },
-        },
-        ProfileKind::Mtls => Profile::Mtls {},
+    let command = Order::CreateKey {
+        name,
+        profile,
+        algorithm,
+        custody: custody.map(CustodyKind::from),
     };
-    profile
-        .validate()
-        .map_err(|error| Failure::of(Exit::Usage, &error))?;
-    Ok(profile)
+    match plan {
+        None => made(cx, command, None),
+        // Two commands: a key without its plan is a key, and the plan can be set again.
+        Some(plan) => {
+            keys_of(order(cx, command, None)?)?;
+            made(cx, Order::Life(plan), None)
+        }
+    }
+}
+
+/// Has it done, and shows what the keyring has then.
+pub(crate) fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Failure> {
+    let keys = keys_of(order(cx, command, value)?)?;
+    let records = keys::list(cx)?;
+    for record in records.iter().filter(|record| keys.contains(&record.key)) {
+        cx.out.value(&to_json(record)?, |_| describe(record));
+    }
+    Ok(Exit::Done)
+}
+
+/// The keys that a reply is about.
+pub(crate) fn keys_of(reply: Reply) -> Result<Vec<KeyRef>, Failure> {
+    match reply {
+        Reply::Keys(keys) => Ok(keys),
+        Reply::Done { .. }
+        | Reply::Secrets(_)
+        | Reply::Rotated(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Approvals(_)
+        | Reply::Approval(_) => Err(unexpected()),
+    }
 }
 
 fn list(cx: &Context) -> Result<Exit, Failure> {
-    let records = keys::list(cx)?;
+    let overview = overview::read(cx)?;
     if cx.out.is_json() {
-        for record in &records {
-            cx.out.value(&to_json(record)?, |_| String::new());
+        for record in &overview.keys {
+            let tally = overview.key_tally(record);
+            let mut json = to_json(record)?;
+            if let Some(json) = json.as_object_mut() {
+                json.extend([
+                    ("uses".to_owned(), tally.uses.into()),
+                    ("last_use".to_owned(), serde_json::json!(tally.last)),
+                    (
+                        "used_by".to_owned(),
+                        serde_json::json!(overview.holders_of_key(record)),
+                    ),
+                ]);
+            }
+            cx.out.value(&json, |_| String::new());
         }
         return Ok(Exit::Done);
     }
-    if records.is_empty() {
+    if overview.keys.is_empty() {
         cx.out
             .note("the keyring has no keys; `claviger key create NAME --profile …` makes one");
         return Ok(Exit::Done);
@@ -232,22 +108,32 @@ fn list(cx: &Context) -> Result<Exit, Failure> {
         "NAME",
         "VERSION",
         "STATE",
+        "AGE",
         "PROFILE",
         "ALGORITHM",
         "CUSTODY",
         "ASSURANCE",
+        "NEXT ROTATION",
+        "LAST USE",
+        "USED BY",
+        "SOURCE",
         "KEY ID",
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    rows.extend(records.iter().map(|record| {
+    rows.extend(overview.keys.iter().map(|record| {
         vec![
             record.key.name.to_string(),
             record.key.version.to_string(),
             record.standing().to_owned(),
+            overview.age(record.created),
             record.profile.kind().to_owned(),
             record.algorithm.to_string(),
             record.custody.to_string(),
             record.assurance.to_string(),
+            overview.next_rotation(record),
+            overview::minute(overview.key_tally(record).last),
+            overview::holders(&overview.holders_of_key(record)),
+            record.source.to_string(),
             record.key_id(),
         ]
     }));
@@ -291,10 +177,8 @@ fn public_half(record: &KeyRecord) -> Result<&PublicKey, Failure> {
     })
 }
 
-fn csr(cx: &Context, name: &KeyName, subject: &str) -> Result<Exit, Failure> {
-    let pem = with_broker(cx, async |broker| {
-        Ok(broker.certificate_request(name, subject).await?)
-    })?;
+fn csr(cx: &Context, name: KeyName, subject: String) -> Result<Exit, Failure> {
+    let pem = text(order(cx, Order::RequestCertificate { name, subject }, None)?)?;
     cx.out
         .value(&serde_json::json!({ "format": "pem", "request": pem }), |_| {
             pem.clone()
@@ -302,7 +186,7 @@ fn csr(cx: &Context, name: &KeyName, subject: &str) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
+pub(crate) fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
     let public = record
         .public()
         .map(|key| key.to_openssh(record.key.name.as_str()))
@@ -319,10 +203,19 @@ fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> {
         "public_key": public.map_err(|error| Failure::of(Exit::Failed, &error))?,
         "created": record.created,
         "updated": record.updated,
+        "source": record.source.as_str(),
+        "rotate_every_seconds": record.plan.every.map(|every| every.as_secs()),
+        "rotate_uses": record.plan.uses,
+        "overlap_seconds": record.plan.overlap.as_secs(),
+        "due": record.due(Timestamp::now()),
+        "until": record.until,
+        "deleted": record.deleted,
+        "reason": record.reason,
+        "purge_lock": record.locked,
     }))
 }
 
-fn describe(record: &KeyRecord) -> String {
+pub(crate) fn describe(record: &KeyRecord) -> String {
     let public = record.public().map_or_else(
         || "none: the key is symmetric".to_owned(),
         |key| {
@@ -333,123 +226,56 @@ fn describe(record: &KeyRecord) -> String {
     let rows = [
         ("key", record.key.to_string()),
         ("state", record.standing().to_owned()),
-        ("profile", purpose(&record.profile)),
+        ("profile", purpose::words(&record.profile)),
         ("algorithm", record.algorithm.to_string()),
         ("custody", custody(record.custody, record.assurance)),
+        ("source", source(record.source).to_owned()),
         ("key id", record.key_id()),
         ("public key", public),
         ("created", record.created.to_string()),
     ];
-    shown(&columns(&rows.map(|(name, value)| vec![name.to_owned(), value])))
+    let more = [
+        ("until", record.until.map(|until| until.to_string())),
+        ("reason", record.reason.as_ref().map(ToString::to_string)),
+        ("rotation", rotation(record)),
+        (
+            "purge",
+            record.locked.then(|| "locked: at least 30 days".to_owned()),
+        ),
+    ];
+    let rows = rows
+        .into_iter()
+        .chain(more.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    let rows: Vec<_> = rows.map(|(name, value)| vec![name.to_owned(), value]).collect();
+    shown(&columns(&rows))
 }
 
-/// A profile in words.
-fn purpose(profile: &Profile) -> String {
-    let list = |items: Vec<String>| items.join(", ");
-    match profile {
-        Profile::Sshsig { namespaces } => {
-            format!(
-                "sshsig for {}",
-                list(namespaces.iter().map(ToString::to_string).collect())
-            )
-        }
-        Profile::Jws {
-            issuer,
-            typ,
-            audiences,
-            max_ttl,
-        } => format!(
-            "jws of type {typ} by {issuer} for {}, of at most {max_ttl} s",
-            list(audiences.iter().map(ToString::to_string).collect())
-        ),
-        Profile::Labeled { label } => format!("labeled {label}"),
-        Profile::HttpSignature { tag, max_lifetime } => {
-            let tag = tag.as_ref().map(|tag| format!(" tagged {tag}"));
-            format!(
-                "http-signature{}, for at most {max_lifetime} s",
-                tag.unwrap_or_default()
-            )
-        }
-        Profile::Dpop {} => "dpop".to_owned(),
-        Profile::ClientAssertion {
-            client_id,
-            audience,
-            typ,
-        } => format!(
-            "client-assertion of type {} by {client_id} for {audience}",
-            typ.as_str()
-        ),
-        Profile::GithubApp { app, origin } => format!("github-app {app} at {origin}"),
-        Profile::Mtls {} => "mtls".to_owned(),
-    }
+/// A plan in words, if there is one.
+fn rotation(record: &KeyRecord) -> Option<String> {
+    let every = record
+        .plan
+        .every
+        .map(|every| format!("every {}", secret::in_days(every)));
+    let uses = record.plan.uses.map(|uses| format!("after {uses} uses"));
+    let when: Vec<_> = every.into_iter().chain(uses).collect();
+    (!when.is_empty()).then(|| {
+        format!(
+            "{}; the old version is good for {} more",
+            when.join(" or "),
+            secret::in_days(record.plan.overlap)
+        )
+    })
 }
 
 fn custody(custody: CustodyKind, assurance: Assurance) -> String {
     format!("{custody}, assurance {assurance}")
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-    use crate::args::{Arguments, Command};
-
-    fn parse(arguments: &str) -> Result<Profile, Failure> {
-        let all = format!("claviger key create x {arguments}");
-        match Arguments::try_parse_from(all.split(' ')).unwrap().command {
-            Command::Key(Key::Create(args)) => profile(&args),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_profile_takes_its_own_options_and_no_others() {
-        assert!(parse("--profile sshsig --namespace git --namespace file").is_ok());
-        assert!(parse("--profile labeled --label build").is_ok());
-        for good in [
-            "--profile http-signature",
-            "--profile http-signature --tag web-bot-auth --max-lifetime 60s",
-            "--profile dpop",
-            "--profile client-assertion --client-id a --audience https://as.example/token",
-            "--profile client-assertion --client-id a --audience https://as.example/token --typ JWT",
-            "--profile github-app --app 1234",
-            "--profile github-app --app 1234 --api https://github.acme.example",
-            "--profile mtls",
-        ] {
-            assert!(parse(good).is_ok(), "{good}");
-        }
-        assert_eq!(
-            parse("--profile jws --issuer a --audience b").unwrap(),
-            Profile::Jws {
-                issuer: "a".parse().unwrap(),
-                typ: "JWT".parse().unwrap(),
-                audiences: BTreeSet::from(["b".parse().unwrap()]),
-                max_ttl: 600,
-            }
-        );
-        for bad in [
-            "--profile sshsig",
-            "--profile jws --issuer a",
-            "--profile jws --audience a",
-            "--profile labeled",
-            "--profile sshsig --namespace git --label x",
-            "--profile labeled --label x --max-ttl 5s",
-            "--profile jws --issuer a --audience b --max-ttl 25h",
-            "--profile jws --issuer a --audience b --max-ttl 0s",
-            "--profile jws --issuer a --audience b --typ dpop+jwt",
-            "--profile http-signature --max-lifetime 6min",
-            "--profile http-signature --namespace git",
-            "--profile dpop --audience https://as.example/token",
-            "--profile client-assertion --client-id a",
-            "--profile client-assertion --audience https://as.example/token",
-            "--profile client-assertion --client-id a --audience as.example",
-            "--profile client-assertion --client-id a --audience https://as.example/token --typ at+jwt",
-            "--profile github-app",
-            "--profile mtls --tag x",
-        ] {
-            let failure = parse(bad).unwrap_err();
-            assert_eq!(failure.exit, Exit::Usage, "{bad}");
-        }
+/// Where a key comes from, and what that means.
+const fn source(source: KeySource) -> &'static str {
+    match source {
+        KeySource::Generated => "generated by its custody",
+        KeySource::Imported => "imported: whoever had the key before may have it still",
+        KeySource::Restored => "restored: whoever has the backup, and an identity that opens it, has the key",
     }
 }

@@ -1,5 +1,7 @@
 //! The commands, one a file.
 
+pub(crate) mod agent;
+pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod check;
@@ -11,7 +13,10 @@ pub(crate) mod grant;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod keyring;
+pub(crate) mod life;
 pub(crate) mod new;
+pub(crate) mod panic;
 pub(crate) mod pin;
 pub(crate) mod run;
 pub(crate) mod secret;
+pub(crate) mod status;

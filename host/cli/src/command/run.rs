@@ -1,5 +1,6 @@
 //! `claviger run`: loads an agent under its manifest and runs it once. What the agent writes never looks like a message of ours.
 
+use std::error::Error as _;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,13 +13,14 @@ use claviger_core::name::escape;
 use claviger_core::{AgentName, Broker, Manifest};
 
 use crate::args::Run;
+use crate::asking;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::file::read_bounded;
 use crate::manifest::ManifestFile;
 use crate::output::shown;
 use crate::progress;
-use crate::unlock::with_broker;
+use crate::unlock::with_broker_asking;
 
 /// Compiled components, in the keyring's folder: whoever writes there gains nothing, each is authenticated.
 const CACHE_FOLDER: &str = "cache";
@@ -32,8 +34,13 @@ pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
     let component = file.component(&manifest)?;
     let input = input(args)?;
     let agent = manifest.agent.name.clone();
-    let (report, uses) =
-        with_broker(cx, async |broker| {
+    let approvers = asking::approvers(cx, args.ask)?;
+    let (report, uses, not_approved) =
+        with_broker_asking(cx, approvers, async |broker| {
+            serve_control(cx, broker);
+            say_what_is_stopped(cx, broker, &agent);
+            // What is due while the agent runs is done while it runs.
+            let _schedule = broker.schedule();
             let before = uses(broker, &agent);
             let report = load_and_run(cx, broker, &manifest, &file, &component, input).await?;
             let after = uses(broker, &agent);
@@ -44,9 +51,9 @@ pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
                 serde_json::json!({ "grant": grant, "now": total.saturating_sub(earlier), "total": total })
             })
             .collect();
-            Ok((report, spent))
+            Ok((report, spent, broker.not_approved()))
         })?;
-    show(cx, &agent, &report, &uses)
+    show(cx, &agent, &report, &uses, not_approved)
 }
 
 async fn load_and_run(
@@ -105,6 +112,32 @@ async fn load_and_run(
     Ok(report)
 }
 
+/// So that an operator's commands reach this process while it has the keyring open.
+fn serve_control(cx: &Context, broker: &LocalBroker) {
+    if let Err(error) = broker.serve_control() {
+        let cause = error
+            .source()
+            .map_or_else(String::new, |cause| format!(": {cause}"));
+        cx.out.warn(&format!(
+            "while the agent runs, no command reaches it, and revocations have to wait: {error}{cause}"
+        ));
+    }
+}
+
+/// An agent that is refused everything looks broken.
+fn say_what_is_stopped(cx: &Context, broker: &LocalBroker, agent: &AgentName) {
+    let ledger = broker.snapshot();
+    if ledger.in_panic() {
+        cx.out
+            .note("all use of credentials is stopped; `claviger panic --lift` lifts it");
+    }
+    if ledger.suspended_agents().any(|one| one == agent) {
+        cx.out.note(&format!(
+            "agent `{agent}` is suspended; `claviger agent resume {agent}` resumes it"
+        ));
+    }
+}
+
 fn input(args: &Run) -> Result<String, Failure> {
     let max = MAX_INPUT as u64;
     let bytes = match (&args.input, &args.input_file, args.stdin) {
@@ -145,6 +178,7 @@ fn show(
     agent: &AgentName,
     report: &RunReport,
     uses: &[serde_json::Value],
+    not_approved: u64,
 ) -> Result<Exit, Failure> {
     let (said, exit_code) = match &report.answer {
         Answer::Done(text) => (Some(text.as_str()), None),
@@ -166,6 +200,7 @@ fn show(
             "stdout": String::from_utf8_lossy(&report.stdout),
             "stderr": String::from_utf8_lossy(&report.stderr),
             "uses": uses,
+            "not_approved": not_approved,
             "elapsed_ms": u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX),
         });
         cx.out.value(&json, |_| String::new());
@@ -182,7 +217,22 @@ fn show(
     }
     match ended(&report.end, error, exit_code) {
         None => Ok(Exit::Done),
-        Some(message) => Err(Failure::failed(format!("agent `{agent}` {message}"))),
+        Some(message) => Err(failure(agent, &message, not_approved)),
+    }
+}
+
+/// An agent that failed after it was not given what it asked for most likely failed by that.
+fn failure(agent: &AgentName, message: &str, not_approved: u64) -> Failure {
+    let message = format!("agent `{agent}` {message}");
+    match not_approved {
+        0 => Failure::failed(message),
+        1 => Failure::new(Exit::NeedsApproval, format!("{message}; 1 use was not approved"))
+            .help("`claviger audit tail` shows which, and who denied it, if anybody did"),
+        uses => Failure::new(
+            Exit::NeedsApproval,
+            format!("{message}; {uses} uses were not approved"),
+        )
+        .help("`claviger audit tail` shows which, and who denied them, if anybody did"),
     }
 }
 

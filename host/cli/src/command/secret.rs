@@ -5,21 +5,23 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
 
-use claviger_broker::keyring::{
-    GOOD_SECRET, KeyState, Keyring, MAX_SECRET_VALUE, SecretRecord, SecretReplacement,
-};
-use claviger_broker::local::{NewSecretError, SecretCreation};
+use claviger_broker::keyring::{GOOD_SECRET, Keyring, MAX_SECRET_VALUE, SecretRecord};
+use claviger_broker::local::NewSecretError;
+use claviger_broker::operator::{Command as Order, Reply};
 use claviger_core::manifest::format_duration;
 use claviger_core::name::nearest;
 use claviger_core::{Secret, SecretName};
 use jiff::Timestamp;
+use zeroize::Zeroizing;
 
 use crate::args::{Secret as Args, SecretAdd, SecretReplace, SecretValue};
+use crate::command::life;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::operate::{order, unexpected};
 use crate::output::{columns, shown};
+use crate::overview;
 use crate::passphrase::{self, Source};
-use crate::unlock::with_broker;
 
 pub(crate) fn run(cx: &Context, args: Args) -> Result<Exit, Failure> {
     match args {
@@ -27,79 +29,117 @@ pub(crate) fn run(cx: &Context, args: Args) -> Result<Exit, Failure> {
         Args::List => list(cx),
         Args::Show { name } => show(cx, &name),
         Args::Replace(args) => replace(cx, args),
-        Args::Rm { name } => remove(cx, &name),
-        Args::Disable { name } => change(cx, &name, KeyState::Disabled),
-        Args::Enable { name } => change(cx, &name, KeyState::Active),
-        Args::Revoke { name } => change(cx, &name, KeyState::Revoked),
+        Args::Life(args) => life::secret(cx, args),
     }
 }
 
 fn add(cx: &Context, args: SecretAdd) -> Result<Exit, Failure> {
     let value = read(cx, &args.value)?;
-    let creation = SecretCreation {
+    let command = Order::AddSecret {
         name: args.name,
         kind: args.kind,
         origin: args.origin,
         expires: args.expires,
         rotate_every: args.rotate_every,
-        value,
     };
-    let record = with_broker(cx, async |broker| Ok(broker.add_secret(creation).await?))?;
-    Ok(tell(cx, &record))
+    made(cx, command, Some(value))
 }
 
 fn replace(cx: &Context, args: SecretReplace) -> Result<Exit, Failure> {
+    if args.stage {
+        return stage(cx, args);
+    }
     let value = read(cx, &args.value)?;
-    let replacement = SecretReplacement {
+    let command = Order::ReplaceSecret {
         name: args.name,
-        of: None,
         expires: args.expires,
         rotate_every: args.rotate_every,
-        value,
     };
-    let record = with_broker(cx, async |broker| Ok(broker.replace_secret(replacement).await?))?;
-    Ok(tell(cx, &record))
+    made(cx, command, Some(value))
 }
 
-fn remove(cx: &Context, name: &SecretName) -> Result<Exit, Failure> {
-    let records = with_broker(cx, async |broker| Ok(broker.destroy_secret(name).await?))?;
-    for record in &records {
+/// Adds a value that waits.
+pub(crate) fn stage(cx: &Context, args: SecretReplace) -> Result<Exit, Failure> {
+    let value = read(cx, &args.value)?;
+    let command = Order::StageSecret {
+        name: args.name,
+        expires: args.expires,
+        rotate_every: args.rotate_every,
+    };
+    made(cx, command, Some(value))
+}
+
+/// Has it done, and shows what the keyring has then.
+pub(crate) fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Failure> {
+    let secrets = match order(cx, command, value)? {
+        Reply::Secrets(secrets) => secrets,
+        Reply::Done { .. }
+        | Reply::Keys(_)
+        | Reply::Rotated(_)
+        | Reply::Text(_)
+        | Reply::Status(_)
+        | Reply::Approvals(_)
+        | Reply::Approval(_) => {
+            return Err(unexpected());
+        }
+    };
+    let records = Keyring::list_public_secrets(&cx.keyring()?)?;
+    for record in records.iter().filter(|record| secrets.contains(&record.secret)) {
         tell(cx, record);
     }
     Ok(Exit::Done)
 }
 
-fn change(cx: &Context, name: &SecretName, state: KeyState) -> Result<Exit, Failure> {
-    let record = with_broker(cx, async |broker| {
-        Ok(broker.set_secret_state(name, state).await?)
-    })?;
-    Ok(tell(cx, &record))
-}
-
 fn list(cx: &Context) -> Result<Exit, Failure> {
-    let records = Keyring::list_public_secrets(&cx.keyring()?)?;
-    let now = Timestamp::now();
+    let overview = overview::read(cx)?;
+    let now = overview.now;
     if cx.out.is_json() {
-        for record in &records {
-            cx.out.value(&to_json(record, now), |_| String::new());
+        for record in &overview.secrets {
+            let tally = overview.secret_tally(record);
+            let mut json = to_json(record, now);
+            if let Some(json) = json.as_object_mut() {
+                json.extend([
+                    ("uses".to_owned(), tally.uses.into()),
+                    ("last_use".to_owned(), serde_json::json!(tally.last)),
+                    (
+                        "used_by".to_owned(),
+                        serde_json::json!(overview.holders_of_secret(record)),
+                    ),
+                ]);
+            }
+            cx.out.value(&json, |_| String::new());
         }
         return Ok(Exit::Done);
     }
-    if records.is_empty() {
+    if overview.secrets.is_empty() {
         cx.out
             .note("the keyring has no secrets; `claviger secret add NAME --kind … --origin …` adds one");
         return Ok(Exit::Done);
     }
-    let heading = ["NAME", "VERSION", "STATE", "KIND", "ORIGIN", "ASSURANCE", "TIME"];
+    let heading = [
+        "NAME",
+        "VERSION",
+        "STATE",
+        "AGE",
+        "KIND",
+        "ORIGIN",
+        "ASSURANCE",
+        "LAST USE",
+        "USED BY",
+        "TIME",
+    ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    rows.extend(records.iter().map(|record| {
+    rows.extend(overview.secrets.iter().map(|record| {
         vec![
             record.secret.name.to_string(),
             record.secret.version.to_string(),
-            record.state.to_string(),
+            record.standing().to_owned(),
+            overview.age(record.created),
             record.kind.to_string(),
             record.origin.to_string(),
             record.assurance.to_string(),
+            overview::minute(overview.secret_tally(record).last),
+            overview::holders(&overview.holders_of_secret(record)),
             standing(record, now).unwrap_or_else(|| "-".to_owned()),
         ]
     }));
@@ -158,6 +198,12 @@ fn to_json(record: &SecretRecord, now: Timestamp) -> serde_json::Value {
         "rotate_every_seconds": record.rotate_every.map(|every| every.as_secs()),
         "due": record.due(),
         "standing": standing(record, now),
+        "overlap_seconds": record.overlap.as_secs(),
+        "source": record.source.as_str(),
+        "until": record.until,
+        "deleted": record.deleted,
+        "reason": record.reason,
+        "purge_lock": record.locked,
     })
 }
 
@@ -182,7 +228,7 @@ fn describe(record: &SecretRecord) -> String {
 }
 
 /// A rotation plan as it was probably written.
-fn in_days(every: Duration) -> String {
+pub(crate) fn in_days(every: Duration) -> String {
     let seconds = every.as_secs();
     if seconds.is_multiple_of(86_400) {
         format!("{} d", seconds / 86_400)
@@ -192,43 +238,53 @@ fn in_days(every: Duration) -> String {
 }
 
 /// The value from where it was said to be. Buffers are wiped.
-fn read(cx: &Context, from: &SecretValue) -> Result<Secret, Failure> {
-    let cannot = |error: io::Error| Failure::failed("the secret cannot be read").because(Some(&error));
+/// Reads at most `max` bytes, or tells of too much, from where the arguments say; `what` is what it is, as in "the secret".
+pub(crate) fn read_value(
+    cx: &Context,
+    from: &SecretValue,
+    max: usize,
+    what: &str,
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let cannot =
+        |error: io::Error| Failure::failed(format!("the {what} cannot be read")).because(Some(&error));
     let bytes = match (&from.file, from.fd) {
         (Some(path), _) => {
             let file = File::open(path).map_err(cannot)?;
-            passphrase::read_line(file, MAX_SECRET_VALUE)
+            passphrase::read_line(file, max)
         }
         (None, Some(number)) => {
             let file = passphrase::open_descriptor(number).map_err(cannot)?;
-            passphrase::read_line(file, MAX_SECRET_VALUE)
+            passphrase::read_line(file, max)
         }
         (None, None) => {
             if io::stdin().is_terminal() {
-                return Err(
-                    Failure::usage("a secret is not typed where it shows; stdin is a terminal")
-                        .help("give it through a pipe, with `--file FILE`, or with `--fd N`"),
-                );
+                return Err(Failure::usage(format!(
+                    "a {what} is not typed where it shows; stdin is a terminal"
+                ))
+                .help("give it through a pipe, with `--file FILE`, or with `--fd N`"));
             }
             if matches!(cx.passphrase, Source::Descriptor(0))
                 || matches!(&cx.passphrase, Source::File(path) if path == Path::new("/dev/stdin"))
             {
-                return Err(Failure::usage(
-                    "the passphrase and the secret cannot both come from stdin",
-                ));
+                return Err(Failure::usage(format!(
+                    "the passphrase and the {what} cannot both come from stdin"
+                )));
             }
-            passphrase::read_line(io::stdin().lock(), MAX_SECRET_VALUE)
+            passphrase::read_line(io::stdin().lock(), max)
         }
     };
-    let mut bytes = bytes.map_err(cannot)?;
+    let bytes = bytes.map_err(cannot)?;
     if bytes.is_empty() {
-        return Err(Failure::failed("the secret is empty"));
+        return Err(Failure::failed(format!("the {what} is empty")));
     }
-    if bytes.len() > MAX_SECRET_VALUE {
-        return Err(Failure::failed(format!(
-            "a secret has at most {MAX_SECRET_VALUE} bytes"
-        )));
+    if bytes.len() > max {
+        return Err(Failure::failed(format!("a {what} has at most {max} bytes")));
     }
+    Ok(bytes)
+}
+
+fn read(cx: &Context, from: &SecretValue) -> Result<Secret, Failure> {
+    let mut bytes = read_value(cx, from, MAX_SECRET_VALUE, "secret")?;
     if bytes.len() < GOOD_SECRET {
         cx.out.warn(&format!(
             "the secret has under {GOOD_SECRET} bytes: it can be guessed, and what looks for it in answers can be wrong"

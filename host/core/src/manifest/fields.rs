@@ -59,12 +59,18 @@ fields! {
         SIGN_TABLE: "sign", "a table that names a key", "{ key = \"release\", namespace = \"file\" }";
         HTTP_TABLE: "http", "a table that names an origin",
             "{ origin = \"https://api.github.com\", allow = [\"GET /repos/acme/*\"] }";
+        ATTEST_TABLE: "attest", "a table that names a key and audiences",
+            "{ key = \"evidence\", audiences = [\"https://verifier.example\"] }";
         INJECT_TABLE: "inject", "a table that names a credential", "{ bearer = \"github-token\" }";
+        SEAL_TABLE: "seal", "a table that names a key and rights", "{ key = \"state\", allow = [\"seal\", \"unseal\"] }";
+        MAC_TABLE: "mac", "a table that names a key and rights", "{ key = \"hook\", allow = [\"verify\"] }";
         USES: "uses", "a whole number of at least 1", "500";
         RATE: "rate", "a rate", "\"30/hour\"";
         HOURS: "hours", "a window of the week, or a list of 1 to 16", "\"Mon-Fri 08:00-18:00 Europe/Zurich\"";
         EXPIRES: "expires", "a date and time with its offset, without quotes", "2027-01-01T00:00:00Z";
         ON_VIOLATION: "on-violation", "`deny` or `suspend`", "\"suspend\"";
+        APPROVAL: "approval", "`each` or `first-use`", "\"each\"";
+        APPROVAL_TIMEOUT: "approval-timeout", "a duration", "\"30 s\"";
     }
     /// In each `sign`.
     SIGN = {
@@ -74,6 +80,30 @@ fields! {
         SUBJECT: "subject", "the `sub` of every token", "\"release-bot\"";
         TTL: "ttl", "the life of a token", "\"10 min\"";
         LABEL: "label", "the label of the key's `labeled` profile", "\"acme/build\"";
+        OBJECT: "object", "`commit` or `tag`", "\"tag\"";
+        MAIL: "mail", "a mail address, in which `*` stands for any characters but `@`", "\"bot@acme.example\"";
+        TAG: "tag", "the name of a tag, in which `*` stands for any characters", "\"v*\"";
+        LOGIN_USER: "user", "a user of the key's `ssh-auth` profile", "\"deploy\"";
+        HOST_KEYS: "host-keys", "a list of fingerprints of servers' host keys",
+            "[\"SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU\"]";
+    }
+    /// In each `attest`.
+    ATTEST = {
+        ATTEST_KEY: "key", "the name of a key with profile `attest`", "\"evidence\"";
+        AUDIENCES: "audiences", "a list of those who may be shown evidence", "[\"https://verifier.example\"]";
+        EVIDENCE_TTL: "ttl", "the life of evidence", "\"60 s\"";
+    }
+    /// In each `seal`.
+    SEAL = {
+        SEAL_KEY: "key", "the name of a key, 1 to 64 characters of a-z, 0-9 and -", "\"state\"";
+        SEAL_ALLOW: "allow", "a list with `seal`, `unseal` or both", "[\"seal\", \"unseal\"]";
+        SEAL_BYTES: "bytes", "a quantity of bytes", "\"10 MiB\"";
+    }
+    /// In each `mac`.
+    MAC = {
+        MAC_KEY: "key", "the name of a key, 1 to 64 characters of a-z, 0-9 and -", "\"hook\"";
+        MAC_LABEL: "label", "the label of the key's `mac` profile", "\"acme/webhook\"";
+        MAC_ALLOW: "allow", "a list with `generate`, `verify` or both", "[\"verify\"]";
     }
     /// In each `http`.
     HTTP = {
@@ -153,4 +183,4 @@ fields! {
 
 /// Capabilities and constraints that the format reserves and this version does not serve. A knob that nothing enforces is an
 /// error, not a comment.
-pub const UNSERVED: &[&str] = &["seal", "mac", "attest", "approval"];
+pub const UNSERVED: &[&str] = &[];

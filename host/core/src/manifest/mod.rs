@@ -1,7 +1,7 @@
 //! The operator's manifest as types that cannot be wrong, and the way from TOML to them. Does not read files: whoever has the
 //! text gives it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::admission::CapabilityKind;
+use crate::approval::Approval;
 use crate::digest::{ComponentDigest, ManifestDigest};
 use crate::http::HttpGrant;
-use crate::name::{AgentName, GrantAlias, KeyName, VariableName};
+use crate::name::{AgentName, GrantAlias, KeyName, Label, Principal, VariableName};
 use crate::profile::Narrowing;
 
 pub mod fields;
@@ -20,10 +21,12 @@ mod parse;
 mod pin;
 mod problem;
 mod quantity;
+mod rights;
 
 pub use hours::{Hours, NotHours};
 pub use problem::{Problem, Severity, code};
 pub use quantity::{Bytes, NotAQuantity, Rate, format_duration, parse_duration};
+pub use rights::{MacRight, SealRight, UnknownRight};
 
 /// A manifest has at most this many bytes; one with 200 grants has about 30 000.
 pub const MAX_MANIFEST: usize = 256 * 1024;
@@ -52,6 +55,11 @@ pub const MAX_LIST: usize = 64;
 pub const MAX_CERTIFICATES: usize = 16;
 /// A grant has at most this many repositories of an installation: what GitHub takes.
 pub const MAX_REPOSITORIES: usize = 500;
+
+/// A grant to attest has at most this many audiences.
+pub const MAX_AUDIENCES: usize = 16;
+/// The life of evidence in seconds if the grant says nothing: it is shown at once.
+pub const DEFAULT_EVIDENCE_LIFE: u32 = 60;
 
 /// What one agent may do.
 #[derive(Debug, Clone, PartialEq)]
@@ -191,6 +199,38 @@ pub enum Capability {
     },
     /// `http = { origin = "…", allow = [ … ] }`, with `inject` beside it.
     Http(Arc<HttpGrant>),
+    /// `attest = { key = "…", audiences = [ … ] }`.
+    Attest(AttestGrant),
+    /// `seal = { key = "…", allow = [ … ] }`.
+    Seal {
+        /// The key.
+        key: KeyName,
+        /// Which operations; at least one.
+        allow: BTreeSet<SealRight>,
+        /// `bytes = "10 MiB"`: how much may be sealed and unsealed in all, counted on the audit log by agent name and alias.
+        bytes: Option<Bytes>,
+    },
+    /// `mac = { key = "…", allow = [ … ] }`.
+    Mac {
+        /// The key.
+        key: KeyName,
+        /// The label of the key's profile, repeated so that the manifest can be read alone.
+        label: Option<Label>,
+        /// Which operations; at least one.
+        allow: BTreeSet<MacRight>,
+    },
+}
+
+/// For whom the host gives evidence of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AttestGrant {
+    /// A key with the profile `attest`.
+    pub key: KeyName,
+    /// Who may be shown evidence; 1 to [`MAX_AUDIENCES`]. No two grants of a manifest share one.
+    pub audiences: BTreeSet<Principal>,
+    /// The life of evidence in seconds; 1 to [`crate::attest::MAX_EVIDENCE_LIFE`].
+    pub ttl: u32,
 }
 
 impl Capability {
@@ -200,6 +240,9 @@ impl Capability {
         match self {
             Self::Sign { .. } => CapabilityKind::Sign,
             Self::Http(_) => CapabilityKind::Http,
+            Self::Attest(_) => CapabilityKind::Attest,
+            Self::Seal { .. } => CapabilityKind::Seal,
+            Self::Mac { .. } => CapabilityKind::Mac,
         }
     }
 }
@@ -218,6 +261,8 @@ pub struct Constraints {
     pub expires: Option<Timestamp>,
     /// `on-violation = "deny" | "suspend"`.
     pub on_violation: OnViolation,
+    /// `approval = "each" | "first-use"`, with `approval-timeout` beside it: who uses the grant waits for an operator.
+    pub approval: Option<Approval>,
 }
 
 /// What a refused request under a grant leads to, if the agent is to blame for it: spent uses, exceeded rate, outside hours, or

@@ -11,6 +11,8 @@ use crate::manifest::{MAX_MANIFEST, Manifest, Problem, fields};
 use section::{Section, quoted};
 
 mod agent;
+mod approval;
+mod attest;
 mod body;
 mod grants;
 mod http;
@@ -20,6 +22,7 @@ mod mix;
 mod oauth;
 mod pem;
 mod section;
+mod symmetric;
 mod world;
 
 /// The revision of the format that this version reads.
@@ -101,7 +104,7 @@ fn read_document(document: &DeTable<'_>, text: &str, report: &mut Report) -> Opt
     let limits = limits::read(&top, report);
     let env = world::read_env(&top, report);
     let files = world::read_files(&top, report);
-    let grants = grants::read(&top, report);
+    let grants = grants::read(&top, &limits, report);
     let agent::Read {
         agent,
         args,

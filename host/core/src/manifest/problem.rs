@@ -25,6 +25,8 @@ pub mod code {
     pub const NO_EXPIRY: &str = "manifest::no-expiry";
     /// Warning: a grant with neither `uses` nor `rate`.
     pub const UNLIMITED: &str = "manifest::unlimited";
+    /// Warning: a use may wait for its approval until after its agent is stopped.
+    pub const APPROVAL_TOO_SLOW: &str = "manifest::approval-too-slow";
     /// Warning: the component's bytes are not approved yet.
     pub const NOT_PINNED: &str = "manifest::not-pinned";
     /// Warning: a request that changes something, on paths that nobody listed.

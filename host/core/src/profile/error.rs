@@ -1,9 +1,12 @@
 //! Why a profile, its narrowing or a frame is not acceptable. Texts for operators: no agent sees them, and none quotes content.
 
-use super::MAX_TOKEN_LIFE;
+use super::git::GitError;
 use super::proof::{MAX_LIFETIME, MAX_SUBJECT};
+use super::ssh_auth::SshAuthError;
+use super::{MAX_CONTEXT, MAX_TOKEN_LIFE};
+use crate::attest::{MAX_NONCE, MIN_NONCE};
 use crate::http::Origin;
-use crate::key::{Algorithm, KeyAlgorithm, KeyError};
+use crate::key::{Algorithm, KeyAlgorithm, KeyError, SymmetricAlgorithm};
 use crate::name::{Principal, TokenType};
 
 /// Why a profile or its narrowing is not acceptable.
@@ -16,6 +19,27 @@ pub enum ProfileError {
     /// The life of tokens is out of bounds.
     #[error("tokens may live 1 to {MAX_TOKEN_LIFE} seconds, not {0}")]
     Life(u32),
+    /// A list names too much.
+    #[error("the profile may name at most {allowed} of `{field}`")]
+    TooMany {
+        /// The field.
+        field: &'static str,
+        /// The bound.
+        allowed: usize,
+    },
+    /// Commits and tags are not signed unread.
+    #[error(
+        "commits and tags are signed by a key with profile `git`, which reads them first; a key with profile `sshsig` does not sign under the namespace `git`"
+    )]
+    GitNamespace,
+    /// A grant for commits that names a tag.
+    #[error("`tag` does not apply to a grant with `object = \"commit\"`")]
+    TagOfCommits,
+    /// Neither the key nor the grant says which servers.
+    #[error(
+        "the key was made for any server; the grant must name host keys in `host-keys`, as `ssh-keygen -lf HOST_KEY.pub` prints them"
+    )]
+    NoHostKeys,
     /// The field belongs to another profile.
     #[error("`{field}` does not apply to a key with profile `{profile}`")]
     Foreign {
@@ -45,6 +69,20 @@ pub enum ProfileError {
     /// The key signs requests, which the host frames.
     #[error("a key with profile `{0}` is for requests: a grant names it in `inject`, not in `sign`")]
     ForRequests(&'static str),
+    /// The key seals or makes MACs.
+    #[error("a key with profile `{0}` signs nothing: a grant names it in `{0}`, not in `sign`")]
+    SignsNothing(&'static str),
+    /// The key is for something else than the grant.
+    #[error("a `{grant}` grant needs a key with profile `{grant}`; this one has `{found}`")]
+    Purpose {
+        /// The grant's capability.
+        grant: &'static str,
+        /// The key's profile.
+        found: &'static str,
+    },
+    /// The key signs evidence.
+    #[error("a key with profile `attest` signs evidence alone: a grant names it in `attest`, not in `sign`")]
+    ForEvidence,
     /// The algorithm is not one of the profile's.
     #[error("a key with profile `{profile}` is {}, not {asked}", one_of(allowed))]
     Algorithm {
@@ -54,6 +92,16 @@ pub enum ProfileError {
         asked: KeyAlgorithm,
         /// What there is.
         allowed: &'static [Algorithm],
+    },
+    /// The profile's keys have no public half, and one algorithm.
+    #[error("a key with profile `{profile}` is {allowed}, not {asked}")]
+    Symmetric {
+        /// The profile.
+        profile: &'static str,
+        /// What was asked.
+        asked: KeyAlgorithm,
+        /// What there is.
+        allowed: SymmetricAlgorithm,
     },
     /// The `typ` belongs to tokens that only another profile makes.
     #[error("tokens of the type `{0}` are made by a profile of their own")]
@@ -134,6 +182,9 @@ pub enum FrameError {
     /// A value from a server that does not belong into a proof.
     #[error("the server's nonce is not one that a proof can hold")]
     Nonce,
+    /// A verifier's nonce is too short to be one, or longer than a token holds.
+    #[error("a nonce has {MIN_NONCE} to {MAX_NONCE} bytes, the agent sent {0}")]
+    VerifierNonce(usize),
     /// Not what a TLS 1.3 client signs.
     #[error("expected the content of a TLS 1.3 client's `CertificateVerify`")]
     Handshake,
@@ -145,9 +196,31 @@ pub enum FrameError {
     /// Not the name of a certificate's subject.
     #[error("expected a subject such as `CN=claviger,O=Acme`, of at most {MAX_SUBJECT} bytes")]
     Subject,
+    /// Not a commit or tag that the grant signs.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// Not a login that the grant signs.
+    #[error(transparent)]
+    SshAuth(#[from] SshAuthError),
     /// The key or message cannot be encoded, which the types exclude.
     #[error("the message cannot be encoded")]
     Encoding,
+}
+
+/// Why there is nothing to seal or to make a MAC of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// The text is over its bound.
+    #[error("expected at most {allowed} bytes, the agent sent {sent}")]
+    TooLarge {
+        /// The bound in bytes.
+        allowed: usize,
+        /// What came, in bytes.
+        sent: usize,
+    },
+    /// The context is missing or over its bound.
+    #[error("a context has 1 to {MAX_CONTEXT} bytes, the agent sent {0}")]
+    Context(usize),
 }
 
 impl From<KeyError> for FrameError {

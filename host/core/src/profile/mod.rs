@@ -2,23 +2,33 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::digest::ContentDigest;
 use crate::http::{Origin, PathEncoding, Target};
-use crate::key::{Algorithm, KeyAlgorithm, KeyError, PublicKey, Signature};
-use crate::name::{Label, Namespace, Principal, TokenType};
+use crate::key::{Algorithm, KeyAlgorithm, PublicKey, SymmetricAlgorithm};
+use crate::name::{Label, Namespace, Principal, SshUser, TokenType};
 
 mod error;
+mod evidence;
+mod framed;
+pub mod git;
 mod jws;
 mod labeled;
+mod mac;
+#[cfg(test)]
+mod narrow_tests;
 pub mod proof;
 #[cfg(test)]
 mod proof_tests;
+mod sealing;
+mod serial;
+mod ssh;
+pub mod ssh_auth;
 mod sshsig;
+#[cfg(test)]
+mod symmetric_tests;
 #[cfg(test)]
 mod test_keys;
 #[cfg(test)]
@@ -26,11 +36,23 @@ mod tests;
 #[cfg(test)]
 mod tls_tests;
 
-pub use error::{FrameError, ProfileError};
+pub use error::{FrameError, InputError, ProfileError};
+pub use evidence::{EVIDENCE_TYPE, EvidenceClaims, evidence};
+pub use framed::Framed;
+pub use mac::{MAX_MAC_CONTENT, MAX_MAC_MESSAGE, MacInput, MacRule, MacValue, TAG, Tag};
+pub use sealing::{
+    BOX_OVERHEAD, Context, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule,
+    UnsealInput,
+};
+pub use serial::Serial;
+
+use framed::Finish;
+use git::{GitNarrowing, GitRule, MailPattern, TagPattern};
+use ssh_auth::{HostKeyId, SshAuthNarrowing, SshAuthRule};
 
 /// The most content one signature covers under `sshsig`: a release archive of usual size, held once in host memory.
 pub const MAX_SSHSIG_CONTENT: usize = 16 * 1024 * 1024;
-/// The most content one signature covers under `jws` and `labeled`: these are messages, not files.
+/// The most content one signature covers under `jws`, `labeled` and `git`: these are messages, not files.
 pub const MAX_MESSAGE_CONTENT: usize = 64 * 1024;
 /// The longest signature given out, in bytes, as promised in WIT. A token is base64 of its payload, which can be longer than the agent
 /// wrote it (`1e15` becomes `1000000000000000.0`); one over the largest payload that keeps its length has some 90,000.
@@ -92,6 +114,29 @@ pub enum Profile {
     },
     /// TLS 1.3 client authentication (RFC 8446 §4.4.3), and the request for the certificate (RFC 2986). For requests.
     Mtls {},
+    /// Evidence of which agent runs on this machine (RFC 9711), with a device's quote. In a TPM only; no agent's `sign` reaches the key.
+    Attest {},
+    /// Commits and tags of git, as armoured SSHSIG under the namespace `git`. The host reads the object before it signs it.
+    Git {
+        /// The addresses of authors, committers and taggers; at least one.
+        mails: BTreeSet<MailPattern>,
+        /// The names of tags. Without any, the key signs commits alone.
+        tags: BTreeSet<TagPattern>,
+    },
+    /// Logins over SSH (RFC 4252 §7), each bound to a server that vouched for its session.
+    SshAuth {
+        /// As whom; at least one.
+        users: BTreeSet<SshUser>,
+        /// Where, by host keys. Without any, each grant names them.
+        host_keys: BTreeSet<HostKeyId>,
+    },
+    /// Boxes that only the host opens again. Signs nothing.
+    Seal {},
+    /// MACs under a fixed label. Signs nothing.
+    Mac {
+        /// What the MACs are for.
+        label: Label,
+    },
 }
 
 /// The `typ` of a client assertion.
@@ -116,8 +161,8 @@ impl AssertionType {
     }
 }
 
-/// The types of tokens that the profiles for requests make; the profile `jws` makes none of them.
-const RESERVED_TYPES: [&str; 2] = [proof::DPOP_TYPE, AssertionType::Explicit.as_str()];
+/// The types of tokens that the profiles for requests and for evidence make; the profile `jws` makes none of them.
+const RESERVED_TYPES: [&str; 3] = [proof::DPOP_TYPE, AssertionType::Explicit.as_str(), EVIDENCE_TYPE];
 
 /// Ed25519 first: it is what a key has if there is nothing to say for another.
 const GENERAL: &[Algorithm] = &[Algorithm::Ed25519, Algorithm::P256];
@@ -137,19 +182,28 @@ impl Profile {
             Self::ClientAssertion { .. } => "client-assertion",
             Self::GithubApp { .. } => "github-app",
             Self::Mtls {} => "mtls",
+            Self::Git { .. } => "git",
+            Self::SshAuth { .. } => "ssh-auth",
+            Self::Attest {} => "attest",
+            Self::Seal {} => "seal",
+            Self::Mac { .. } => "mac",
         }
     }
 
-    /// The algorithms that its keys may have; the first is the one to take where nothing speaks for another. Never empty.
+    /// The algorithms that its keys may sign with; the first is the one to take where nothing speaks for another. Empty if they sign nothing.
     #[must_use]
     pub const fn algorithms(&self) -> &'static [Algorithm] {
         match self {
-            Self::Sshsig { .. } | Self::Jws { .. } | Self::Labeled { .. } | Self::HttpSignature { .. } => {
-                GENERAL
-            }
+            Self::Sshsig { .. }
+            | Self::Jws { .. }
+            | Self::Labeled { .. }
+            | Self::HttpSignature { .. }
+            | Self::Git { .. }
+            | Self::SshAuth { .. } => GENERAL,
             Self::Dpop {} | Self::ClientAssertion { .. } => OAUTH,
             Self::GithubApp { .. } => &[Algorithm::Rsa2048],
-            Self::Mtls {} => &[Algorithm::P256],
+            Self::Mtls {} | Self::Attest {} => &[Algorithm::P256],
+            Self::Seal {} | Self::Mac { .. } => &[],
         }
     }
 
@@ -158,18 +212,42 @@ impl Profile {
     /// # Errors
     /// When it may not.
     pub fn accept(&self, algorithm: impl Into<KeyAlgorithm>) -> Result<(), ProfileError> {
-        let algorithm = algorithm.into();
-        if algorithm
-            .signing()
-            .is_some_and(|algorithm| self.algorithms().contains(&algorithm))
-        {
-            return Ok(());
+        let asked = algorithm.into();
+        let (profile, allowed) = (self.kind(), self.algorithms());
+        match (self.symmetric(), asked) {
+            (Some(own), KeyAlgorithm::Symmetric(asked)) if own == asked => Ok(()),
+            (Some(allowed), _) => Err(ProfileError::Symmetric {
+                profile,
+                asked,
+                allowed,
+            }),
+            (None, KeyAlgorithm::Signing(asked)) if allowed.contains(&asked) => Ok(()),
+            (None, _) => Err(ProfileError::Algorithm {
+                profile,
+                asked,
+                allowed,
+            }),
         }
-        Err(ProfileError::Algorithm {
-            profile: self.kind(),
-            asked: algorithm,
-            allowed: self.algorithms(),
-        })
+    }
+
+    /// The algorithm of its keys, if they have no public half.
+    #[must_use]
+    pub const fn symmetric(&self) -> Option<SymmetricAlgorithm> {
+        match self {
+            Self::Seal {} => Some(SymmetricAlgorithm::XChaCha20Poly1305),
+            Self::Mac { .. } => Some(SymmetricAlgorithm::HmacSha256),
+            Self::Sshsig { .. }
+            | Self::Jws { .. }
+            | Self::Labeled { .. }
+            | Self::HttpSignature { .. }
+            | Self::Dpop {}
+            | Self::ClientAssertion { .. }
+            | Self::GithubApp { .. }
+            | Self::Mtls {}
+            | Self::Attest {}
+            | Self::Git { .. }
+            | Self::SshAuth { .. } => None,
+        }
     }
 
     /// Checks the parameters; done when a key is created and when one is read from the keyring.
@@ -190,13 +268,42 @@ impl Profile {
                 Err(ProfileError::Lifetime(*max_lifetime))
             }
             Self::ClientAssertion { audience, .. } => audience_origin(audience).map(drop),
+            Self::Git { mails, tags } => git::validate(mails, tags),
+            Self::SshAuth { users, host_keys } => ssh_auth::validate(users, host_keys),
             Self::Sshsig { .. }
             | Self::Jws { .. }
             | Self::Labeled { .. }
             | Self::HttpSignature { .. }
             | Self::Dpop {}
             | Self::GithubApp { .. }
-            | Self::Mtls {} => Ok(()),
+            | Self::Mtls {}
+            | Self::Attest {}
+            | Self::Seal {}
+            | Self::Mac { .. } => Ok(()),
+        }
+    }
+
+    /// As [`Profile::validate`], for a key that does not exist yet: what older versions made and no grant can use any more is refused, too.
+    ///
+    /// # Errors
+    /// The first parameter that is out of its bounds.
+    pub fn validate_new(&self) -> Result<(), ProfileError> {
+        self.validate()?;
+        match self {
+            Self::Sshsig { namespaces } if namespaces.iter().any(is_git) => Err(ProfileError::GitNamespace),
+            Self::Sshsig { .. }
+            | Self::Jws { .. }
+            | Self::Labeled { .. }
+            | Self::HttpSignature { .. }
+            | Self::Dpop {}
+            | Self::ClientAssertion { .. }
+            | Self::GithubApp { .. }
+            | Self::Mtls {}
+            | Self::Attest {}
+            | Self::Git { .. }
+            | Self::SshAuth { .. }
+            | Self::Seal {}
+            | Self::Mac { .. } => Ok(()),
         }
     }
 
@@ -212,24 +319,29 @@ impl Profile {
             subject,
             ttl,
             label,
+            git,
+            ssh,
         } = narrowing;
-        let foreign = |field: &'static str, present: bool| {
-            if present {
-                Err(ProfileError::Foreign {
-                    profile: self.kind(),
-                    field,
-                })
-            } else {
-                Ok(())
-            }
-        };
+        if let Some((field, _)) = narrowing.given().find(|(_, profile)| *profile != self.kind()) {
+            return Err(ProfileError::Foreign {
+                profile: self.kind(),
+                field,
+            });
+        }
         match self {
+            Self::HttpSignature { .. }
+            | Self::Dpop {}
+            | Self::ClientAssertion { .. }
+            | Self::GithubApp { .. }
+            | Self::Mtls {} => Err(ProfileError::ForRequests(self.kind())),
+            Self::Attest {} => Err(ProfileError::ForEvidence),
+            Self::Seal {} | Self::Mac { .. } => Err(ProfileError::SignsNothing(self.kind())),
             Self::Sshsig { namespaces } => {
-                foreign("audience", audience.is_some())?;
-                foreign("subject", subject.is_some())?;
-                foreign("ttl", ttl.is_some())?;
-                foreign("label", label.is_some())?;
                 let namespace = choose("namespace", namespaces, namespace.as_ref())?;
+                // Commits and tags are read before they are signed, under a profile of their own.
+                if is_git(&namespace) {
+                    return Err(ProfileError::GitNamespace);
+                }
                 Ok(SigningRule::Sshsig { namespace })
             }
             Self::Jws {
@@ -238,8 +350,6 @@ impl Profile {
                 audiences,
                 max_ttl,
             } => {
-                foreign("namespace", namespace.is_some())?;
-                foreign("label", label.is_some())?;
                 let ttl = ttl.unwrap_or(*max_ttl);
                 if ttl == 0 || ttl > *max_ttl {
                     return Err(ProfileError::Ttl {
@@ -255,25 +365,18 @@ impl Profile {
                     ttl,
                 })
             }
-            Self::Labeled { label: own } => {
-                foreign("namespace", namespace.is_some())?;
-                foreign("audience", audience.is_some())?;
-                foreign("subject", subject.is_some())?;
-                foreign("ttl", ttl.is_some())?;
-                match label {
-                    Some(asked) if asked != own => Err(ProfileError::NotAmong {
-                        field: "label",
-                        asked: asked.to_string(),
-                        allowed: own.to_string(),
-                    }),
-                    Some(_) | None => Ok(SigningRule::Labeled { label: own.clone() }),
-                }
+            Self::Labeled { label: own } => match label {
+                Some(asked) if asked != own => Err(ProfileError::NotAmong {
+                    field: "label",
+                    asked: asked.to_string(),
+                    allowed: own.to_string(),
+                }),
+                Some(_) | None => Ok(SigningRule::Labeled { label: own.clone() }),
+            },
+            Self::Git { mails, tags } => git::narrow(mails, tags, git).map(SigningRule::Git),
+            Self::SshAuth { users, host_keys } => {
+                ssh_auth::narrow(users, host_keys, ssh).map(SigningRule::SshAuth)
             }
-            Self::HttpSignature { .. }
-            | Self::Dpop {}
-            | Self::ClientAssertion { .. }
-            | Self::GithubApp { .. }
-            | Self::Mtls {} => Err(ProfileError::ForRequests(self.kind())),
         }
     }
 }
@@ -291,6 +394,42 @@ pub struct Narrowing {
     pub ttl: Option<u32>,
     /// `labeled`: the label, repeated so that the manifest can be read alone.
     pub label: Option<Label>,
+    /// `git`: which objects.
+    #[serde(default)]
+    pub git: GitNarrowing,
+    /// `ssh-auth`: as whom, and where.
+    #[serde(default)]
+    pub ssh: SshAuthNarrowing,
+}
+
+impl Narrowing {
+    /// Every field that the grant gives, with the one profile that it belongs to.
+    fn given(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let Self {
+            namespace,
+            audience,
+            subject,
+            ttl,
+            label,
+            git: GitNarrowing { object, mail, tag },
+            ssh: SshAuthNarrowing { user, host_keys },
+        } = self;
+        [
+            ("namespace", "sshsig", namespace.is_some()),
+            ("audience", "jws", audience.is_some()),
+            ("subject", "jws", subject.is_some()),
+            ("ttl", "jws", ttl.is_some()),
+            ("label", "labeled", label.is_some()),
+            ("object", "git", object.is_some()),
+            ("mail", "git", mail.is_some()),
+            ("tag", "git", tag.is_some()),
+            ("user", "ssh-auth", user.is_some()),
+            ("host-keys", "ssh-auth", !host_keys.is_empty()),
+        ]
+        .into_iter()
+        .filter(|(_, _, given)| *given)
+        .map(|(field, profile, _)| (field, profile))
+    }
 }
 
 /// How one grant signs: the profile with every choice made. Frozen at admission.
@@ -320,6 +459,10 @@ pub enum SigningRule {
         /// The label.
         label: Label,
     },
+    /// Commits and tags.
+    Git(GitRule),
+    /// Logins over SSH.
+    SshAuth(SshAuthRule),
 }
 
 /// What a frame needs beside the content, none of it chosen by the agent.
@@ -344,7 +487,8 @@ impl SigningRule {
         }
         let max = match self {
             Self::Sshsig { .. } => MAX_SSHSIG_CONTENT,
-            Self::Jws { .. } | Self::Labeled { .. } => MAX_MESSAGE_CONTENT,
+            Self::Jws { .. } | Self::Labeled { .. } | Self::Git(_) => MAX_MESSAGE_CONTENT,
+            Self::SshAuth(_) => ssh_auth::MAX_LOGIN,
         };
         if content.len() > max {
             return Err(FrameError::TooLarge {
@@ -375,6 +519,15 @@ impl SigningRule {
                 (jws::message(&claims, typ, content, context)?, Finish::Jws)
             }
             Self::Labeled { label } => (labeled::message(label, content), Finish::Labeled),
+            Self::Git(rule) => {
+                rule.check(content, context.now)?;
+                let namespace: Namespace = git::NAMESPACE.parse().map_err(|_| FrameError::Encoding)?;
+                (
+                    sshsig::message(&namespace, content)?,
+                    Finish::Sshsig { namespace },
+                )
+            }
+            Self::SshAuth(rule) => (ssh_auth::check(rule, content, context.key)?, Finish::SshAuth),
         };
         // Before anything is decided or logged: what could not be given out is not signed.
         let needed = finish.longest(&message, context.key.algorithm());
@@ -385,106 +538,6 @@ impl SigningRule {
             });
         }
         Ok(Framed::new(message, finish, context.key, content))
-    }
-}
-
-/// A message that a profile framed for one key. Private fields and no other constructor: custody signs nothing else.
-pub struct Framed {
-    // Invariant: built by a profile of this module.
-    message: Vec<u8>,
-    finish: Finish,
-    key: PublicKey,
-    content: ContentDigest,
-    size: usize,
-    // Invariant: no two messages of a process have the same.
-    serial: u64,
-}
-
-/// Counts the framed messages of this process, so that a permit can be bound to one of them.
-static SERIAL: AtomicU64 = AtomicU64::new(0);
-
-enum Finish {
-    Sshsig { namespace: Namespace },
-    Jws,
-    Labeled,
-    // Of a proof that is put together elsewhere: the signature alone.
-    Raw,
-}
-
-impl Finish {
-    /// The most bytes that [`Framed::finish`] makes of a signature over this message. Of a token, the very number.
-    fn longest(&self, message: &[u8], algorithm: Algorithm) -> usize {
-        match self {
-            Self::Sshsig { .. } => sshsig::MAX_ARMOURED,
-            Self::Jws => jws::compact_length(message, algorithm),
-            Self::Labeled | Self::Raw => algorithm.signature_length(),
-        }
-    }
-}
-
-impl Framed {
-    fn new(message: Vec<u8>, finish: Finish, key: &PublicKey, content: &[u8]) -> Self {
-        Self {
-            message,
-            finish,
-            key: key.clone(),
-            content: ContentDigest::of(content),
-            size: content.len(),
-            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
-        }
-    }
-
-    /// The bytes to sign (Ed25519) or to hash with SHA-256 and sign (P-256, RSA).
-    #[must_use]
-    pub fn message(&self) -> &[u8] {
-        &self.message
-    }
-
-    /// The key it was framed for.
-    #[must_use]
-    pub const fn key(&self) -> &PublicKey {
-        &self.key
-    }
-
-    /// The digest of the agent's content, for the audit log.
-    #[must_use]
-    pub const fn content(&self) -> ContentDigest {
-        self.content
-    }
-
-    /// Which message of this process it is.
-    pub(crate) const fn serial(&self) -> u64 {
-        self.serial
-    }
-
-    /// The length of the agent's content in bytes.
-    #[must_use]
-    pub const fn size(&self) -> usize {
-        self.size
-    }
-
-    /// Puts a signature into the form the profile gives out.
-    ///
-    /// # Errors
-    /// When the signature is of another algorithm than the key.
-    pub fn finish(&self, signature: &Signature) -> Result<Vec<u8>, KeyError> {
-        if signature.algorithm() != self.key.algorithm() {
-            return Err(KeyError::BadSignature(self.key.algorithm()));
-        }
-        match &self.finish {
-            Finish::Sshsig { namespace } => sshsig::armour(namespace, &self.key, signature),
-            Finish::Jws => Ok(jws::compact(&self.message, signature)),
-            Finish::Labeled | Finish::Raw => Ok(signature.as_bytes().to_vec()),
-        }
-    }
-}
-
-impl fmt::Debug for Framed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Framed")
-            .field("content", &self.content)
-            .field("size", &self.size)
-            .finish_non_exhaustive()
     }
 }
 
@@ -514,26 +567,29 @@ fn choose<T: Ord + Clone + fmt::Display>(
     allowed: &BTreeSet<T>,
     asked: Option<&T>,
 ) -> Result<T, ProfileError> {
-    let list = || {
-        allowed
-            .iter()
-            .map(|item| format!("`{item}`"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
     match asked {
         Some(asked) if allowed.contains(asked) => Ok(asked.clone()),
         Some(asked) => Err(ProfileError::NotAmong {
             field,
             asked: asked.to_string(),
-            allowed: list(),
+            allowed: listed(allowed),
         }),
         None => match (allowed.len(), allowed.first()) {
             (1, Some(only)) => Ok(only.clone()),
             _ => Err(ProfileError::Ambiguous {
                 field,
-                allowed: list(),
+                allowed: listed(allowed),
             }),
         },
     }
+}
+
+/// The items of a set, as they are shown in messages.
+fn listed<T: fmt::Display>(items: &BTreeSet<T>) -> String {
+    let items: Vec<_> = items.iter().map(|item| format!("`{item}`")).collect();
+    items.join(", ")
+}
+
+fn is_git(namespace: &Namespace) -> bool {
+    namespace.as_str() == git::NAMESPACE
 }

@@ -15,6 +15,7 @@ use super::tests::{all_profiles, context, open_jws, rule, set};
 use super::*;
 use crate::http::Method;
 use crate::secret::Secret;
+use crate::{ContentDigest, Signature};
 
 fn pairs() -> [Pair; 3] {
     let [ed25519, p256] = Pair::both();

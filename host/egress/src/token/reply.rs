@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use claviger_core::Secret;
-use claviger_core::egress::{Fault, Token};
+use claviger_core::egress::{Fault, Token, TokenAnswer};
 use http::{HeaderMap, Response, StatusCode, header};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -44,6 +44,11 @@ struct OAuthReply<'a> {
     token_type: Text<'a>,
     #[serde(default)]
     expires_in: Option<serde_json::Value>,
+}
+
+/// What is read by itself, whatever else there is: the refresh token before it may be dead.
+#[derive(Deserialize)]
+struct Rotation<'a> {
     #[serde(default, borrow)]
     refresh_token: Option<Text<'a>>,
 }
@@ -63,10 +68,10 @@ struct ErrorReply<'a> {
     error: Cow<'a, str>,
 }
 
-/// Checks that the head is one of an answer with a token.
+/// Checks that the head may be one of an answer with a token.
 pub(super) fn head(head: &Response<()>) -> Result<(), Fault> {
     match head.status() {
-        StatusCode::OK | StatusCode::CREATED if is_json(head) => Ok(()),
+        StatusCode::OK | StatusCode::CREATED => Ok(()),
         _ => Err(Fault::Token),
     }
 }
@@ -99,8 +104,30 @@ fn is_json(head: &Response<()>) -> bool {
     })
 }
 
-/// The token in an answer.
-pub(super) fn token(head: &Response<()>, body: &[u8], kind: Kind) -> Result<Token, Fault> {
+/// The token in an answer; or, if there is none that can be used, the refresh token that came with it.
+pub(super) fn token(head: &Response<()>, body: &[u8], kind: Kind) -> Result<TokenAnswer, Fault> {
+    let refresh = match kind {
+        Kind::OAuth2 { .. } => refresh(body),
+        Kind::Github => Ok(None),
+    };
+    let access = if is_json(head) {
+        access(head, body, kind)
+    } else {
+        Err(Fault::Token)
+    };
+    match (access, refresh) {
+        (Ok(token), Ok(refresh)) => Ok(TokenAnswer::Given(Token { refresh, ..token })),
+        (Err(_), Ok(Some(refresh))) => Ok(TokenAnswer::Rotated(refresh)),
+        (Ok(_), Err(fault)) | (Err(fault), Ok(None) | Err(_)) => Err(fault),
+    }
+}
+
+fn refresh(body: &[u8]) -> Result<Option<Secret>, Fault> {
+    let rotation: Rotation<'_> = serde_json::from_slice(body).map_err(|_| Fault::Token)?;
+    rotation.refresh_token.as_ref().map(secret).transpose()
+}
+
+fn access(head: &Response<()>, body: &[u8], kind: Kind) -> Result<Token, Fault> {
     match kind {
         Kind::OAuth2 { bound } => {
             let reply: OAuthReply<'_> = serde_json::from_slice(body).map_err(|_| Fault::Token)?;
@@ -111,8 +138,9 @@ pub(super) fn token(head: &Response<()>, body: &[u8], kind: Kind) -> Result<Toke
             }
             Ok(Token {
                 access: usable(&reply.access_token)?,
-                expires_in: reply.expires_in.as_ref().map(seconds).transpose()?,
-                refresh: reply.refresh_token.as_ref().map(secret).transpose()?,
+                // What cannot be read is unsaid.
+                expires_in: reply.expires_in.as_ref().and_then(seconds),
+                refresh: None,
                 dpop_nonce: nonce::supplied(head.headers()),
             })
         }
@@ -148,16 +176,15 @@ fn secret(text: &Text<'_>) -> Result<Secret, Fault> {
 }
 
 /// A number, as the standard says, or digits, as some servers do.
-fn seconds(value: &serde_json::Value) -> Result<u64, Fault> {
-    let number = match value {
+fn seconds(value: &serde_json::Value) -> Option<u64> {
+    match value {
         serde_json::Value::Number(number) => number.as_u64(),
         serde_json::Value::String(digits) => digits.parse().ok(),
         serde_json::Value::Null
         | serde_json::Value::Bool(_)
         | serde_json::Value::Array(_)
         | serde_json::Value::Object(_) => None,
-    };
-    number.ok_or(Fault::Token)
+    }
 }
 
 /// Seconds until a moment by the server's own clock, which its answer must tell: ours may differ.

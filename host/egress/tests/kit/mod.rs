@@ -60,11 +60,13 @@ pub(crate) async fn permit(origin: &Origin) -> Permit {
         key: None,
         secret: None,
         profile: "none".to_owned(),
+        operation: None,
         request: None,
         content: ContentDigest::of(b""),
         size: 0,
         number: 1,
         rate_until: None,
+        approval: None,
     };
     let (log, clock) = (Arc::new(NoLog), Arc::new(Epoch));
     Permit::to_send(log, clock, Timestamp::UNIX_EPOCH, allowed, origin.clone(), None)

@@ -21,6 +21,8 @@ pub(crate) enum Step {
     ReadSome(usize),
     /// Writes.
     Write(Vec<u8>),
+    /// Writes past TLS, onto the TCP connection.
+    Bare(Vec<u8>),
     /// Writes each byte as a record of its own.
     Trickle(Vec<u8>),
     /// Writes this until the other end has had enough.
@@ -140,6 +142,13 @@ impl Wire {
         }
     }
 
+    fn bare(&mut self) -> &mut TcpStream {
+        match self {
+            Self::Tcp(tcp) => tcp,
+            Self::Tls(tls) => tls.get_mut().0,
+        }
+    }
+
     async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.write_all(bytes).await,
@@ -173,6 +182,7 @@ async fn play(mut wire: Wire, steps: &[Step], look: &(dyn Fn(Vec<u8>) + Sync)) -
                 look(some);
             }
             Step::Write(bytes) => wire.write(bytes).await?,
+            Step::Bare(bytes) => wire.bare().write_all(bytes).await?,
             Step::Trickle(bytes) => {
                 for byte in bytes {
                     wire.write(&[*byte]).await?;

@@ -31,7 +31,7 @@ fn write(text: &str) -> Step {
 }
 
 fn slow_and_short() -> Vec<Row> {
-    use Step::{Close, Cut, Read, Reset, Trickle, Wait};
+    use Step::{Bare, Close, Cut, Read, Reset, Trickle, Wait};
     let whole = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
     let half = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe";
     let open = "HTTP/1.1 200 OK\r\n\r\nhello";
@@ -92,6 +92,27 @@ fn slow_and_short() -> Vec<Row> {
             "reset instead of an answer",
             vec![Read, Reset],
             Fails(Fault::Incomplete),
+        ),
+        // Neither is a failed handshake: the request is out.
+        steps(
+            "noise instead of a record",
+            vec![Read, Bare(vec![0xff; 64]), Wait],
+            Fails(Fault::Protocol),
+        ),
+        steps(
+            "a record that does not decrypt",
+            vec![Read, Bare([&[0x17, 3, 3, 0, 32][..], &[7; 32]].concat()), Wait],
+            Fails(Fault::Protocol),
+        ),
+        steps(
+            "a record that does not decrypt, in the body",
+            vec![
+                Read,
+                write(half),
+                Bare([&[0x17, 3, 3, 0, 32][..], &[7; 32]].concat()),
+                Wait,
+            ],
+            Fails(Fault::Protocol),
         ),
         steps(
             "goodbye in the head",

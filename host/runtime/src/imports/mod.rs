@@ -9,6 +9,8 @@ use claviger_core::{Admission, Broker, InstanceId, Outcome, Refusal, Request};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 pub(crate) mod grants;
+pub(crate) mod mac;
+pub(crate) mod sealing;
 pub(crate) mod signing;
 
 pub(crate) use bindings::claviger::credentials as wit;
@@ -19,7 +21,11 @@ pub(crate) mod bindings {
         world: "claviger:agent/agent",
         imports: { default: async | trappable },
         exports: { default: async },
-        with: { "claviger:credentials/signing.signer": crate::imports::signing::OpenSigner },
+        with: {
+            "claviger:credentials/signing.signer": crate::imports::signing::OpenSigner,
+            "claviger:credentials/sealing.sealer": crate::imports::sealing::OpenSealer,
+            "claviger:credentials/mac.authenticator": crate::imports::mac::OpenAuthenticator,
+        },
     });
 }
 
@@ -30,6 +36,8 @@ pub struct CredentialsCtx {
     instance: InstanceId,
     ended: bool,
     open_signers: usize,
+    open_sealers: usize,
+    open_authenticators: usize,
 }
 
 impl CredentialsCtx {
@@ -44,6 +52,8 @@ impl CredentialsCtx {
             instance,
             ended: false,
             open_signers: 0,
+            open_sealers: 0,
+            open_authenticators: 0,
         })
     }
 
@@ -86,7 +96,7 @@ impl fmt::Debug for CredentialsCtx {
 pub struct CredentialsView<'a> {
     /// The instance.
     pub ctx: &'a mut CredentialsCtx,
-    /// Where open signers are kept. Cap it: [`ResourceTable::set_max_capacity`].
+    /// Where open signers, sealers and authenticators are kept. Cap it: [`ResourceTable::set_max_capacity`].
     pub table: &'a mut ResourceTable,
 }
 
@@ -108,11 +118,13 @@ pub fn add_to_linker<T: Send + 'static>(
 ) -> wasmtime::Result<()> {
     wit::types::add_to_linker::<T, Credentials>(linker, view)?;
     wit::signing::add_to_linker::<T, Credentials>(linker, view)?;
+    wit::sealing::add_to_linker::<T, Credentials>(linker, view)?;
+    wit::mac::add_to_linker::<T, Credentials>(linker, view)?;
     wit::grants::add_to_linker::<T, Credentials>(linker, view)
 }
 
-/// Adds exactly the interfaces of the capabilities that were admitted: `signing` for a right to sign, and `grants` when there
-/// is any right. An agent that imports another does not link.
+/// Adds exactly the interfaces of the capabilities that were admitted: `signing` for a right to sign, `sealing` for one to seal or unseal,
+/// `mac` for one to make or verify tags, and `grants` when there is any right. An agent that imports another does not link.
 ///
 /// # Errors
 /// When the linker defines one of them already.
@@ -128,6 +140,12 @@ pub fn add_granted_to_linker<T: Send + 'static>(
     wit::types::add_to_linker::<T, Credentials>(linker, view)?;
     if linked.contains(&crate::interfaces::SIGNING) {
         wit::signing::add_to_linker::<T, Credentials>(linker, view)?;
+    }
+    if linked.contains(&crate::interfaces::SEALING) {
+        wit::sealing::add_to_linker::<T, Credentials>(linker, view)?;
+    }
+    if linked.contains(&crate::interfaces::MAC) {
+        wit::mac::add_to_linker::<T, Credentials>(linker, view)?;
     }
     if linked.contains(&crate::interfaces::GRANTS) {
         wit::grants::add_to_linker::<T, Credentials>(linker, view)?;
@@ -152,5 +170,23 @@ fn to_wit(refusal: Refusal) -> wit::types::Refusal {
     }
 }
 
+/// The longest start of a text that has at most `max` bytes and ends between characters.
+fn cut(mut text: String, max: usize) -> String {
+    text.truncate(text.floor_char_boundary(max));
+    text
+}
+
 /// A broker that answers with something else than was asked for is broken: nothing of it is released.
 const WRONG_OUTCOME: wit::types::Refusal = wit::types::Refusal::Unavailable;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_is_cut_between_characters() {
+        assert_eq!(cut("äää".to_owned(), 3), "ä");
+        assert_eq!(cut("abc".to_owned(), 3), "abc");
+        assert_eq!(cut(String::new(), 3), "");
+    }
+}

@@ -7,7 +7,7 @@ use claviger_core::{GrantAlias, Outcome, Request};
 use wasmtime::component::Resource;
 
 use super::wit::signing::{Host, HostSigner, Refusal as WitRefusal, SignerInfo};
-use super::{CredentialsView, WRONG_OUTCOME, to_wit};
+use super::{CredentialsView, WRONG_OUTCOME, cut, to_wit};
 use crate::limits::{MAX_OPEN_SIGNERS, Stop};
 
 /// A grant that the agent opened. Opening it used nothing up and decided nothing for later.
@@ -73,23 +73,5 @@ impl HostSigner for CredentialsView<'_> {
         self.table.delete(signer)?;
         self.ctx.open_signers = self.ctx.open_signers.saturating_sub(1);
         Ok(())
-    }
-}
-
-/// The longest start of a text that has at most `max` bytes and ends between characters.
-fn cut(mut text: String, max: usize) -> String {
-    text.truncate(text.floor_char_boundary(max));
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_alias_is_cut_between_characters() {
-        assert_eq!(cut("äää".to_owned(), 3), "ä");
-        assert_eq!(cut("abc".to_owned(), 3), "abc");
-        assert_eq!(cut(String::new(), 3), "");
     }
 }

@@ -5,12 +5,12 @@ use std::process::{Command, Output};
 
 use super::*;
 
-fn run(program: &str, folder: &Path, args: &[&str]) -> Output {
+pub(super) fn run(program: &str, folder: &Path, args: &[&str]) -> Output {
     let output = Command::new(program).args(args).current_dir(folder).output();
     output.unwrap_or_else(|error| panic!("{program}: {error}; apt-get install openssl tpm2-tools"))
 }
 
-fn succeed(program: &str, folder: &Path, args: &[&str]) -> String {
+pub(super) fn succeed(program: &str, folder: &Path, args: &[&str]) -> String {
     let output = run(program, folder, args);
     assert!(
         output.status.success(),
@@ -26,6 +26,38 @@ pub(super) fn port(tpm: &Tpm) -> String {
     let line = String::from_utf8(line).unwrap();
     let (_, rest) = line.split_once("port=").unwrap();
     rest.split(',').next().unwrap().to_owned()
+}
+
+/// Writes the public and the private area in `key.tss` into `pub` and `priv`, by openssl.
+pub(super) fn take_apart(folder: &Path) {
+    // SEQUENCE { OID loadable key, INTEGER owner, OCTET STRING public, OCTET STRING private }
+    let listing = succeed("openssl", folder, &["asn1parse", "-in", "key.tss"]);
+    assert!(listing.contains("2.23.133.10.1.3"), "{listing}");
+    assert!(listing.contains(":40000001"), "{listing}");
+    let parts: Vec<&str> = listing
+        .lines()
+        .filter(|line| line.contains("OCTET STRING"))
+        .map(|line| line.split(':').next().unwrap().trim())
+        .collect();
+    let [public, private] = parts[..] else {
+        panic!("{listing}");
+    };
+    for (offset, file) in [(public, "pub"), (private, "priv")] {
+        succeed(
+            "openssl",
+            folder,
+            &[
+                "asn1parse",
+                "-in",
+                "key.tss",
+                "-strparse",
+                offset,
+                "-out",
+                file,
+                "-noout",
+            ],
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,35 +105,7 @@ async fn tpm2_tools_load_a_stored_key_and_sign_with_its_value() {
     let (value, pem) = (hex::encode(&key.stored[1..33]), &key.stored[33..]);
     std::fs::write(folder.join("key.tss"), pem).unwrap();
 
-    // SEQUENCE { OID loadable key, INTEGER owner, OCTET STRING public, OCTET STRING private }
-    let listing = succeed("openssl", folder, &["asn1parse", "-in", "key.tss"]);
-    assert!(listing.contains("2.23.133.10.1.3"), "{listing}");
-    assert!(listing.contains(":40000001"), "{listing}");
-    let parts: Vec<&str> = listing
-        .lines()
-        .filter(|line| line.contains("OCTET STRING"))
-        .map(|line| line.split(':').next().unwrap().trim())
-        .collect();
-    let [public, private] = parts[..] else {
-        panic!("{listing}");
-    };
-    for (offset, file) in [(public, "pub"), (private, "priv")] {
-        succeed(
-            "openssl",
-            folder,
-            &[
-                "asn1parse",
-                "-in",
-                "key.tss",
-                "-strparse",
-                offset,
-                "-out",
-                file,
-                "-noout",
-            ],
-        );
-    }
-
+    take_apart(folder);
     let tcti = format!("swtpm:host=127.0.0.1,port={}", port(&rig.tpm));
     let tpm2 = |args: &[&str]| succeed("tpm2", folder, &[args, &["-T", &tcti]].concat());
     tpm2(&[

@@ -8,6 +8,7 @@ mod interposer;
 mod lost;
 mod queues;
 mod recovery;
+mod revocation;
 mod sealing;
 
 use std::sync::Arc;
@@ -145,11 +146,13 @@ pub(crate) async fn permit(key: &KeyRef, message: &Framed, who: u64) -> Permit {
         key: Some(key.clone()),
         secret: None,
         profile: "labeled".to_owned(),
+        operation: None,
         request: None,
         content: message.content(),
         size: message.size() as u64,
         number: 1,
         rate_until: None,
+        approval: None,
     };
     let sink = Arc::new(CountingSink::default());
     Permit::to_sign(sink, Arc::new(Epoch), Timestamp::UNIX_EPOCH, allowed, message)

@@ -6,7 +6,7 @@ mod hostile;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use claviger_sdk::{Error, Signer};
+use claviger_sdk::{Error, Signer, Wish};
 
 claviger_sdk::agent!(run);
 
@@ -29,6 +29,7 @@ fn obey(line: &str) -> Result<String, Error> {
         "sign-size" => answered(sign(first, &vec![b'x'; number(second)?])),
         "sign-claimed" => answered(hostile::sign_claimed(first, number(second)?)),
         "sign-loop" => sign_loop(first, number(second)?),
+        "sign-until-refused" => sign_until_refused(first),
         "open" => answered(
             Signer::open(first)
                 .map(|_| "opened".to_owned())
@@ -37,6 +38,13 @@ fn obey(line: &str) -> Result<String, Error> {
         "open-many" => open_many(first, number(second)?),
         "info" => answered(info(first)),
         "grants" => answered(grants()),
+        "wish-key" => answered(wish(
+            first,
+            Wish::Sign {
+                key: second.to_owned(),
+            },
+        )),
+        "wish-routes" => answered(wish_routes(first, second)),
         "echo" => Ok(rest.to_owned()),
         "fail" => Err(Error::Other(rest.to_owned())),
         "exit" => std::process::exit(i32::from(rest != "0")),
@@ -119,6 +127,18 @@ fn sign_loop(alias: &str, times: usize) -> Result<String, Error> {
         .join(" "))
 }
 
+/// Signs 32 bytes again and again until that is refused, and says how.
+fn sign_until_refused(alias: &str) -> Result<String, Error> {
+    let signer = Signer::open(alias)?;
+    let mut signed: u64 = 0;
+    loop {
+        match signer.sign([b'x'; 32]) {
+            Ok(_) => signed = signed.saturating_add(1),
+            Err(refusal) => return Ok(format!("signed {signed}, then {refusal:?}")),
+        }
+    }
+}
+
 fn open_many(alias: &str, count: usize) -> Result<String, Error> {
     let mut open = Vec::new();
     for _ in 0..count {
@@ -150,6 +170,20 @@ fn grants() -> Result<String, Error> {
         .map(line)
         .collect::<Vec<_>>()
         .join(","))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is made for this call")]
+fn wish(alias: &str, wish: Wish) -> Result<String, Error> {
+    claviger_sdk::request_grant(alias, &wish, "to get the work done\n\u{1b}[2J")?;
+    Ok("proposed".to_owned())
+}
+
+/// An origin and routes, with `;` between them.
+fn wish_routes(alias: &str, rest: &str) -> Result<String, Error> {
+    let mut texts = rest.split(';').map(str::to_owned);
+    let origin = texts.next().unwrap_or_default();
+    let allow = texts.collect();
+    wish(alias, Wish::Http { origin, allow })
 }
 
 /// The smallest step seen on both clocks, in nanoseconds: what they resolve.

@@ -53,11 +53,13 @@ pub(super) fn allowed(n: u64) -> Entry {
             }),
             secret: None,
             profile: "sshsig".to_owned(),
+            operation: None,
             request: None,
             content: ContentDigest::of(&n.to_be_bytes()),
             size: n,
             number: n + 1,
             rate_until: None,
+            approval: None,
         }),
     }
 }

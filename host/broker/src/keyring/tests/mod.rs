@@ -13,6 +13,7 @@ use crate::custody::permits::key_ref;
 use crate::custody::{KdfCost, PassphraseSealer, SoftwareCustody};
 
 mod formats;
+mod life;
 mod recovery;
 mod secrets;
 mod tamper;

@@ -173,7 +173,8 @@ async fn states_go_where_they_may_and_what_is_destroyed_is_gone() {
     let again = keyring.insert_secret(new_secret("github", InjectionKind::Bearer, VALUE), now());
     assert!(again.unwrap_err().to_string().contains("replace it"));
     for (state, allowed) in [
-        (KeyState::Active, false),
+        (KeyState::Active, true),
+        (KeyState::Disabled, true),
         (KeyState::Disabled, true),
         (KeyState::Active, true),
         (KeyState::Retired, false),

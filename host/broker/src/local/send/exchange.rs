@@ -22,6 +22,10 @@ use super::super::record::Record;
 pub(in super::super) enum Stop {
     /// Its grant was suspended.
     Suspended,
+    /// Its agent was suspended.
+    AgentSuspended,
+    /// All use of every credential was stopped.
+    Panic,
     /// A credential of it was taken out of use.
     Revoked,
     /// Its instance ended.
@@ -31,12 +35,22 @@ pub(in super::super) enum Stop {
 }
 
 impl Stop {
-    pub(super) fn denial(self) -> Denial {
+    pub(in super::super) fn denial(self) -> Denial {
         let (refusal, rule, detail) = match self {
             Self::Suspended => (
                 Refusal::Suspended,
                 Rule::Suspension,
                 "the grant was suspended while the request was under way; the rest was not released",
+            ),
+            Self::AgentSuspended => (
+                Refusal::Suspended,
+                Rule::Suspension,
+                "the agent was suspended while the request was under way; the rest was not released",
+            ),
+            Self::Panic => (
+                Refusal::Suspended,
+                Rule::Suspension,
+                "all use of credentials was stopped while the request was under way; the rest was not released",
             ),
             Self::Revoked => (
                 Refusal::Revoked,
@@ -55,15 +69,24 @@ impl Stop {
 
     const fn settlement(self) -> Settlement {
         match self {
-            Self::Suspended | Self::Revoked => Settlement::Failed,
+            Self::Suspended | Self::AgentSuspended | Self::Panic | Self::Revoked => Settlement::Failed,
             Self::Ended | Self::Closed => Settlement::Abandoned,
+        }
+    }
+
+    /// Whether it stops even what was [let finish](Exchange::let_finish).
+    const fn stops_everything(self) -> bool {
+        match self {
+            Self::Revoked | Self::Panic => true,
+            Self::Suspended | Self::AgentSuspended | Self::Ended | Self::Closed => false,
         }
     }
 }
 
 /// A request that is under way.
 pub(in super::super) struct Exchange {
-    pub(in super::super) instance: InstanceId,
+    // None of a request for a token: its end is not that of the instance that asked first.
+    pub(in super::super) instance: Option<InstanceId>,
     pub(in super::super) agent: AgentName,
     pub(in super::super) alias: GrantAlias,
     pub(in super::super) secrets: Vec<SecretRef>,
@@ -75,6 +98,8 @@ pub(in super::super) struct Exchange {
 #[derive(Default)]
 struct State {
     stop: Option<Stop>,
+    // Invariant: never false again.
+    finishing: bool,
     flow: Option<Flow>,
     waker: Option<Waker>,
 }
@@ -86,8 +111,8 @@ pub(super) struct Flow {
 }
 
 impl Exchange {
-    pub(super) fn new(
-        instance: InstanceId,
+    pub(in super::super) fn new(
+        instance: Option<InstanceId>,
         agent: AgentName,
         alias: GrantAlias,
         secrets: Vec<SecretRef>,
@@ -105,12 +130,24 @@ impl Exchange {
     }
 
     /// Ends when the exchange is stopped.
-    pub(super) async fn stopped(&self) -> Stop {
+    pub(in super::super) async fn stopped(&self) -> Stop {
         loop {
             if let Some(stop) = self.state().stop {
                 return stop;
             }
             self.stopped.notified().await;
+        }
+    }
+
+    /// From here on it comes to its end, unless a credential of it is taken out of use: what a server rotates must not be lost.
+    pub(in super::super) fn let_finish(&self) -> Result<(), Stop> {
+        let mut state = self.state();
+        match state.stop {
+            Some(stop) => Err(stop),
+            None => {
+                state.finishing = true;
+                Ok(())
+            }
         }
     }
 
@@ -128,6 +165,9 @@ impl Exchange {
 
     fn stop(&self, why: Stop) {
         let mut state = self.state();
+        if state.finishing && !why.stops_everything() {
+            return;
+        }
         state.stop.get_or_insert(why);
         let flow = state.flow.take();
         let waker = state.waker.take();
@@ -166,7 +206,10 @@ struct UnderWay {
 
 impl Exchanges {
     /// Registers an exchange. From here on it is stopped by whatever happens to its grant, credentials and instance.
-    pub(super) fn register(self: &Arc<Self>, exchange: &Arc<Exchange>) -> Result<Registered, Denial> {
+    pub(in super::super) fn register(
+        self: &Arc<Self>,
+        exchange: &Arc<Exchange>,
+    ) -> Result<Registered, Denial> {
         let mut under_way = self.lock();
         if under_way.closed {
             return Err(Stop::Closed.denial());
@@ -194,6 +237,11 @@ impl Exchanges {
         }
     }
 
+    /// How many there are.
+    pub(in super::super) fn count(&self) -> u64 {
+        u64::try_from(self.lock().all.len()).unwrap_or(u64::MAX)
+    }
+
     /// Stops everything, and takes nothing new.
     pub(in super::super) fn close(&self) {
         self.lock().closed = true;
@@ -206,7 +254,7 @@ impl Exchanges {
 }
 
 /// An exchange's place among those under way, until it is dropped.
-pub(super) struct Registered {
+pub(in super::super) struct Registered {
     exchanges: Arc<Exchanges>,
     id: u64,
 }
@@ -423,7 +471,7 @@ impl Drop for Guarded {
 }
 
 /// Whether the credential may have reached anybody before an exchange failed.
-pub(super) const fn may_have_left(error: &SendError) -> bool {
+pub(in super::super) const fn may_have_left(error: &SendError) -> bool {
     match error {
         SendError::Refused { .. } => false,
         SendError::Failed { fault } => match fault {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use claviger_core::approval::ApprovalId;
 use claviger_core::audit::{RequestLine, RequestPurpose, SecretRef, Settlement, Use};
 use claviger_core::egress::{Answer, BodyStream, Egress, Fault, Outgoing, Plan, RequestHead, SendError};
 use claviger_core::http::{BodyPresence, Decided, Injection, decide};
@@ -17,18 +18,19 @@ use super::tokens::NoToken;
 use super::{Instance, LocalBroker};
 use crate::guard::{self, BodyLength, Room};
 
+mod approved;
 mod body;
 mod exchange;
 mod proof;
 mod slots;
 mod terms;
 
-pub(super) use exchange::{Exchange, Exchanges, Stop};
+pub(super) use exchange::{Exchange, Exchanges, Stop, may_have_left};
 pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 
-use body::{Counted, NotRead, read_whole};
-use exchange::{Flow, Guarded, Registered, Settling, may_have_left, reflected};
+use body::{Counted, read_body};
+use exchange::{Flow, Guarded, Registered, Settling, reflected};
 use proof::Proof;
 use slots::{Filling, fill};
 
@@ -70,6 +72,7 @@ struct Asked<'a> {
     length: BodyLength,
     content: ContentDigest,
     proof: Option<&'a Proof>,
+    approval: Option<ApprovalId>,
 }
 
 impl Prepared<'_> {
@@ -165,6 +168,11 @@ impl LocalBroker {
             alias: Some(alias.clone()),
             denial,
         };
+        let asking = self.to_approve(instance, &prepared).map_err(denied)?;
+        let approval = match asking {
+            Some(asking) => Some(self.approved(instance, asking).await.map_err(denied)?),
+            None => None,
+        };
         // A token is obtained before the request is decided for good: it may take seconds.
         let token = match &prepared.decided.grant.inject {
             Some(inject) if inject.obtains_a_token() => {
@@ -179,16 +187,26 @@ impl LocalBroker {
             }
             Some(_) | None => None,
         };
-        let proof = self.proof(instance, &prepared, token.as_ref()).map_err(denied)?;
-        let request = Asked {
-            decided: &prepared.decided,
-            terms: prepared.terms,
-            grant: prepared.grant,
-            length: prepared.length(),
-            content: prepared.content(),
-            proof: proof.as_ref(),
+        let mut place = Some(place);
+        let mut tries = 0;
+        // A credential that is replaced while the request is decided is no reason to refuse it: it is decided with the new one.
+        let (proof, permitted) = loop {
+            let proof = self.proof(instance, &prepared, token.as_ref()).map_err(denied)?;
+            let request = Asked {
+                decided: &prepared.decided,
+                terms: prepared.terms,
+                grant: prepared.grant,
+                length: prepared.length(),
+                content: prepared.content(),
+                proof: proof.as_ref(),
+                approval,
+            };
+            match self.permit(instance, &request, &mut place).await {
+                Ok(permitted) => break (proof, permitted),
+                Err(denial) if was_replaced(&denial) && tries < REDECISIONS => tries += 1,
+                Err(denial) => return Err(denied(denial)),
+            }
         };
-        let permitted = self.permit(instance, &request, place).await.map_err(denied)?;
         // From here the use is on the log: whatever happens, it is settled.
         self.send_permitted(egress, instance, prepared, (token, proof), permitted)
             .await
@@ -224,7 +242,7 @@ impl LocalBroker {
         let time = self.trusted_now().map_err(denied)?;
         let state = self.ledger().grant(&admitted.agent, alias);
         guard::decide(&grant.constraints, &state, time).map_err(denied)?;
-        let body = read_body(&decided, body).await.map_err(denied)?;
+        let body = read_body(&decided, grant, body).await.map_err(denied)?;
         Ok(Prepared {
             decided,
             terms,
@@ -238,7 +256,7 @@ impl LocalBroker {
         &self,
         instance: &Instance,
         request: &Asked<'_>,
-        place: OwnedSemaphorePermit,
+        place: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Permitted, Denial> {
         let Asked {
             decided,
@@ -247,12 +265,13 @@ impl LocalBroker {
             length,
             content,
             proof,
+            approval,
         } = *request;
         let alias = decided.alias;
         let agent = &instance.admitted.agent;
         let credentials = self.credentials(terms)?;
         let exchange = Exchange::new(
-            instance.id,
+            Some(instance.id),
             agent.clone(),
             alias.clone(),
             credentials.secrets(),
@@ -267,6 +286,11 @@ impl LocalBroker {
         if self.instance(instance.id).is_none() {
             return Err(Stop::Ended.denial());
         }
+        // Before the entry: a value that is replaced after it is gone, and the use was allowed with it.
+        let opened = match credentials.secrets().first() {
+            Some(secret) => Some(self.open_secret(secret)?),
+            None => None,
+        };
         let (recording, allowed, room) = {
             let mut ledger = self.ledger();
             let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
@@ -283,6 +307,7 @@ impl LocalBroker {
                 key: credentials.keys().into_iter().next(),
                 secret: credentials.secrets().into_iter().next(),
                 profile: terms.profile().to_owned(),
+                operation: None,
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Agent,
                     origin: terms.grant.origin.clone(),
@@ -293,7 +318,9 @@ impl LocalBroker {
                 size: room.sent,
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
+                approval,
             };
+            ledger.used(&allowed, time);
             let recording = Permit::to_send(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -311,10 +338,11 @@ impl LocalBroker {
         self.ledger().reserved_at(permit.index(), &allowed);
         let sent = Arc::new(AtomicU64::new(0));
         Ok(Permitted {
-            settling: Settling::new(permit, sent, place),
+            settling: Settling::new(permit, sent, place.take().ok_or_else(too_many)?),
             exchange,
             registered,
             credentials,
+            opened,
             room,
         })
     }
@@ -332,6 +360,7 @@ impl LocalBroker {
             exchange,
             registered,
             credentials,
+            opened,
             room,
         } = permitted;
         let alias = prepared.decided.alias;
@@ -350,7 +379,7 @@ impl LocalBroker {
                 prepared.decided.clone(),
                 &prepared,
                 &credentials,
-                token.as_ref(),
+                (token.as_ref(), opened),
             )?;
             plan.slots.extend(proved);
             Ok(plan)
@@ -423,16 +452,16 @@ impl LocalBroker {
         decided: Decided<'_>,
         prepared: &Prepared<'_>,
         credentials: &Credentials,
-        token: Option<&Arc<Secret>>,
+        (token, secret): (Option<&Arc<Secret>>, Option<Arc<Secret>>),
     ) -> Result<Plan, Denial> {
         let terms = prepared.terms;
         let mut opened = None;
         let slots = match &terms.grant.inject {
             None => Vec::new(),
             Some(inject) => {
-                let value = match (token, credentials.secrets().first()) {
+                let value = match (token, secret) {
                     (Some(token), _) => Some(Arc::clone(token)),
-                    (None, Some(secret)) => Some(self.open_secret(secret)?),
+                    (None, Some(secret)) => Some(secret),
                     // A key signs the request or the connection: nothing is attached but its proof.
                     (None, None) if !credentials.keys().is_empty() => None,
                     (None, None) => return Err(no_credential(inject)),
@@ -466,9 +495,18 @@ impl LocalBroker {
     fn watched(&self, instance: &Instance) -> Result<Vec<Arc<Secret>>, Denial> {
         let mut watched = self.tokens.of(&instance.admitted);
         for name in &instance.admitted.watched {
-            // One that is out of use is in no request either.
-            if let Some(record) = self.keyring.secret(name) {
-                watched.push(self.open_secret(&record.secret)?);
+            // One that is out of use is in no request either; one that waits or retires may be good at its server.
+            let versions = self.keyring.secret_versions(name);
+            let used = self.keyring.secret(name);
+            for record in versions.iter().filter(|record| record.is_good()) {
+                match self.open_secret(&record.secret) {
+                    Ok(value) => watched.push(value),
+                    // Replaced this moment, or, if it is the one in use, a fault.
+                    Err(denial) if used.as_ref().is_some_and(|used| used.secret == record.secret) => {
+                        return Err(denial);
+                    }
+                    Err(_) => {}
+                }
             }
         }
         Ok(watched)
@@ -490,47 +528,13 @@ struct Permitted {
     exchange: Arc<Exchange>,
     registered: Registered,
     credentials: Credentials,
+    // The value of its first secret.
+    opened: Option<Arc<Secret>>,
     room: Room,
 }
 
 /// Stands for the grant of a request that falls under none.
 const NO_GRANT: &str = "(no grant)";
-
-/// Reads the body as far as a rule needs it.
-async fn read_body(decided: &Decided<'_>, body: Option<BodyStream>) -> Result<Body, Denial> {
-    let grant = decided.grant;
-    let Some(body) = body else {
-        return Ok(Body::Whole(Bytes::new()));
-    };
-    let must_be_empty = decided.body_must_be_empty() || decided.length == Some(0);
-    if !must_be_empty && !grant.needs_whole_body() {
-        return Ok(Body::Stream(body));
-    }
-    let max = if must_be_empty { 0 } else { grant.body.max.0 };
-    let invalid = |text: &str| Denial::new(Refusal::Invalid, Rule::Body, text);
-    let read = tokio::time::timeout(grant.timeout, read_whole(body, max))
-        .await
-        .map_err(|_| invalid("the body was not there within the grant's timeout"))?;
-    let whole = read.map_err(|why| match why {
-        NotRead::TooLong if must_be_empty => invalid("the request has a body and must not have one"),
-        NotRead::TooLong => invalid(&format!(
-            "the body is larger than {} (`max-request`)",
-            grant.body.max
-        )),
-        NotRead::Trailers => invalid("the body has trailers"),
-        NotRead::Aborted => invalid("the body was not finished"),
-    })?;
-    if decided.length.is_some_and(|length| length != as_u64(whole.len())) {
-        return Err(invalid("the body is not as long as was announced"));
-    }
-    match &grant.body.json {
-        Some(rule) if !whole.is_empty() || decided.body_must_be_there() => rule
-            .check(&whole)
-            .map(Body::Whole)
-            .map_err(|error| invalid(&error.to_string())),
-        Some(_) | None => Ok(Body::Whole(whole)),
-    }
-}
 
 fn outgoing(body: Body, length: Option<u64>, room: Room, sent: &Arc<AtomicU64>) -> Outgoing {
     match body {
@@ -546,6 +550,14 @@ fn outgoing(body: Body, length: Option<u64>, room: Room, sent: &Arc<AtomicU64>) 
             max: room.sent,
         },
     }
+}
+
+/// A request is decided anew so often because its credential was replaced meanwhile: more often is no rotation but a fault.
+const REDECISIONS: u32 = 3;
+
+/// Whether this refuses only because a credential was replaced while the request was decided.
+fn was_replaced(denial: &Denial) -> bool {
+    denial.refusal == Refusal::Throttled && matches!(denial.rule, Rule::SecretState | Rule::KeyState)
 }
 
 fn too_many() -> Denial {

@@ -109,9 +109,14 @@ pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRe
             | Injection::WebhookHmac { .. } => return Err(misplaced(record)),
         },
         Profile::Dpop {} => Ok(()),
-        Profile::Sshsig { .. } | Profile::Jws { .. } | Profile::Labeled { .. } => {
-            return Err(misplaced(record));
-        }
+        Profile::Sshsig { .. }
+        | Profile::Jws { .. }
+        | Profile::Labeled { .. }
+        | Profile::Git { .. }
+        | Profile::SshAuth { .. }
+        | Profile::Seal {}
+        | Profile::Mac { .. }
+        | Profile::Attest {} => return Err(misplaced(record)),
     };
     framed.map_err(|error| format!("key `{}`: {error}", record.key.name))
 }
@@ -258,9 +263,7 @@ impl LocalBroker {
             let mut ledger = self.ledger();
             let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
             let state = ledger.grant(agent, alias);
-            if state.suspended {
-                return Err(suspended());
-            }
+            guard::in_force(&state)?;
             let allowed = Use {
                 instance: instance.id,
                 agent: agent.clone(),
@@ -270,6 +273,7 @@ impl LocalBroker {
                 key: Some(record.key.clone()),
                 secret: None,
                 profile: record.profile.kind().to_owned(),
+                operation: None,
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Proof,
                     origin: origin.clone(),
@@ -280,8 +284,10 @@ impl LocalBroker {
                 size: framed.size() as u64,
                 number: state.uses,
                 rate_until: state.rate_until,
+                approval: None,
             };
             ledger.saw(time);
+            ledger.used(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -298,9 +304,7 @@ impl LocalBroker {
             .await
             .and_then(|signature| {
                 // A device may have taken seconds: what was stopped meanwhile gets nothing.
-                if self.ledger().grant(agent, alias).suspended {
-                    return Err(suspended());
-                }
+                guard::in_force(&self.ledger().grant(agent, alias))?;
                 Ok(signature)
             });
         permit.settle(match &signed {
@@ -325,9 +329,9 @@ impl LocalBroker {
             .sign(permit, framed)
             .await
             .map_err(|error| custody(&error.to_string()))?;
-        match self.keyring.key(&record.key.name) {
-            Some(active) if active.key == record.key => Ok(signature),
-            Some(_) | None => Err(revoked(&record.key.name)),
+        match self.may_finish(&record.key) {
+            Some(_) => Ok(signature),
+            None => Err(revoked(&record.key.name)),
         }
     }
 }
@@ -367,9 +371,8 @@ impl Handshakes {
             let text = "the permit is not for this connection";
             return Err(Denial::new(Refusal::NotGranted, Rule::Egress, text));
         }
-        let record = match broker.keyring.key(&self.key.name) {
-            Some(active) if active.key == self.key => active,
-            Some(_) | None => return Err(revoked(&self.key.name)),
+        let Some(record) = broker.may_finish(&self.key) else {
+            return Err(revoked(&self.key.name));
         };
         let framed = broker.framed(&record, |context| {
             certificate_verify(&record.profile, content, context)
@@ -427,11 +430,6 @@ impl fmt::Debug for Handshakes {
 
 fn custody(text: &str) -> Denial {
     Denial::new(Refusal::Unavailable, Rule::Custody, text)
-}
-
-fn suspended() -> Denial {
-    let text = "the grant is suspended; `claviger grant resume` resumes it";
-    Denial::new(Refusal::Suspended, Rule::Suspension, text)
 }
 
 pub(super) fn revoked(key: &KeyName) -> Denial {

@@ -126,7 +126,7 @@ impl Credentials {
     }
 
     /// Whether these are the same versions.
-    pub(super) fn must_equal(&self, other: &Self) -> Result<(), Denial> {
+    pub(in super::super) fn must_equal(&self, other: &Self) -> Result<(), Denial> {
         if self.secrets() == other.secrets() && self.keys() == other.keys() {
             return Ok(());
         }

@@ -346,22 +346,32 @@ async fn a_byte_budget_counts_what_went_and_a_crash_leaves_it_reserved() {
 
 #[tokio::test]
 async fn the_outside_failing_is_a_fault_of_its_own_kind_and_is_settled() {
-    for (fault, injected) in [
+    for (fault, left) in [
         (Fault::NoConnection, false),
+        (Fault::Tls, false),
         (Fault::Certificate, false),
         (Fault::Timeout, true),
         (Fault::Protocol, true),
+        (Fault::Incomplete, true),
     ] {
         let scene = Scene::new().await;
-        let who = scene.fixture.start(GRANT).await;
+        let bounded = GRANT.replace("] }", "], max-request = \"20 B\", budget = { sent = \"20 B\" } }");
+        let who = scene.fixture.start(&bounded).await;
         scene.web.will(Script::Fail(fault));
-        assert_eq!(scene.get(who).await.unwrap_err(), SendError::from(fault));
+        let post = scene
+            .broker()
+            .send(who, head("POST /repos/a", &[]), chunks(&["12345"]));
+        assert_eq!(post.await.unwrap_err(), SendError::from(fault));
         let (settlement, traffic) = scene.traffic().await.pop().unwrap();
         let traffic = traffic.unwrap();
         assert_eq!(
             (settlement, traffic.fault, traffic.injected),
-            (Settlement::Failed, Some(fault), injected)
+            (Settlement::Failed, Some(fault), left)
         );
+        // What may have been read is paid for.
+        let sent = if left { 5 } else { 0 };
+        let state = scene.broker().snapshot().grant(&name("bot"), &name("api"));
+        assert_eq!((traffic.sent, state.sent), (sent, sent), "{fault}");
     }
 }
 
@@ -417,6 +427,8 @@ async fn a_secret_that_comes_back_is_told_and_the_grant_suspended_before_the_age
 #[derive(Debug, Clone, Copy)]
 enum Stopping {
     Suspend,
+    SuspendAgent,
+    Panic,
     Revoke,
     Disable,
     Destroy,
@@ -426,8 +438,8 @@ enum Stopping {
 
 #[tokio::test]
 async fn what_is_taken_away_stops_what_is_under_way_at_once() {
-    use Stopping::{Close, Destroy, Disable, End, Revoke, Suspend};
-    for stopping in [Suspend, Revoke, Disable, Destroy, End, Close] {
+    use Stopping::{Close, Destroy, Disable, End, Panic, Revoke, Suspend, SuspendAgent};
+    for stopping in [Suspend, SuspendAgent, Panic, Revoke, Disable, Destroy, End, Close] {
         for before_the_answer in [true, false] {
             let scene = Scene::new().await;
             let who = scene.fixture.start(GRANT).await;
@@ -436,6 +448,8 @@ async fn what_is_taken_away_stops_what_is_under_way_at_once() {
                 let github = name("github");
                 match stopping {
                     Suspend => broker.suspend(&name("bot"), &name("api")).await.unwrap(),
+                    SuspendAgent => broker.suspend_agent(&name("bot")).await.unwrap(),
+                    Panic => broker.panic().await.unwrap(),
                     Revoke => drop(broker.set_secret_state(&github, KeyState::Revoked).await.unwrap()),
                     Disable => drop(
                         broker
@@ -471,7 +485,7 @@ async fn what_is_taken_away_stops_what_is_under_way_at_once() {
                 cut.unwrap().unwrap_err()
             };
             let expected = match stopping {
-                Suspend => Refusal::Suspended,
+                Suspend | SuspendAgent | Panic => Refusal::Suspended,
                 Revoke | Disable | Destroy => Refusal::Revoked,
                 End => Refusal::NotGranted,
                 Close => Refusal::Unavailable,

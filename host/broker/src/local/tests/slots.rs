@@ -131,7 +131,7 @@ async fn a_replacement_that_a_crash_kept_from_the_log_is_logged_at_the_next_star
     let scene = with_refresh().await;
     let keyring = scene.broker().keyring();
     keyring
-        .replace_secret(second(), SecretSource::Operator, START.parse().unwrap())
+        .replace_secret(second(), SecretSource::Server, START.parse().unwrap())
         .unwrap();
     let fixture = scene.fixture.reopen().await;
     let events = fixture.events().await;
@@ -202,13 +202,14 @@ async fn what_is_done_to_a_secret_is_on_the_log_and_no_value_is() {
     let states: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
-            Event::SecretStateChanged { secret, state } => Some(format!("{secret} {state}")),
+            Event::SecretStateChanged { secret, state, .. } => Some(format!("{secret} {state}")),
             _ => None,
         })
         .collect();
     assert_eq!(
         states,
         [
+            "refresh@v1 retired",
             "refresh@v2 disabled",
             "refresh@v2 active",
             "refresh@v2 revoked",

@@ -7,18 +7,18 @@ use claviger_core::http::InjectionKind;
 use super::web::{CANARY, Given, Scene, Script, creation, head, refused};
 use super::*;
 
-const LOGIN: &str = "https://login.test";
-const FIRST: &str = "canary-access-token-1";
-const SECOND: &str = "canary-access-token-2";
+pub(super) const LOGIN: &str = "https://login.test";
+pub(super) const FIRST: &str = "canary-access-token-1";
+pub(super) const SECOND: &str = "canary-access-token-2";
 
-fn client_credentials() -> String {
+pub(super) fn client_credentials() -> String {
     GRANT.replace(
         "INJECT",
         "oauth2 = \"client-credentials\", auth = \"basic\", client-secret = \"client\"",
     )
 }
 
-fn refreshing() -> String {
+pub(super) fn refreshing() -> String {
     GRANT.replace(
         "INJECT",
         "oauth2 = \"refresh-token\", auth = \"none\", refresh-token = \"refresh\"",
@@ -29,14 +29,14 @@ const GRANT: &str = "[grants.api]\n\
     http = { origin = \"https://api.test\", allow = [\"GET /repos/*\"] }\n\
     inject = { INJECT, token-endpoint = \"https://login.test/token\", client-id = \"bot\" }\n";
 
-const fn gives(token: &'static str, expires_in: u64, refresh: Option<&'static str>) -> Given {
+pub(super) const fn gives(token: &'static str, expires_in: u64, refresh: Option<&'static str>) -> Given {
     Given {
         token: Ok((token, Some(expires_in), refresh)),
         slow: false,
     }
 }
 
-async fn scene() -> Scene {
+pub(super) async fn scene() -> Scene {
     let scene = Scene::new().await;
     for (name, kind) in [
         ("client", InjectionKind::OauthClient),
@@ -53,7 +53,7 @@ async fn scene() -> Scene {
 }
 
 impl Scene {
-    fn bearers(&self) -> Vec<String> {
+    pub(super) fn bearers(&self) -> Vec<String> {
         let seen = self.web.seen();
         seen.into_iter()
             .map(|seen| seen.slots[0].1.trim_start_matches("Bearer ").to_owned())
@@ -76,7 +76,7 @@ impl Scene {
     }
 }
 
-async fn one(scene: &Scene, who: InstanceId) -> Result<Answer, SendError> {
+pub(super) async fn one(scene: &Scene, who: InstanceId) -> Result<Answer, SendError> {
     scene.ask(who, "GET /repos/a").await
 }
 

@@ -58,13 +58,18 @@ pub(super) struct Web {
     pub(super) proofs: Mutex<Vec<(Option<String>, Option<String>)>>,
     /// What a client certificate's key says to the end of a handshake, and to something else.
     pub(super) handshakes: Mutex<Vec<Result<Signature, Refusal>>>,
+    /// What happens while the authorization server thinks.
+    pub(super) meanwhile: Mutex<Option<Meanwhile>>,
     pub(super) entered: Notify,
     pub(super) go_on: Notify,
 }
 
+type Meanwhile = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
+
 /// What an authorization server gives.
 #[derive(Clone)]
 pub(super) struct Given {
+    /// The access token, which may be none for a rotation alone; how long it lives; and the refresh token.
     pub(super) token: Result<(&'static str, Option<u64>, Option<&'static str>), Fault>,
     /// Only after the test says so.
     pub(super) slow: bool,
@@ -183,6 +188,10 @@ impl Egress for Web {
             let proofs = (plan.assertion.as_ref().map(text), plan.dpop.as_ref().map(text));
             self.proofs.lock().unwrap().push(proofs);
             self.entered.notify_one();
+            let meanwhile = self.meanwhile.lock().unwrap().take();
+            if let Some(meanwhile) = meanwhile {
+                meanwhile().await;
+            }
             if let Some(nonce) = self.demands.lock().unwrap().pop_front() {
                 return Ok(TokenAnswer::NonceDemanded(nonce.to_owned()));
             }
@@ -192,6 +201,11 @@ impl Egress for Web {
                 self.go_on.notified().await;
             }
             let (access, expires_in, refresh) = given.token?;
+            if let ("", Some(refresh)) = (access, refresh) {
+                return Ok(TokenAnswer::Rotated(
+                    Secret::take(&mut refresh.as_bytes().to_vec()).unwrap(),
+                ));
+            }
             Ok(TokenAnswer::Given(Token {
                 access: Secret::take(&mut access.as_bytes().to_vec()).unwrap(),
                 expires_in,

@@ -81,7 +81,10 @@ fn router(manifest: &Manifest) -> Router {
 pub(super) fn http<'a>(manifest: &'a Manifest, alias: &GrantAlias) -> Option<&'a HttpGrant> {
     match &manifest.grants.get(alias)?.capability {
         Capability::Http(http) => Some(http),
-        Capability::Sign { .. } => None,
+        Capability::Sign { .. }
+        | Capability::Seal { .. }
+        | Capability::Mac { .. }
+        | Capability::Attest(_) => None,
     }
 }
 

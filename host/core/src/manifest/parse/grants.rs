@@ -8,29 +8,50 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
-use super::http;
 use super::section::{Section, kind, quoted};
+use super::{attest, http, symmetric};
 use crate::http::overlapping;
 use crate::manifest::fields::{self, Field};
 use crate::manifest::problem::{Report, code};
 use crate::manifest::quantity::{format_duration, parse_duration};
-use crate::manifest::{Capability, Constraints, Grant, Hours, MAX_GRANTS, MAX_HOURS, OnViolation};
+use crate::manifest::{Capability, Constraints, Grant, Hours, Limits, MAX_GRANTS, MAX_HOURS, OnViolation};
 use crate::name::GrantAlias;
+use crate::profile::git::GitNarrowing;
+use crate::profile::ssh_auth::{HostKeyId, MAX_LISTED, SshAuthNarrowing};
 use crate::profile::{MAX_TOKEN_LIFE, Narrowing};
 
 /// Which profile each narrowing field belongs to.
-const PROFILES: [(Field, &str); 5] = [
+const PROFILES: [(Field, &str); 10] = [
     (fields::NAMESPACE, "sshsig"),
     (fields::AUDIENCE, "jws"),
     (fields::SUBJECT, "jws"),
     (fields::TTL, "jws"),
     (fields::LABEL, "labeled"),
+    (fields::OBJECT, "git"),
+    (fields::MAIL, "git"),
+    (fields::TAG, "git"),
+    (fields::LOGIN_USER, "ssh-auth"),
+    (fields::HOST_KEYS, "ssh-auth"),
+];
+
+/// What a grant can be for; it has exactly one.
+const CAPABILITIES: [Field; 5] = [
+    fields::SIGN_TABLE,
+    fields::HTTP_TABLE,
+    fields::SEAL_TABLE,
+    fields::MAC_TABLE,
+    fields::ATTEST_TABLE,
 ];
 
 /// The grants that can be had; the report holds an error for every other.
-pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> BTreeMap<GrantAlias, Grant> {
+pub(super) fn read(
+    top: &Section<'_, '_>,
+    limits: &Limits,
+    report: &mut Report,
+) -> BTreeMap<GrantAlias, Grant> {
     let mut grants = BTreeMap::new();
     let mut routes = Vec::new();
+    let mut audiences = Vec::new();
     let Some((table, span)) = top.table(fields::GRANTS_TABLE, report) else {
         return grants;
     };
@@ -74,22 +95,25 @@ pub(super) fn read(top: &Section<'_, '_>, report: &mut Report) -> BTreeMap<Grant
             );
             continue;
         };
-        let Some(read) = read_grant(grant, value.span(), &shown, report) else {
+        let Some(read) = read_grant(grant, value.span(), &shown, limits, report) else {
             continue;
         };
         if let Ok(alias) = alias {
             routes.push((alias.clone(), read.routes));
+            audiences.push((alias.clone(), read.audiences));
             grants.insert(alias, read.grant);
         }
     }
     refuse_overlaps(&grants, &routes, report);
+    attest::refuse_overlaps(&grants, &audiences, report);
     grants
 }
 
-/// A grant, and where each of its routes is; none if it has none.
+/// A grant, and where each of its routes and audiences is; none if it has none.
 struct Read {
     grant: Grant,
     routes: Vec<Range<usize>>,
+    audiences: Vec<Range<usize>>,
 }
 
 /// Under which of two grants a request falls would be a guess, and so would its limits and its credential.
@@ -102,7 +126,10 @@ fn refuse_overlaps(
         .iter()
         .filter_map(|(alias, spans)| match &grants.get(alias)?.capability {
             Capability::Http(http) => Some((alias, http, spans)),
-            Capability::Sign { .. } => None,
+            Capability::Sign { .. }
+            | Capability::Attest(_)
+            | Capability::Seal { .. }
+            | Capability::Mac { .. } => None,
         })
         .collect();
     for (index, (one, left, left_spans)) in requests.iter().enumerate() {
@@ -143,18 +170,23 @@ fn refuse_overlaps(
     }
 }
 
-fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut Report) -> Option<Read> {
+fn read_grant(
+    table: &DeTable<'_>,
+    span: Range<usize>,
+    alias: &str,
+    limits: &Limits,
+    report: &mut Report,
+) -> Option<Read> {
     let place = format!("[grants.{alias}]");
     let grant = Section::open(table, span, place, fields::GRANT, fields::UNSERVED, report);
     let unserved = grant.refuse_unserved(report);
-    let (sign, http) = (grant.has(fields::SIGN_TABLE), grant.has(fields::HTTP_TABLE));
     let inject = grant.get(fields::INJECT_TABLE).is_some();
-    if !sign && !http && !inject && !unserved {
+    if !CAPABILITIES.iter().any(|field| grant.has(*field)) && !inject && !unserved {
         report.error(
             code::MISSING_FIELD,
             grant.span.clone(),
             format!(
-                "{} has neither `sign` nor `http`; expected one of them",
+                "{} has none of `sign`, `http`, `seal`, `mac` and `attest`; expected one of them",
                 grant.place
             ),
             "what does it allow?",
@@ -165,23 +197,41 @@ fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut
             )),
         );
     }
-    if grant.get(fields::SIGN_TABLE).is_some() && grant.get(fields::HTTP_TABLE).is_some() {
-        let why = "it is there beside `sign`; expected one capability in one grant";
-        let help = "make two grants: each has limits of its own";
-        grant.conflict(fields::HTTP_TABLE, &why, "a second capability", help, report);
+    let mut given = CAPABILITIES
+        .into_iter()
+        .filter(|field| grant.get(*field).is_some());
+    if let Some(first) = given.next() {
+        for second in given {
+            let why = format!(
+                "it is there beside `{}`; expected one capability in one grant",
+                first.name
+            );
+            let help = "make two grants: each has limits of its own";
+            grant.conflict(second, &why, "a second capability", help, report);
+        }
     }
-    if inject && !http && !unserved {
+    if inject && !grant.has(fields::HTTP_TABLE) && !unserved {
         let why = "it is there without `http`; expected the request that the credential is for beside it";
         grant.conflict(fields::INJECT_TABLE, &why, "nothing to attach it to", "", report);
     }
     let sign = read_sign(&grant, alias, report);
     let http = http::read(&grant, alias, report);
+    let attest = attest::read(&grant, alias, report);
+    let seal = symmetric::read_seal(&grant, alias, report);
+    let mac = symmetric::read_mac(&grant, alias, report);
     let constraints = read_constraints(&grant, report);
+    if (attest.is_some() || seal.is_some() || mac.is_some()) && grant.get(fields::APPROVAL).is_some() {
+        let why = "uses of this capability wait for nobody; expected it beside `sign` or `http`";
+        grant.conflict(fields::APPROVAL, &why, "nothing would ask", "", report);
+    }
     warn(&grant, report);
-    let (capability, routes) = match (sign, http) {
-        (Some(sign), _) => (sign, Vec::new()),
-        (None, Some(read)) => (Capability::Http(Arc::new(read.http)), read.routes),
-        (None, None) => return None,
+    super::approval::warn(&grant, constraints.approval.as_ref(), limits, report);
+    // Of two there is an error already.
+    let (capability, routes, audiences) = match (sign.or(seal).or(mac), http, attest) {
+        (Some(capability), _, _) => (capability, Vec::new(), Vec::new()),
+        (None, Some(read), _) => (Capability::Http(Arc::new(read.http)), read.routes, Vec::new()),
+        (None, None, Some((attest, audiences))) => (attest, Vec::new(), audiences),
+        (None, None, None) => return None,
     };
     Some(Read {
         grant: Grant {
@@ -189,6 +239,7 @@ fn read_grant(table: &DeTable<'_>, span: Range<usize>, alias: &str, report: &mut
             constraints,
         },
         routes,
+        audiences,
     })
 }
 
@@ -213,6 +264,23 @@ fn read_sign(grant: &Section<'_, '_>, alias: &str, report: &mut Report) -> Optio
             .read(fields::TTL, report, read_ttl)
             .map(toml::Spanned::into_inner),
         label: sign.parsed(fields::LABEL, report).map(toml::Spanned::into_inner),
+        git: GitNarrowing {
+            object: sign.parsed(fields::OBJECT, report).map(toml::Spanned::into_inner),
+            mail: sign.parsed(fields::MAIL, report).map(toml::Spanned::into_inner),
+            tag: sign.parsed(fields::TAG, report).map(toml::Spanned::into_inner),
+        },
+        ssh: SshAuthNarrowing {
+            user: sign
+                .parsed(fields::LOGIN_USER, report)
+                .map(toml::Spanned::into_inner),
+            host_keys: sign
+                .list(fields::HOST_KEYS, 1..=MAX_LISTED, report, |text| {
+                    text.parse::<HostKeyId>().map_err(|error| error.to_string())
+                })
+                .into_iter()
+                .map(toml::Spanned::into_inner)
+                .collect(),
+        },
     };
     refuse_mixed_profiles(&sign, report);
     Some(Capability::Sign {
@@ -267,6 +335,7 @@ fn read_constraints(grant: &Section<'_, '_>, report: &mut Report) -> Constraints
             })
             .map(toml::Spanned::into_inner)
             .unwrap_or_default(),
+        approval: super::approval::read(grant, report),
     }
 }
 

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::section::{Section, quoted};
-use super::{body, inject, pem};
+use super::{approval, body, inject, pem};
 use crate::http::{
     AllowedQuery, BodyRule, Budget, ByteBudget, CidrBlock, HeaderName, HttpGrant, Injection, MAX_ROUTES,
     NotAHeaderName, PathEncoding, Route, SpkiPin, Target, TlsFloor, Trust,
@@ -76,6 +76,7 @@ pub(super) fn read(grant: &Section<'_, '_>, alias: &str, report: &mut Report) ->
     }
     http.inject = inject;
     http.body = read_body(&section, &http, alias, report);
+    approval::refuse_large(grant, &section, &http, report);
     if let Some(timeout) = read_timeout(&section, report) {
         http.timeout = timeout;
     }

@@ -6,7 +6,8 @@
 //! - What others write: any `GET`, except with a credential into a private network.
 //! - A way out: any method that writes, or a reading one with a key of the query whose value the agent chooses.
 //!
-//! Not counted: open segments of a path, which only the origin itself sees, and what is signed, which does not leave by itself.
+//! Not counted: open segments of a path, which only the origin itself sees; what is signed or sealed, which does not leave by itself; and what
+//! is unsealed, whose box the agent must have read first.
 
 use std::ops::Range;
 use std::str::FromStr;
@@ -84,7 +85,11 @@ fn mix(manifest: &Manifest) -> Option<Mix> {
             .iter()
             .find_map(|(alias, grant)| match &grant.capability {
                 Capability::Http(http) if holds(http) => Some(format!("[grants.{alias}]")),
-                Capability::Http(_) | Capability::Sign { .. } => None,
+                Capability::Http(_)
+                | Capability::Sign { .. }
+                | Capability::Attest(_)
+                | Capability::Seal { .. }
+                | Capability::Mac { .. } => None,
             })
     };
     let files = (!manifest.world.files.is_empty()).then(|| "[files]".to_owned());

@@ -11,7 +11,7 @@
 //! | `github-app` | `{"typ":"JWT","alg":"RS256"}` in base64url, and no other profile has RSA keys |
 //! | `mtls` | 64 spaces, as no text of ours begins; or the DER of a request for a certificate |
 //!
-//! (`jws` begins with `{"alg":` in base64url, and makes none of the types above.)
+//! (`attest` begins with `{"typ":"eat+jwt",` in base64url. `jws` begins with `{"alg":` in base64url, and makes none of the types above.)
 
 use crate::http::{Method, Target};
 
@@ -21,6 +21,7 @@ mod token;
 
 pub use http_signature::{SignatureFields, http_signature};
 pub use tls::{CertificateRequest, certificate_is_for, certificate_request, certificate_verify};
+pub(super) use token::framed as framed_token;
 pub use token::{DPOP_TYPE, Possession, client_assertion, dpop, github_app};
 
 /// The longest life of a signature over a request, in seconds: a request is sent at once, and clocks differ by some.

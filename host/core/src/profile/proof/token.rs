@@ -138,7 +138,7 @@ pub fn github_app(profile: &Profile, api: &Origin, context: &FrameContext<'_>) -
     Ok(framed(r#"{"typ":"JWT","alg":"RS256"}"#, &payload, context))
 }
 
-fn framed(header: &str, payload: &Value, context: &FrameContext<'_>) -> Framed {
+pub(in crate::profile) fn framed(header: &str, payload: &Value, context: &FrameContext<'_>) -> Framed {
     let mut message = Base64UrlUnpadded::encode_string(header.as_bytes());
     message.push('.');
     message.push_str(&Base64UrlUnpadded::encode_string(payload.to_string().as_bytes()));

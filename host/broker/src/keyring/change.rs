@@ -1,0 +1,425 @@
+//! Changes to the lives of keys: one transaction each, of one version or of all that a name has, by the rules of `life`. A crash leaves
+//! what was or what shall be.
+
+use std::sync::Arc;
+
+use claviger_core::{KeyName, KeyRef, KeyVersion, Secret};
+use jiff::Timestamp;
+
+use super::envelope::Row;
+use super::life::{LifeError, LifeEvent, after, next};
+use super::list::Listed;
+use super::store::Change;
+use super::{
+    KeyRecord, KeyState, Keyring, KeyringError, MAX_HARDWARE, MAX_KEYS, NewKey, OpenFile, Reason,
+    RotationPlan,
+};
+
+/// When the new version of a rotation is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// At once; the one before retires.
+    AtOnce,
+    /// When it is promoted: until then whoever verifies can learn of it.
+    Staged,
+}
+
+/// What becomes of the versions before a new one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Succession<'a> {
+    /// The one in use retires over its overlap.
+    Rotated,
+    /// Nothing yet: the new one waits.
+    Staged,
+    /// This one, or all, are revoked.
+    Compromised {
+        version: Option<KeyVersion>,
+        reason: &'a Reason,
+    },
+}
+
+/// What a rotation changed.
+#[derive(Debug)]
+pub struct KeyRotation {
+    /// The new version.
+    pub new: Arc<KeyRecord>,
+    /// The versions that are in another state than before.
+    pub changed: Vec<Arc<KeyRecord>>,
+}
+
+impl Keyring {
+    /// Adds the next version of a key, with the profile, algorithm and custody of the version that it takes the place of.
+    ///
+    /// # Errors
+    /// When another version than `of` is the one in use, a version waits, the new one differs in what cannot change, or the disk fails;
+    /// then the keyring is as it was.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the material is wiped when this returns"
+    )]
+    pub(crate) fn rotate(
+        &self,
+        new: NewKey,
+        of: KeyVersion,
+        succession: Succession<'_>,
+        now: Timestamp,
+    ) -> Result<KeyRotation, KeyringError> {
+        let name = new.key.name.clone();
+        let mut file = self.file();
+        let old = self.refuse_rotation(&new, of)?;
+        let mut list = file.meta.list()?;
+        if list.len() >= MAX_KEYS {
+            return Err(KeyringError::Full);
+        }
+        let mut record = new_record(&new, now);
+        let mut changed = Vec::new();
+        match succession {
+            Succession::Staged => record.state = KeyState::Pending,
+            Succession::Rotated => {
+                let superseded = LifeEvent::Supersede {
+                    until: after(now, new.plan.overlap),
+                };
+                changed.extend(stepped(&old, &superseded, now)?);
+            }
+            Succession::Compromised { version, reason } => {
+                for record in self.versions(&name) {
+                    let event = match record.state {
+                        KeyState::Active | KeyState::Retiring | KeyState::Retired | KeyState::Disabled
+                            if version.is_none_or(|version| record.key.version == version) =>
+                        {
+                            LifeEvent::Revoke(Some(reason.clone()))
+                        }
+                        KeyState::Active => LifeEvent::Supersede {
+                            until: after(now, new.plan.overlap),
+                        },
+                        KeyState::Pending
+                        | KeyState::Retiring
+                        | KeyState::Retired
+                        | KeyState::Disabled
+                        | KeyState::Revoked
+                        | KeyState::Destroyed => continue,
+                    };
+                    changed.extend(stepped(&record, &event, now)?);
+                }
+            }
+        }
+        // The overlap that it is in, which may be another than its plan had.
+        for record in changed
+            .iter_mut()
+            .filter(|record| record.state == KeyState::Retiring)
+        {
+            record.plan.overlap = new.plan.overlap;
+        }
+        let mut row = Row::new(&record)?;
+        file.envelope.seal(&mut row, &new.material)?;
+        list.keys.push(Listed {
+            key: record.key.clone(),
+            digest: row.digest(),
+        });
+        let rows = file.resealed(&changed)?;
+        list.put_keys(&changed, &rows);
+        let changes: Vec<Change<'_>> = std::iter::once(Change::Insert(&row))
+            .chain(rows.iter().map(Change::Replace))
+            .collect();
+        file.write(&changes, &list)?;
+        changed.push(record);
+        let mut changed = self.remember_all(changed);
+        let new = changed.pop().ok_or(KeyringError::Encryption)?;
+        Ok(KeyRotation { new, changed })
+    }
+
+    /// What a rotation must not do. The version in use is the active one, else the newest.
+    fn refuse_rotation(&self, new: &NewKey, of: KeyVersion) -> Result<Arc<KeyRecord>, KeyringError> {
+        let name = &new.key.name;
+        let missing = || KeyringError::NoKey {
+            key: KeyRef {
+                name: name.clone(),
+                version: of,
+            },
+        };
+        let current = self.current(name).ok_or_else(missing)?;
+        if current.key.version != of {
+            return Err(KeyringError::Stale {
+                of: format!("{name}@{of}"),
+                current: current.key.to_string(),
+            });
+        }
+        if let Some(pending) = self.pending(name) {
+            return Err(KeyringError::Waiting {
+                pending: pending.key.to_string(),
+            });
+        }
+        if current.deleted.is_some() {
+            return Err(no_life(&current.key, LifeError::Deleted));
+        }
+        let problem = if current.state == KeyState::Disabled {
+            format!("`{}` is disabled; enable it or revoke it first", current.key)
+        } else if current.state == KeyState::Destroyed {
+            format!("`{}` is destroyed; make the key anew", current.key)
+        } else if new.key.version != self.next_version(name) {
+            format!("its next version is {}", self.next_version(name))
+        } else if new.profile != current.profile
+            || new.algorithm != current.algorithm
+            || new.custody != current.custody
+        {
+            format!("it differs from `{}` in what a key has for good", current.key)
+        } else if !new.identity.fits(new.algorithm) {
+            return Err(KeyringError::Algorithm { key: new.key.clone() });
+        } else if let Some(hardware) = new.hardware.as_ref().filter(|bytes| bytes.len() > MAX_HARDWARE) {
+            return Err(KeyringError::TooLong {
+                what: "what a custody keeps about a key",
+                allowed: MAX_HARDWARE,
+                sent: hardware.len(),
+            });
+        } else {
+            return Ok(current);
+        };
+        Err(KeyringError::KeyExists {
+            key: new.key.clone(),
+            problem,
+        })
+    }
+
+    /// Puts the pending version of a key into use; the one before retires over its overlap. One step. What is in use already changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// When none waits, the key is deleted, or the disk fails.
+    pub(crate) fn promote(
+        &self,
+        name: &KeyName,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
+        let pending = self.pending(name).ok_or_else(|| KeyringError::NotWaiting {
+            name: name.to_string(),
+        })?;
+        let superseded = LifeEvent::Supersede {
+            until: after(now, pending.plan.overlap),
+        };
+        self.step_all(name, now, &|record| match record.state {
+            KeyState::Pending => Some(LifeEvent::Activate),
+            KeyState::Active | KeyState::Disabled => Some(superseded.clone()),
+            KeyState::Retiring | KeyState::Retired | KeyState::Revoked | KeyState::Destroyed => None,
+        })
+    }
+
+    /// Lets something happen to one version of a key; nothing comes back if nothing changed.
+    ///
+    /// # Errors
+    /// When there is no such version, it cannot go that way, another version would be in use, too, or the disk fails; then it is as it
+    /// was.
+    pub(crate) fn step(
+        &self,
+        key: &KeyRef,
+        event: &LifeEvent,
+        now: Timestamp,
+    ) -> Result<Option<Arc<KeyRecord>>, KeyringError> {
+        if self.record(key).is_none() {
+            return Err(KeyringError::NoKey { key: key.clone() });
+        }
+        let changed = self.step_all(&key.name, now, &|record| {
+            (record.key == *key).then(|| event.clone())
+        })?;
+        Ok(changed.into_iter().next())
+    }
+
+    /// Lets something happen to each version of a key, in one step; those that changed.
+    ///
+    /// # Errors
+    /// As [`Keyring::step`].
+    pub(crate) fn step_all(
+        &self,
+        name: &KeyName,
+        now: Timestamp,
+        event: &dyn Fn(&KeyRecord) -> Option<LifeEvent>,
+    ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
+        let mut file = self.file();
+        let mut changed = Vec::new();
+        let mut active: Option<KeyRef> = None;
+        for record in self.versions(name) {
+            let stepped = match event(&record) {
+                Some(event) => stepped(&record, &event, now)?,
+                None => None,
+            };
+            let after = stepped.as_ref().unwrap_or(&record);
+            if after.state == KeyState::Active
+                && let Some(other) = active.replace(after.key.clone())
+            {
+                return Err(KeyringError::Transition {
+                    key: if record.state == KeyState::Active {
+                        other
+                    } else {
+                        record.key.clone()
+                    },
+                    from: KeyState::Disabled,
+                    to: KeyState::Active,
+                });
+            }
+            changed.extend(stepped);
+        }
+        if changed.is_empty() {
+            return Ok(Vec::new());
+        }
+        file.write_keys(&changed)?;
+        Ok(self.remember_all(changed))
+    }
+
+    /// Sets the plan of every version of a key that is not over, and locks its purge if that is asked; a lock is never taken away.
+    ///
+    /// # Errors
+    /// When there is no such key, or the disk fails.
+    pub(crate) fn set_plan(
+        &self,
+        name: &KeyName,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
+        let mut file = self.file();
+        let changed: Vec<KeyRecord> = self
+            .versions(name)
+            .into_iter()
+            .filter(|record| {
+                matches!(
+                    record.state,
+                    KeyState::Pending | KeyState::Active | KeyState::Disabled
+                )
+            })
+            .map(|record| KeyRecord {
+                plan,
+                locked: record.locked || lock.is_some(),
+                updated: now,
+                ..(*record).clone()
+            })
+            .collect();
+        if changed.is_empty() {
+            return Err(KeyringError::NoKey {
+                key: KeyRef {
+                    name: name.clone(),
+                    version: KeyVersion::FIRST,
+                },
+            });
+        }
+        file.write_keys(&changed)?;
+        Ok(self.remember_all(changed))
+    }
+
+    /// The version that is in use, else the newest that was; never one that waits.
+    #[must_use]
+    pub fn current(&self, name: &KeyName) -> Option<Arc<KeyRecord>> {
+        let versions = self.versions(name);
+        let newest =
+            |of: &dyn Fn(&KeyRecord) -> bool| versions.iter().rev().find(|record| of(record)).cloned();
+        newest(&|record| record.state == KeyState::Active)
+            .or_else(|| newest(&|record| !matches!(record.state, KeyState::Pending | KeyState::Destroyed)))
+            .or_else(|| newest(&|_| true))
+    }
+
+    /// The version that waits to be promoted, if there is one.
+    #[must_use]
+    pub fn pending(&self, name: &KeyName) -> Option<Arc<KeyRecord>> {
+        self.versions(name)
+            .into_iter()
+            .find(|record| record.state == KeyState::Pending)
+    }
+
+    /// Every version of a key, by number.
+    #[must_use]
+    pub fn versions(&self, name: &KeyName) -> Vec<Arc<KeyRecord>> {
+        self.records()
+            .get(name)
+            .into_iter()
+            .flat_map(|versions| versions.values().cloned())
+            .collect()
+    }
+
+    /// The number of the next version: none is used twice.
+    #[must_use]
+    pub fn next_version(&self, name: &KeyName) -> KeyVersion {
+        self.versions(name).last().map_or(KeyVersion::FIRST, |last| {
+            KeyVersion(last.key.version.0.saturating_add(1))
+        })
+    }
+}
+
+/// That a purge shall be locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lock {
+    /// For good.
+    ForGood,
+}
+
+impl OpenFile {
+    /// Writes these versions in the place of what they were.
+    fn write_keys(&mut self, records: &[KeyRecord]) -> Result<(), KeyringError> {
+        let rows = self.resealed(records)?;
+        let mut list = self.meta.list()?;
+        list.put_keys(records, &rows);
+        let changes: Vec<Change<'_>> = rows.iter().map(Change::Replace).collect();
+        self.write(&changes, &list)?;
+        if records.iter().any(|record| record.state == KeyState::Destroyed) {
+            self.store.scrub()?;
+        }
+        Ok(())
+    }
+
+    /// The rows of these records, with the material that they have: what is destroyed has none.
+    fn resealed(&self, records: &[KeyRecord]) -> Result<Vec<Row>, KeyringError> {
+        records
+            .iter()
+            .map(|record| {
+                let mut row = Row::new(record)?;
+                if record.state != KeyState::Destroyed {
+                    let material: Secret = self.envelope.open(&self.row(&record.key)?)?;
+                    self.envelope.seal(&mut row, &material)?;
+                }
+                Ok(row)
+            })
+            .collect()
+    }
+}
+
+/// The record of a new key, in use.
+pub(super) fn new_record(new: &NewKey, now: Timestamp) -> KeyRecord {
+    KeyRecord {
+        key: new.key.clone(),
+        state: KeyState::Active,
+        profile: new.profile.clone(),
+        algorithm: new.algorithm,
+        custody: new.custody,
+        assurance: new.assurance,
+        identity: new.identity.clone(),
+        created: now,
+        updated: now,
+        source: new.source,
+        plan: new.plan,
+        until: None,
+        deleted: None,
+        reason: None,
+        locked: new.locked,
+        hardware: new.hardware.clone(),
+    }
+}
+
+/// The record after an event, if that is another.
+fn stepped(record: &KeyRecord, event: &LifeEvent, now: Timestamp) -> Result<Option<KeyRecord>, KeyringError> {
+    let life = record.life();
+    let after = next(&life, event, now).map_err(|problem| no_life(&record.key, problem))?;
+    Ok((after != life).then(|| record.at(after, now)))
+}
+
+fn no_life(key: &KeyRef, problem: LifeError) -> KeyringError {
+    match problem {
+        LifeError::Transition { from, to } => KeyringError::Transition {
+            key: key.clone(),
+            from,
+            to,
+        },
+        problem => KeyringError::Life {
+            what: format!("key `{key}`"),
+            problem,
+        },
+    }
+}

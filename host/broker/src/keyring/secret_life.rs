@@ -1,0 +1,305 @@
+//! Changes to the lives of secrets: staged replacements, states, deletion, time. One transaction each, by the rules of `life`. A value is
+//! kept only while its version may come back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use claviger_core::audit::{SecretRef, SecretSource};
+use claviger_core::{KeyVersion, Secret, SecretName};
+use jiff::Timestamp;
+
+use super::life::{LifeError, LifeEvent, after, next};
+use super::secrets::{check_plan, check_value, next_version};
+use super::{KeyState, Keyring, KeyringError, Lock, OpenFile, SecretRecord, SecretReplacement};
+
+impl Keyring {
+    /// Adds a new value that waits beside the one in use until it is promoted.
+    ///
+    /// # Errors
+    /// When there is no such secret, one waits already, the value does not fit its kind, or the disk fails; then the keyring is as it
+    /// was.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the value is wiped when this returns"
+    )]
+    pub fn stage_secret(
+        &self,
+        new: SecretReplacement,
+        by: SecretSource,
+        now: Timestamp,
+    ) -> Result<Arc<SecretRecord>, KeyringError> {
+        let mut file = self.file();
+        let current = self.replaceable(&new, now)?;
+        if let Some(pending) = self.pending_secret(&new.name) {
+            return Err(KeyringError::Waiting {
+                pending: pending.secret.to_string(),
+            });
+        }
+        let record = self.successor(&current, &new, by, KeyState::Pending, now);
+        self.write_secrets(&mut file, vec![(record.clone(), Some(&new.value))])?;
+        Ok(Arc::new(record))
+    }
+
+    /// Puts the pending value of a secret into use; the one before retires over its overlap. One step.
+    ///
+    /// # Errors
+    /// When none waits, the secret is deleted, or the disk fails.
+    pub fn promote_secret(
+        &self,
+        name: &SecretName,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        let pending = self
+            .pending_secret(name)
+            .ok_or_else(|| KeyringError::NotWaiting {
+                name: name.to_string(),
+            })?;
+        let superseded = LifeEvent::Supersede {
+            until: after(now, pending.overlap),
+        };
+        self.step_secrets(name, now, &|record| match record.state {
+            KeyState::Pending => Some(LifeEvent::Activate),
+            KeyState::Active | KeyState::Disabled => Some(superseded.clone()),
+            KeyState::Retiring | KeyState::Retired | KeyState::Revoked | KeyState::Destroyed => None,
+        })
+    }
+
+    /// Lets something happen to one version of a secret; nothing comes back if nothing changed.
+    ///
+    /// # Errors
+    /// When there is no such version, it cannot go that way, another version would be in use, too, or the disk fails; then it is as it
+    /// was.
+    pub(crate) fn step_secret(
+        &self,
+        secret: &SecretRef,
+        event: &LifeEvent,
+        now: Timestamp,
+    ) -> Result<Option<Arc<SecretRecord>>, KeyringError> {
+        if self.secret_record(secret).is_none() {
+            return Err(KeyringError::NoSecret {
+                name: secret.name.clone(),
+            });
+        }
+        let changed = self.step_secrets(&secret.name, now, &|record| {
+            (record.secret == *secret).then(|| event.clone())
+        })?;
+        Ok(changed.into_iter().next())
+    }
+
+    /// Lets something happen to each version of a secret, in one step; those that changed.
+    ///
+    /// # Errors
+    /// As [`Keyring::step_secret`].
+    pub(crate) fn step_secrets(
+        &self,
+        name: &SecretName,
+        now: Timestamp,
+        event: &dyn Fn(&SecretRecord) -> Option<LifeEvent>,
+    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        let mut file = self.file();
+        let mut changed = Vec::new();
+        let mut active = false;
+        for record in self.secret_versions(name) {
+            let stepped = match event(&record) {
+                Some(event) => stepped(&record, &event, now)?,
+                None => None,
+            };
+            if stepped.as_ref().unwrap_or(&record).state == KeyState::Active
+                && std::mem::replace(&mut active, true)
+            {
+                return Err(KeyringError::SecretTransition {
+                    secret: record.secret.clone(),
+                    from: record.state,
+                    to: KeyState::Active,
+                });
+            }
+            changed.extend(stepped);
+        }
+        self.write_changed(&mut file, &changed)?;
+        Ok(changed.into_iter().map(Arc::new).collect())
+    }
+
+    /// Sets how a secret is rotated, and locks its purge if that is asked; a lock is never taken away.
+    ///
+    /// # Errors
+    /// When there is no such secret, or the disk fails.
+    pub(crate) fn set_secret_plan(
+        &self,
+        name: &SecretName,
+        every: Option<Duration>,
+        overlap: Duration,
+        lock: Option<Lock>,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        let mut file = self.file();
+        let changed: Vec<SecretRecord> = self
+            .secret_versions(name)
+            .into_iter()
+            .filter(|record| {
+                matches!(
+                    record.state,
+                    KeyState::Pending | KeyState::Active | KeyState::Disabled
+                )
+            })
+            .map(|record| SecretRecord {
+                rotate_every: every,
+                overlap,
+                locked: record.locked || lock.is_some(),
+                updated: now,
+                ..(*record).clone()
+            })
+            .collect();
+        if changed.is_empty() {
+            return Err(KeyringError::NoSecret { name: name.clone() });
+        }
+        self.write_changed(&mut file, &changed)?;
+        Ok(changed.into_iter().map(Arc::new).collect())
+    }
+
+    fn write_changed(&self, file: &mut OpenFile, changed: &[SecretRecord]) -> Result<(), KeyringError> {
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let values = file.values_of(changed)?;
+        let rows = changed
+            .iter()
+            .zip(&values)
+            .map(|(record, value)| (record.clone(), value.as_ref()))
+            .collect();
+        self.write_secrets(file, rows)
+    }
+
+    /// The version that is in use, else the newest that was; never one that waits, unless there is no other.
+    ///
+    /// # Errors
+    /// When there is no such secret.
+    pub fn current_secret(&self, name: &SecretName) -> Result<Arc<SecretRecord>, KeyringError> {
+        let versions = self.secret_versions(name);
+        let newest =
+            |of: &dyn Fn(&SecretRecord) -> bool| versions.iter().rev().find(|record| of(record)).cloned();
+        newest(&|record| record.state == KeyState::Active)
+            .or_else(|| newest(&|record| !matches!(record.state, KeyState::Pending | KeyState::Destroyed)))
+            .or_else(|| newest(&|_| true))
+            .ok_or_else(|| KeyringError::NoSecret { name: name.clone() })
+    }
+
+    /// The version that waits to be promoted, if there is one.
+    #[must_use]
+    pub fn pending_secret(&self, name: &SecretName) -> Option<Arc<SecretRecord>> {
+        self.secret_versions(name)
+            .into_iter()
+            .find(|record| record.state == KeyState::Pending)
+    }
+
+    /// Every version of a secret that is on record, by number.
+    #[must_use]
+    pub fn secret_versions(&self, name: &SecretName) -> Vec<Arc<SecretRecord>> {
+        self.secret_records()
+            .get(name)
+            .into_iter()
+            .flat_map(|versions| versions.values().cloned())
+            .collect()
+    }
+
+    /// The version whose place a new value takes, if it can take it.
+    pub(super) fn replaceable(
+        &self,
+        new: &SecretReplacement,
+        now: Timestamp,
+    ) -> Result<Arc<SecretRecord>, KeyringError> {
+        let refused = |problem: String| KeyringError::Secret {
+            name: new.name.clone(),
+            action: "replaced",
+            problem,
+        };
+        let current = self.current_secret(&new.name)?;
+        check_value(current.kind, &new.value).map_err(refused)?;
+        check_plan(new.expires, new.rotate_every, now).map_err(refused)?;
+        if current.state == KeyState::Destroyed {
+            return Err(refused(format!("`{}` is destroyed; add it anew", current.secret)));
+        }
+        if current.deleted.is_some() {
+            return Err(no_life(&current.secret, LifeError::Deleted));
+        }
+        if let Some(of) = &new.of
+            && (current.secret != *of || current.state != KeyState::Active)
+        {
+            return Err(refused(format!("`{of}` is no longer the active version")));
+        }
+        Ok(current)
+    }
+
+    /// The record of a new value.
+    pub(super) fn successor(
+        &self,
+        current: &SecretRecord,
+        new: &SecretReplacement,
+        by: SecretSource,
+        state: KeyState,
+        now: Timestamp,
+    ) -> SecretRecord {
+        let versions: BTreeMap<KeyVersion, Arc<SecretRecord>> = self
+            .secret_versions(&new.name)
+            .into_iter()
+            .map(|record| (record.secret.version, record))
+            .collect();
+        SecretRecord {
+            secret: SecretRef {
+                name: new.name.clone(),
+                version: next_version(Some(&versions)),
+            },
+            state,
+            created: now,
+            updated: now,
+            expires: new.expires,
+            rotate_every: new.rotate_every.or(current.rotate_every),
+            source: by,
+            until: None,
+            deleted: None,
+            reason: None,
+            ..current.clone()
+        }
+    }
+}
+
+impl OpenFile {
+    /// The values that these versions still have; none of one whose value goes with its state.
+    pub(super) fn values_of(&self, records: &[SecretRecord]) -> Result<Vec<Option<Secret>>, KeyringError> {
+        records
+            .iter()
+            .map(|record| {
+                if !record.state.keeps_value() {
+                    return Ok(None);
+                }
+                let row = self.secret_row(&record.secret)?;
+                row.has_value().then(|| self.open_secret(&row)).transpose()
+            })
+            .collect()
+    }
+}
+
+/// The record after an event, if that is another.
+pub(super) fn stepped(
+    record: &SecretRecord,
+    event: &LifeEvent,
+    now: Timestamp,
+) -> Result<Option<SecretRecord>, KeyringError> {
+    let life = record.life();
+    let after = next(&life, event, now).map_err(|problem| no_life(&record.secret, problem))?;
+    Ok((after != life).then(|| record.at(after, now)))
+}
+
+pub(super) fn no_life(secret: &SecretRef, problem: LifeError) -> KeyringError {
+    match problem {
+        LifeError::Transition { from, to } => KeyringError::SecretTransition {
+            secret: secret.clone(),
+            from,
+            to,
+        },
+        problem => KeyringError::Life {
+            what: format!("secret `{secret}`"),
+            problem,
+        },
+    }
+}

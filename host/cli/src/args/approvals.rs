@@ -1,0 +1,51 @@
+//! `claviger run`, and `claviger approvals`, `approve` and `deny`: an agent's run, and what waits in it for an operator.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use claviger_core::approval::ApprovalId;
+
+use super::ManifestArg;
+
+/// `claviger run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
+    /// What the agent is given
+    #[arg(group = "given")]
+    pub(crate) input: Option<String>,
+    /// Give the agent what is in this file
+    #[arg(long, value_name = "FILE", group = "given")]
+    pub(crate) input_file: Option<PathBuf>,
+    /// Give the agent what comes on stdin
+    #[arg(long, group = "given")]
+    pub(crate) stdin: bool,
+    /// Ask on this terminal for the approvals that grants want; without it, `claviger approve` and `deny` answer
+    #[arg(long, conflicts_with = "stdin")]
+    pub(crate) ask: bool,
+}
+
+/// `claviger approvals`.
+#[derive(Debug, Args)]
+pub(crate) struct Approvals {
+    /// Show this one, with exactly what would be signed or sent [default: list all]
+    pub(crate) id: Option<ApprovalId>,
+}
+
+/// `claviger approve`.
+#[derive(Debug, Args)]
+pub(crate) struct Approve {
+    /// Which: as `claviger approvals` shows it
+    pub(crate) id: ApprovalId,
+}
+
+/// `claviger deny`.
+#[derive(Debug, Args)]
+pub(crate) struct Deny {
+    /// Which: as `claviger approvals` shows it
+    pub(crate) id: ApprovalId,
+    /// Why, for the audit log; the agent does not learn it
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) reason: String,
+}
