@@ -16,7 +16,7 @@ use super::backup::is_left_out;
 use super::keys::created;
 use super::secrets::added;
 use crate::backup::{BackupError, Identity, Item, Reader};
-use crate::custody::purpose;
+use crate::custody::purpose_of;
 use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, SecretRecord, check_restored, has_use};
 
 /// Problems are listed up to this many.
@@ -378,7 +378,10 @@ impl LocalBroker {
                     key: record.key.clone(),
                     source,
                 };
-                let sealed = self.sealer.seal(&purpose(&record.key), &seed).await;
+                let sealed = self
+                    .sealer
+                    .seal(&purpose_of(&record.key, &record.identity), &seed)
+                    .await;
                 let mut sealed = sealed.map_err(failed)?;
                 Some(Secret::take(&mut sealed).map_err(|error| failed(error.into()))?)
             }

@@ -271,7 +271,7 @@ async fn a_restored_keyring_has_what_can_be_had_and_names_what_cannot() {
     let new = new.reopen("new tpm").await.unwrap();
     new.signs("sealed").await;
     let blob = new.broker.keyring().material(&new_keys[1].key).unwrap();
-    let purpose = crate::custody::purpose(&new_keys[1].key);
+    let purpose = crate::custody::purpose_of(&new_keys[1].key, &new_keys[1].identity);
     assert_eq!(new_keys[1].key.name.as_str(), "sealed");
     assert!(
         rooted(RootKind::Tpm, "new tpm")
@@ -715,4 +715,57 @@ async fn a_file_that_is_changed_between_looking_and_restoring_is_noticed() {
     );
     let mut same = Turning(vec![file.clone()], Cursor::new(file));
     assert!(new.broker.restore(&mut same, how).await.is_ok(), "the control");
+}
+
+#[tokio::test]
+async fn keys_without_a_public_half_come_over_and_are_sealed_anew_too() {
+    let old = Place::new(RootKind::Swtpm, "old tpm", None).await;
+    let label = |text: &str| Profile::Mac { label: name(text) };
+    for (key, profile, custody) in [
+        ("box", Profile::Seal {}, CustodyKind::TpmSealed),
+        ("mac", label("m"), CustodyKind::TpmSealed),
+        ("soft-box", Profile::Seal {}, CustodyKind::Software),
+    ] {
+        let made = old.broker.create_planned_symmetric_key(
+            name(key),
+            profile,
+            custody,
+            crate::keyring::RotationPlan::default(),
+            None,
+        );
+        made.await.unwrap();
+    }
+    let seeds = async |place: &Place| {
+        let mut seeds = Vec::new();
+        for record in place.broker.keyring().keys() {
+            let seed = place.broker.seed(&record).await.unwrap().unwrap();
+            seeds.push((record.key.to_string(), seed.expose().to_vec()));
+        }
+        seeds
+    };
+    let before = seeds(&old).await;
+    assert_eq!(before.len(), 3);
+    let (identities, recipient) = identity();
+    let file = old.back_up(recipient).await;
+    for (kind, weaken) in [(RootKind::Tpm, false), (RootKind::Passphrase, true)] {
+        let new = Place::new(kind, "new root", None).await;
+        new.restore(&file, &identities, weaken).await.unwrap();
+        let new = new.reopen("new root").await.unwrap();
+        assert_eq!(seeds(&new).await, before, "{kind}");
+    }
+    let root = NewRoot {
+        spec: RootSpec {
+            kind: RootKind::Tpm,
+            settings: "another".to_owned(),
+        },
+        sealer: rooted(RootKind::Tpm, "third"),
+        resident: None,
+    };
+    old.broker.reseal(root, false, "x").await.unwrap();
+    let old = Place {
+        kind: RootKind::Tpm,
+        ..old
+    };
+    let old = old.reopen("third").await.unwrap();
+    assert_eq!(seeds(&old).await, before);
 }
