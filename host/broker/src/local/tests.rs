@@ -5,6 +5,7 @@ mod certify;
 mod commands;
 mod control;
 mod large;
+mod lives;
 mod nonces;
 mod proofs;
 mod rollback;
