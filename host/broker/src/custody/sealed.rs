@@ -109,12 +109,14 @@ impl Custody for SealedCustody {
 impl SealedCustody {
     async fn generate_symmetric(&self, key: &KeyRef) -> Result<Secret, CustodyError> {
         let material = symmetric::generate()?;
-        let mut blob = self.sealer.seal(&purpose(key), &material).await?;
+        let mut blob = self.sealer.seal(&symmetric_purpose(key), &material).await?;
         Ok(Secret::take(&mut blob)?)
     }
 
     async fn unseal_symmetric(&self, key: &KeyRef, material: Secret) -> Result<Secret, CustodyError> {
-        self.sealer.unseal(&purpose(key), material.expose()).await
+        self.sealer
+            .unseal(&symmetric_purpose(key), material.expose())
+            .await
     }
 }
 

@@ -7,6 +7,7 @@ mod commands;
 mod control;
 mod git;
 mod large;
+mod lives;
 mod nonces;
 mod proofs;
 mod proposals;
