@@ -15,6 +15,7 @@ mod slots;
 mod staging;
 mod stops;
 mod symmetric;
+mod symmetric_lives;
 mod time;
 mod tokens;
 mod web;
