@@ -21,6 +21,7 @@ mod slots;
 mod staging;
 mod stops;
 mod symmetric;
+mod symmetric_lives;
 mod time;
 mod tokens;
 mod web;
