@@ -109,14 +109,12 @@ impl Custody for SealedCustody {
 impl SealedCustody {
     async fn generate_symmetric(&self, key: &KeyRef) -> Result<Secret, CustodyError> {
         let material = symmetric::generate()?;
-        let mut blob = self.sealer.seal(&symmetric_purpose(key), &material).await?;
+        let mut blob = self.sealer.seal(&purpose(key), &material).await?;
         Ok(Secret::take(&mut blob)?)
     }
 
     async fn unseal_symmetric(&self, key: &KeyRef, material: Secret) -> Result<Secret, CustodyError> {
-        self.sealer
-            .unseal(&symmetric_purpose(key), material.expose())
-            .await
+        self.sealer.unseal(&purpose(key), material.expose()).await
     }
 }
 
@@ -157,9 +155,4 @@ impl MacCustody for SealedCustody {
 /// Binds the sealed seed to one version of one key, so that blobs cannot be swapped between keys.
 pub(crate) fn purpose(key: &KeyRef) -> String {
     format!("key:{key}")
-}
-
-/// As [`purpose`], for keys without a public half: nothing else tells that material is that of a signing key of the same name.
-fn symmetric_purpose(key: &KeyRef) -> String {
-    format!("symmetric:{key}")
 }

@@ -21,6 +21,7 @@ mod error;
 mod folder;
 mod life;
 mod list;
+pub mod published;
 mod record;
 mod reseal;
 mod restore;

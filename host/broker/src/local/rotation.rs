@@ -223,7 +223,7 @@ impl LocalBroker {
             Enforced::Keyring
         };
         let made = self
-            .make_key(
+            .make(
                 &key,
                 &current.profile,
                 current.algorithm,

@@ -1,12 +1,17 @@
 //! The broker as a whole, on a real keyring and a real log: each rule granted, refused at its bound, and on record.
 
 mod approvals;
+mod approved_requests;
 mod certify;
 mod commands;
 mod control;
+mod git;
 mod large;
 mod nonces;
 mod proofs;
+mod proposals;
+mod recovery;
+mod resealing;
 mod rollback;
 mod rotation;
 mod rotations;

@@ -721,3 +721,138 @@ async fn a_use_under_way_is_released_after_a_rotation_and_after_nothing_that_sto
         }
     }
 }
+
+#[tokio::test]
+async fn every_command_of_a_life_survives_the_socket_and_does_what_its_function_does() {
+    use crate::operator::{Act, Command, End, LifeCommand, Reply};
+    let fixture = Fixture::new().await;
+    let key: KeyName = name("notes");
+    let rotate = |of: Option<KeyVersion>, start| LifeCommand::RotateKey {
+        name: key.clone(),
+        of,
+        overlap: Some(Duration::from_secs(60)),
+        start,
+    };
+    let act = |version: u32, act| LifeCommand::ActKey {
+        name: key.clone(),
+        version: Some(KeyVersion(version)),
+        act,
+    };
+    let end = |end| LifeCommand::EndKey {
+        name: key.clone(),
+        end,
+    };
+    let reason = Some("a reason\u{7}".to_owned());
+    let window = Duration::ZERO;
+    for (command, expected) in [
+        (
+            rotate(Some(KeyVersion(1)), Start::AtOnce),
+            "v1 retiring v2 active",
+        ),
+        (
+            rotate(Some(KeyVersion(1)), Start::AtOnce),
+            "v1 retiring v2 active",
+        ),
+        (rotate(None, Start::Staged), "v1 retiring v2 active v3 pending"),
+        (
+            LifeCommand::CancelKey { name: key.clone() },
+            "v1 retiring v2 active v3 destroyed",
+        ),
+        (
+            rotate(None, Start::Staged),
+            "v1 retiring v2 active v3 destroyed v4 pending",
+        ),
+        (
+            LifeCommand::PromoteKey { name: key.clone() },
+            "v1 retiring v2 retiring v3 destroyed v4 active",
+        ),
+        (
+            act(
+                1,
+                Act::Revoke {
+                    reason: reason.clone(),
+                },
+            ),
+            "v1 revoked v2 retiring v3 destroyed v4 active",
+        ),
+        (
+            act(
+                2,
+                Act::Disable {
+                    reason: reason.clone(),
+                },
+            ),
+            "v1 revoked v2 disabled v3 destroyed v4 active",
+        ),
+        (
+            act(2, Act::Enable),
+            "v1 revoked v2 retiring v3 destroyed v4 active",
+        ),
+        (
+            LifeCommand::CompromiseKey {
+                name: key.clone(),
+                version: None,
+                reason: reason.clone(),
+            },
+            "v1 revoked v2 revoked v3 destroyed v4 revoked v5 active",
+        ),
+        (
+            LifeCommand::PlanKey {
+                name: key.clone(),
+                every: Some(Duration::from_secs(1)),
+                uses: None,
+                overlap: window,
+                lock: None,
+            },
+            "v1 revoked v2 revoked v3 destroyed v4 revoked v5 active",
+        ),
+        (
+            end(End::Delete { window }),
+            "v1 deleted v2 deleted v3 destroyed v4 deleted v5 deleted",
+        ),
+        (
+            end(End::Restore),
+            "v1 revoked v2 revoked v3 destroyed v4 revoked v5 active",
+        ),
+        (
+            end(End::Delete { window }),
+            "v1 deleted v2 deleted v3 destroyed v4 deleted v5 deleted",
+        ),
+        (
+            end(End::Purge),
+            "v1 destroyed v2 destroyed v3 destroyed v4 destroyed v5 destroyed",
+        ),
+    ] {
+        let json = serde_json::to_string(&Command::Life(command)).unwrap();
+        let command: Command = serde_json::from_str(&json).unwrap();
+        let reply = fixture.broker.command(command, None).await.unwrap();
+        assert!(
+            matches!(reply, Reply::Keys(ref keys) if !keys.is_empty()),
+            "{json}: {reply:?}"
+        );
+        let states: Vec<_> = fixture
+            .broker
+            .keyring()
+            .versions(&key)
+            .iter()
+            .map(|record| format!("{} {}", record.key.version, record.standing()))
+            .collect();
+        assert_eq!(states.join(" "), expected, "{json}");
+    }
+    // The reason was escaped on its way in.
+    let entries = fixture.events().await;
+    let reasons = entries.iter().filter_map(|event| match event {
+        Event::KeyStateChanged { reason, .. } => reason.clone(),
+        _ => None,
+    });
+    assert!(reasons.clone().count() > 3 && reasons.clone().all(|reason| reason == "a reason\\u{7}"));
+    let due = fixture
+        .broker
+        .command(Command::Life(LifeCommand::RotateDue), None)
+        .await;
+    assert_eq!(
+        due.unwrap(),
+        Reply::Rotated(Vec::new()),
+        "what is gone is not due"
+    );
+}

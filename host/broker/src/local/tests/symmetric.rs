@@ -717,3 +717,95 @@ async fn a_rotation_seals_with_the_new_version_and_opens_with_both_until_the_ove
         Err(Refusal::Invalid)
     );
 }
+
+/// A sealer that says what a software TPM's says. What it seals is under its passphrase.
+#[derive(Debug)]
+struct Hard(Arc<PassphraseSealer>);
+
+impl Sealer for Hard {
+    fn assurance(&self) -> Assurance {
+        Assurance::Swtpm
+    }
+
+    fn seal<'a>(
+        &'a self,
+        purpose: &'a str,
+        secret: &'a Secret,
+    ) -> BoxFuture<'a, Result<Vec<u8>, CustodyError>> {
+        self.0.seal(purpose, secret)
+    }
+
+    fn unseal<'a>(
+        &'a self,
+        purpose: &'a str,
+        sealed: &'a [u8],
+    ) -> BoxFuture<'a, Result<Secret, CustodyError>> {
+        self.0.unseal(purpose, sealed)
+    }
+}
+
+#[tokio::test]
+async fn boxes_and_tags_hold_on_the_machine_that_a_backup_is_restored_on() {
+    let mut places = Vec::new();
+    for passphrase in ["the first machine", "the second machine"] {
+        let mut fixture = Fixture::new().await;
+        let folder = TempDir::new().unwrap();
+        let root = RootSpec {
+            kind: RootKind::Swtpm,
+            settings: String::new(),
+        };
+        let mut options = options(&folder, &fixture.clock, None, None);
+        options.sealer = Arc::new(Hard(sealer(passphrase)));
+        fixture.broker = LocalBroker::create(options, root).await.unwrap();
+        fixture.folder = folder;
+        places.push(fixture);
+    }
+    let [first, second] = &places[..] else {
+        unreachable!()
+    };
+    let mut grants = String::new();
+    for custody in [CustodyKind::Software, CustodyKind::TpmSealed] {
+        let label = name("acme/hook");
+        for (key, profile, grant) in [
+            ("state", Profile::Seal {}, STATE),
+            ("hook", Profile::Mac { label }, HOOK),
+        ] {
+            let own = format!("{key}-{custody}");
+            let made = first.broker.create_symmetric_key(name(&own), profile, custody);
+            assert_eq!(made.await.unwrap().custody, custody);
+            grants += &grant.replace(key, &own);
+        }
+    }
+    let who = first.start(&grants).await;
+    let mut made = Vec::new();
+    for custody in ["software", "tpm-sealed"] {
+        let sealed = first.seal(who, &format!("state-{custody}"), b"text", b"c").await;
+        let tag = first.tag(who, &format!("hook-{custody}"), b"content").await;
+        made.push((custody, sealed.unwrap(), tag.unwrap()));
+    }
+
+    let identity = crate::backup::Identity::generate().unwrap();
+    let mut file = Vec::new();
+    let recipients = [identity.recipient()];
+    let backed_up = first.broker.back_up(&recipients, "test", &mut file).await;
+    backed_up.unwrap();
+    let how = Restoring {
+        identities: &[identity],
+        of: None,
+        weaken: false,
+        by: "test",
+    };
+    let mut source = std::io::Cursor::new(file);
+    second.broker.restore(&mut source, how).await.unwrap();
+    let who = second.start(&grants).await;
+    for (custody, sealed, tag) in made {
+        let text = second
+            .unseal(who, &format!("state-{custody}"), &sealed, b"c")
+            .await;
+        assert_eq!(text.unwrap(), b"text", "{custody}");
+        let valid = second
+            .verify(who, &format!("hook-{custody}"), b"content", &tag)
+            .await;
+        assert_eq!(valid, Ok(true), "{custody}");
+    }
+}
