@@ -87,8 +87,14 @@ impl Stop {
     /// Whether it stops even what was [let finish](Exchange::let_finish).
     const fn stops_everything(self) -> bool {
         match self {
-            Self::Revoked | Self::Panic => true,
-            Self::Suspended | Self::AgentSuspended | Self::Ended | Self::Expired | Self::Closed => false,
+            Self::Revoked => true,
+            // Lifted later, the refresh token is to be there still.
+            Self::Panic
+            | Self::Suspended
+            | Self::AgentSuspended
+            | Self::Ended
+            | Self::Expired
+            | Self::Closed => false,
         }
     }
 }
