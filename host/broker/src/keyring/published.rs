@@ -159,6 +159,7 @@ fn signer(profile: &Profile) -> Result<(Vec<String>, Vec<String>), PublishError>
         | Profile::GithubApp { .. }
         | Profile::Mtls {}
         | Profile::SshAuth { .. }
+        | Profile::Attest {}
         | Profile::Seal {}
         | Profile::Mac { .. } => Err(PublishError::NotSsh),
     }

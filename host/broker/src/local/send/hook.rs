@@ -163,6 +163,7 @@ impl LocalBroker {
                 key: None,
                 secret: credentials.secrets().into_iter().next(),
                 profile: hook.terms.profile().to_owned(),
+                operation: None,
                 request: Some(RequestLine {
                     purpose: RequestPurpose::Approval,
                     origin: hook.origin().clone(),
