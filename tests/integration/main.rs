@@ -29,6 +29,7 @@ mod crash;
 mod crash_lives;
 mod custody;
 mod device;
+mod evidence;
 mod hardware;
 mod hygiene;
 mod hygiene_core;
