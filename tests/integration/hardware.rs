@@ -11,16 +11,18 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use claviger_broker::LocalBroker;
 use claviger_broker::keyring::KeyState;
-use claviger_broker::local::{KeyCreation, NewKeyError, ProofError};
+use claviger_broker::local::{KeyCreation, NewKeyError, ProofError, Rotation};
+use claviger_broker::{LocalBroker, ManualClock};
 use claviger_core::custody::{CustodyError, CustodyKind};
 use claviger_core::profile::Profile;
 use claviger_core::request::EvidenceInfo;
 use claviger_core::{Algorithm, Broker as _, InstanceId, Outcome, Refusal, Request};
 use claviger_tpm::Tpm;
+use jiff::SignedDuration;
 use kit::vault::{
     Vault, code, copy_folder, kill_swtpm, labeled, named, pinned_manifest, sign, sshsig, start, tpm_options,
 };
@@ -153,6 +155,56 @@ async fn a_revocation_that_the_tpm_did_not_hear_of_is_told_again_when_the_keyrin
     put_back(folder);
     let broker = opened(folder, &tpm).await;
     let who = start(&broker, GRANTS).await;
+    assert_eq!(
+        sign(&broker, who, "release", b"content").await,
+        Err(Refusal::Revoked)
+    );
+    closed(broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_version_hangs_on_a_counter_of_its_own_and_a_purged_key_is_gone_for_the_tpm_too() {
+    let temporary = TempDir::new().unwrap();
+    let folder = temporary.path();
+    let clock = Arc::new(ManualClock::at("2026-06-01T12:00:00Z".parse().unwrap()));
+    let vault = Vault::swtpm_at(folder, Some(Arc::clone(&clock) as _)).await;
+    let Vault { broker, tpm, .. } = vault;
+    let tpm = tpm.unwrap();
+    let first = creation("release", sshsig(), CustodyKind::Tpm);
+    let first = broker.create_key_revocable_by_hardware(first).await.unwrap();
+    let second = broker
+        .rotate_key(&named("release"), Rotation::default())
+        .await
+        .unwrap();
+    assert!(
+        second.hardware.is_some(),
+        "rotation keeps what the key was made with"
+    );
+    assert_ne!(first.hardware, second.hardware);
+    closed(broker).await;
+    copy_folder(&folder.join("keyring"), &folder.join("copy"));
+
+    let open = async || {
+        let options = tpm_options(&folder.join("keyring"), &tpm).clock(Arc::clone(&clock) as _);
+        LocalBroker::open(options).await.unwrap()
+    };
+    let grants = "[grants.release]\nsign = { key = \"release\" }\n";
+    let broker = open().await;
+    let who = start(&broker, grants).await;
+    sign(&broker, who, "release", b"content")
+        .await
+        .expect("the control");
+    let week = Duration::from_secs(7 * 24 * 3600);
+    broker.delete_key(&named("release"), week).await.unwrap();
+    clock.advance(SignedDuration::from_hours(8 * 24));
+    for record in broker.purge_key(&named("release")).await.unwrap() {
+        assert_eq!(record.state, KeyState::Destroyed);
+    }
+    assert_eq!(broker.unenforced(), Vec::<String>::new());
+    closed(broker).await;
+    put_back(folder);
+    let broker = open().await;
+    let who = start(&broker, grants).await;
     assert_eq!(
         sign(&broker, who, "release", b"content").await,
         Err(Refusal::Revoked)

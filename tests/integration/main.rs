@@ -31,6 +31,7 @@ mod crash_lives;
 mod custody;
 mod custody_symmetric;
 mod device;
+mod evidence;
 mod hardware;
 mod hygiene;
 mod hygiene_core;

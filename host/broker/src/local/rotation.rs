@@ -287,10 +287,12 @@ impl LocalBroker {
             one.await?;
         }
         // Last: what the keyring says is on disk and holds, whatever becomes of the device.
+        let mut told = Ok(());
         for record in changed.iter().filter(|record| gone_for_good(record.state)) {
-            self.enforce_revocation(record).await?;
+            // One that fails keeps the device from none of the others.
+            told = told.and(self.enforce_revocation(record).await);
         }
-        Ok(())
+        told
     }
 
     /// Now, and never before what is on record: a clock that jumps back revives nothing.
