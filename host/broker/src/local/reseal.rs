@@ -162,7 +162,10 @@ impl LocalBroker {
         let mut record = record.clone();
         let material = match root.spec.kind {
             RootKind::Tpm | RootKind::Swtpm => {
-                let sealed = root.sealer.seal(&purpose_of(&record.key, &record.identity), &seed).await;
+                let sealed = root
+                    .sealer
+                    .seal(&purpose_of(&record.key, &record.identity), &seed)
+                    .await;
                 let mut sealed = sealed.map_err(failed)?;
                 Secret::take(&mut sealed).map_err(|error| failed(error.into()))?
             }

@@ -53,7 +53,11 @@ async fn only_the_new_root_opens_the_keyring_and_everything_works_as_before() {
             let key = place.broker.keyring().key(&name("sealed")).unwrap();
             let blob = place.broker.keyring().material(&key.key).unwrap();
             let old = rooted(from, "the old one");
-            assert!(old.unseal(&purpose_of(&key.key, &key.identity), blob.expose()).await.is_err());
+            assert!(
+                old.unseal(&purpose_of(&key.key, &key.identity), blob.expose())
+                    .await
+                    .is_err()
+            );
         }
         // Nothing is called harder than it was while it could be copied.
         for record in place.broker.keyring().keys() {
