@@ -769,3 +769,39 @@ async fn keys_without_a_public_half_come_over_and_are_sealed_anew_too() {
     let old = old.reopen("third").await.unwrap();
     assert_eq!(seeds(&old).await, before);
 }
+
+#[tokio::test]
+async fn a_lost_key_leaves_its_name_free_whatever_became_of_its_older_versions() {
+    let old = Place::new(RootKind::Swtpm, "old tpm", Some(Arc::new(Slow::default()))).await;
+    old.key("resident", Algorithm::P256, CustodyKind::Tpm).await;
+    old.key("soft", Algorithm::Ed25519, CustodyKind::Software).await;
+    for key in ["resident", "soft"] {
+        old.broker.compromise_key(&name(key), None, None).await.unwrap();
+    }
+    let states: Vec<_> = old
+        .broker
+        .keyring()
+        .keys()
+        .iter()
+        .map(|record| record.state)
+        .collect();
+    let (gone, used) = (KeyState::Revoked, KeyState::Active);
+    assert_eq!(states, [gone, used, gone, used], "two versions of each");
+    let (identities, recipient) = identity();
+    let file = old.back_up(recipient).await;
+    let new = Place::new(RootKind::Swtpm, "new tpm", None).await;
+    let restored = new.restore(&file, &identities, false).await.unwrap();
+    let keys: Vec<_> = restored
+        .keys
+        .iter()
+        .map(|record| record.key.to_string())
+        .collect();
+    assert_eq!(keys, ["soft@v1", "soft@v2"]);
+    assert_eq!(restored.lost[0].key.to_string(), "resident@v2");
+    new.key("resident", Algorithm::Ed25519, CustodyKind::TpmSealed)
+        .await;
+    new.signs("resident").await;
+    new.signs("soft").await;
+    let again = new.restore(&file, &identities, false).await.unwrap();
+    assert_eq!((again.keys.len(), again.there), (0, 2));
+}
