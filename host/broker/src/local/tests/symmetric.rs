@@ -354,7 +354,8 @@ async fn a_tag_is_right_for_its_key_and_content_and_a_wrong_one_is_no_error() {
     assert_eq!(fixture.tag(who, "hook", b"content").await.unwrap(), tag);
     let mut renamed = tag.clone();
     renamed[4] = 2;
-    let rows: [(&str, &str, &[u8], &[u8], bool); 7] = [
+    type Row<'a> = (&'a str, &'a str, &'a [u8], &'a [u8], bool);
+    let rows: [Row<'_>; 7] = [
         ("its own", "hook", b"content", &tag, true),
         ("other content", "hook", b"contents", &tag, false),
         ("another key of the same label", "twin", b"content", &tag, false),

@@ -184,7 +184,7 @@ async fn a_rotation_seals_with_the_new_version_and_opens_with_both_until_the_ove
             name(key),
             profile,
             CustodyKind::Software,
-            plan.clone(),
+            plan,
             None,
         );
         made.await.unwrap();
