@@ -49,10 +49,6 @@ impl Entry {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most entries are uses, and an entry lives for one append"
-)]
 pub enum Event {
     /// A host opened the log.
     HostStarted {
