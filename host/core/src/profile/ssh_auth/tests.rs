@@ -200,7 +200,8 @@ fn a_login_that_says_anything_else_is_refused() {
             (
                 "another key",
                 &|f| {
-                    f.key = blob(&Pair::P256(p256::ecdsa::SigningKey::from_slice(&[9; 32]).unwrap()).public())
+                    f.key =
+                        blob(&Pair::P256(p256::ecdsa::SigningKey::from_slice(&[9; 32]).unwrap()).public());
                 },
                 E::Key,
             ),
