@@ -1,6 +1,7 @@
 //! The broker as a whole, on a real keyring and a real log: each rule granted, refused at its bound, and on record.
 
 mod approvals;
+mod backups;
 mod certify;
 mod commands;
 mod control;
