@@ -157,6 +157,10 @@ async fn open(
             found.entries, found.dropped_bytes, found.indeterminate
         ));
     }
+    for left in broker.unenforced() {
+        cx.out
+            .note(&format!("the TPM does not refuse a revoked key yet: {left}"));
+    }
     Ok((broker, unlocking))
 }
 

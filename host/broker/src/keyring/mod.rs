@@ -21,6 +21,8 @@ mod error;
 mod folder;
 mod life;
 mod list;
+mod open_file;
+pub mod published;
 mod record;
 mod reseal;
 mod restore;
@@ -46,8 +48,7 @@ pub use secrets::{GOOD_SECRET, MAX_SECRET_VALUE, MIN_SECRET, SecretReplacement};
 
 use envelope::{Envelope, Meta, Row};
 use folder::{DATABASE, Folder, FolderLock, UNFINISHED};
-use list::{List, Listed, Rows};
-use secret_row::SecretRow;
+use list::{List, Listed};
 use secrets::SecretRecords;
 use store::{Change, Store};
 
@@ -297,18 +298,20 @@ impl Keyring {
         if old.hardware.as_ref() == Some(&hardware) {
             return Ok(());
         }
-        let material = file.envelope.open(&file.row(key)?)?;
         let record = KeyRecord {
             hardware: Some(hardware),
             ..(*old).clone()
         };
-        let mut row = Row::new(&record)?;
-        file.envelope.seal(&mut row, &material)?;
+        // Of a destroyed key there is no material any more.
+        let rows = file.resealed(std::slice::from_ref(&record))?;
         let mut list = file.meta.list()?;
         for item in list.keys.iter_mut().filter(|item| item.key == *key) {
-            item.digest = row.digest();
+            for row in &rows {
+                item.digest = row.digest();
+            }
         }
-        file.write(&[Change::Replace(&row)], &list)?;
+        let changes: Vec<_> = rows.iter().map(Change::Replace).collect();
+        file.write(&changes, &list)?;
         self.remember(record);
         Ok(())
     }
@@ -521,70 +524,6 @@ impl Keyring {
 
     fn file(&self) -> MutexGuard<'_, OpenFile> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl OpenFile {
-    /// Writes all rows in the newest format. Each is encrypted anew: what is authenticated with it has changed.
-    fn convert(&mut self, old: &Rows) -> Result<Rows, KeyringError> {
-        let mut rows = Rows::default();
-        let mut list = List::default();
-        for row in &old.keys {
-            let record = row.record()?;
-            let row = self.envelope.converted(row)?;
-            list.keys.push(Listed {
-                key: record.key,
-                digest: row.digest(),
-            });
-            rows.keys.push(row);
-        }
-        for row in &old.secrets {
-            let record = row.record()?;
-            let mut next = SecretRow::new(&record);
-            if row.has_value() {
-                let value = self.open_secret(row)?;
-                let sealed = self.envelope.seal_secret(&next.associated(), &value)?;
-                next.nonce = sealed.nonce;
-                next.material = sealed.material;
-            }
-            list.put_secret(&record.secret, next.digest());
-            rows.secrets.push(next);
-        }
-        let mut next = self.meta.next(&list)?;
-        self.envelope.authenticate(&mut next)?;
-        let info = next.info()?;
-        self.store.convert(&rows, &next)?;
-        self.meta = next;
-        self.info = info;
-        Ok(rows)
-    }
-
-    fn write(&mut self, changes: &[Change<'_>], list: &List) -> Result<(), KeyringError> {
-        let next = self.meta.next(list)?;
-        self.write_meta(changes, next)
-    }
-
-    fn write_meta(&mut self, changes: &[Change<'_>], mut next: Meta) -> Result<(), KeyringError> {
-        self.envelope.authenticate(&mut next)?;
-        let info = next.info()?;
-        self.store.write(changes, &next)?;
-        self.meta = next;
-        self.info = info;
-        Ok(())
-    }
-
-    /// The row of a key as it is on disk, if it is still the one on the list.
-    fn row(&self, key: &KeyRef) -> Result<Row, KeyringError> {
-        let list = self.meta.list()?;
-        let listed = list.keys.into_iter().find(|item| item.key == *key);
-        let Some(listed) = listed else {
-            return Err(KeyringError::NoKey { key: key.clone() });
-        };
-        match self.store.row(key.name.as_str(), key.version.0)? {
-            Some(row) if row.digest() == listed.digest => Ok(row),
-            Some(_) => Err(KeyringError::integrity(format!("key `{key}` was changed"))),
-            None => Err(KeyringError::integrity(format!("key `{key}` is missing"))),
-        }
     }
 }
 

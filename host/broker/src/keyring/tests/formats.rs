@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use super::secrets::{VALUE, new_secret};
 use super::*;
+use crate::keyring::secret_row::SecretRow;
 
 const OLD_KEYS: &str = "CREATE TABLE keys (
     name TEXT NOT NULL,

@@ -14,6 +14,7 @@ use crate::custody::{KdfCost, PassphraseSealer, SoftwareCustody};
 
 mod formats;
 mod life;
+mod published;
 mod recovery;
 mod secrets;
 mod tamper;
