@@ -29,6 +29,7 @@ async fn permit(key: &KeyRef, input: &MacInput) -> Permit {
         size: input.size() as u64,
         number: 1,
         rate_until: None,
+        approval: None,
     };
     let sink = Arc::new(CountingSink::default());
     Permit::to_use(
