@@ -137,11 +137,11 @@ pub enum Act {
 }
 
 impl Act {
-    fn event(self) -> LifeEvent {
+    fn event(&self) -> LifeEvent {
         match self {
-            Self::Disable { reason } => LifeEvent::Disable(because(reason)),
+            Self::Disable { reason } => LifeEvent::Disable(because(reason.as_deref())),
             Self::Enable => LifeEvent::Enable,
-            Self::Revoke { reason } => LifeEvent::Revoke(because(reason)),
+            Self::Revoke { reason } => LifeEvent::Revoke(because(reason.as_deref())),
         }
     }
 }
@@ -205,7 +205,9 @@ impl LocalBroker {
                 version,
                 reason,
             } => {
-                let done = self.compromise_key(&name, version, because(reason)).await?;
+                let done = self
+                    .compromise_key(&name, version, because(reason.as_deref()))
+                    .await?;
                 Ok(keys(
                     done.revoked.iter().chain(&done.replaced_by).map(AsRef::as_ref),
                 ))
@@ -278,8 +280,8 @@ impl LocalBroker {
     }
 }
 
-fn because(reason: Option<String>) -> Option<Reason> {
-    reason.as_deref().and_then(Reason::new)
+fn because(reason: Option<&str>) -> Option<Reason> {
+    reason.and_then(Reason::new)
 }
 
 fn keys<'a>(records: impl IntoIterator<Item = &'a KeyRecord>) -> Reply {
