@@ -64,30 +64,41 @@ fn holds(rule: &JsonRule, value: &Value) -> bool {
         .is_none_or(|fields| members.keys().all(|name| fields.contains(name)));
     closed
         && rule.predicates.iter().all(|predicate| {
-            let found = value.pointer(&predicate.pointer);
-            !has_alias(value, &predicate.pointer) && test(&predicate.test, found)
+            reached(value, predicate.place.as_str())
+                .is_some_and(|found| found.into_iter().all(|found| test(&predicate.test, found)))
         })
 }
 
-/// Whether some member on the way differs from what the pointer names only in the case of ASCII letters, or of the two letters beyond
-/// it that fold to ASCII.
-fn has_alias(value: &Value, pointer: &str) -> bool {
-    let Some((first, rest)) = pointer.strip_prefix('/').map(|rest| match rest.find('/') {
+/// What stands at a place, each of it; none if the way leads into something else, or by a member that differs from what the place
+/// names only in the case of ASCII letters, or of the two letters beyond it that fold to ASCII.
+fn reached<'v>(value: &'v Value, place: &str) -> Option<Vec<Option<&'v Value>>> {
+    let Some((first, rest)) = place.strip_prefix('/').map(|rest| match rest.find('/') {
         Some(at) => rest.split_at(at),
         None => (rest, ""),
     }) else {
-        return false;
+        return Some(vec![Some(value)]);
     };
-    let name = first.replace("~1", "/").replace("~0", "~");
+    let onward = |next: Option<&'v Value>| match next {
+        Some(next) => reached(next, rest),
+        None => Some(vec![None]),
+    };
     match value {
+        Value::Object(_) if first == "*" => None,
         Value::Object(members) => {
+            let name = first.replace("~1", "/").replace("~0", "~");
             let alias = members.keys().any(|key| *key != name && fold(key) == fold(&name));
-            alias || members.get(&name).is_some_and(|next| has_alias(next, rest))
+            if alias { None } else { onward(members.get(&name)) }
         }
-        Value::Array(_) => value
-            .pointer(&format!("/{first}"))
-            .is_some_and(|next| has_alias(next, rest)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        Value::Array(items) if first == "*" && items.is_empty() => Some(vec![None]),
+        Value::Array(items) if first == "*" => {
+            let each = items.iter().map(|item| reached(item, rest));
+            each.collect::<Option<Vec<_>>>().map(|found| found.concat())
+        }
+        Value::Array(_) if !first.is_empty() && first.chars().all(|c| c.is_ascii_digit()) => {
+            onward(value.pointer(&format!("/{first}")))
+        }
+        Value::Array(_) => None,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Some(vec![None]),
     }
 }
 

@@ -49,11 +49,13 @@ pub fn hold(data: &[u8]) {
             "what was released is not the answer"
         );
         if outcome.found {
-            let at = text.windows(secret.len()).position(|window| window == secret);
-            assert!(
-                at.is_none_or(|at| outcome.released.len() <= at),
-                "a part of the secret was released"
-            );
+            for spelling in (1..8).filter_map(|kind| spelling(kind, secret)) {
+                let at = text.windows(spelling.len()).position(|window| window == spelling);
+                assert!(
+                    at.is_none_or(|at| outcome.released.len() <= at),
+                    "a part of the secret was released"
+                );
+            }
         } else {
             assert_eq!(outcome.released, text, "something was lost");
         }
@@ -113,21 +115,7 @@ fn plant(text: &[u8], secret: &[u8]) -> (Vec<u8>, bool) {
     let mut out = Vec::new();
     let mut planted = false;
     for byte in text {
-        let spelling = match byte {
-            1 => secret.to_vec(),
-            2 => hex::encode(secret).into_bytes(),
-            3 => hex::encode_upper(secret).into_bytes(),
-            4 => Base64::encode_string(secret).into_bytes(),
-            5 => Base64Url::encode_string(secret).into_bytes(),
-            6 => secret
-                .iter()
-                .flat_map(|byte| format!("%{byte:02X}").into_bytes())
-                .collect(),
-            7 => secret.iter().rev().copied().collect(),
-            // In the middle of what was encoded.
-            8 => Base64::encode_string(&[b"user:", secret, b"!"].concat()).into_bytes(),
-            other => vec![*other],
-        };
+        let spelling = spelling(*byte, secret).unwrap_or_else(|| vec![*byte]);
         planted |= matches!(byte, 1..=8);
         out.extend(spelling);
         if out.len() > MAX_TEXT {
@@ -135,4 +123,22 @@ fn plant(text: &[u8], secret: &[u8]) -> (Vec<u8>, bool) {
         }
     }
     (out, planted)
+}
+
+/// The spelling of this number; the last is one in the middle of what was encoded.
+fn spelling(kind: u8, secret: &[u8]) -> Option<Vec<u8>> {
+    Some(match kind {
+        1 => secret.to_vec(),
+        2 => hex::encode(secret).into_bytes(),
+        3 => hex::encode_upper(secret).into_bytes(),
+        4 => Base64::encode_string(secret).into_bytes(),
+        5 => Base64Url::encode_string(secret).into_bytes(),
+        6 => secret
+            .iter()
+            .flat_map(|byte| format!("%{byte:02X}").into_bytes())
+            .collect(),
+        7 => secret.iter().rev().copied().collect(),
+        8 => Base64::encode_string(&[b"user:", secret, b"!"].concat()).into_bytes(),
+        _ => return None,
+    })
 }

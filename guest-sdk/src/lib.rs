@@ -21,13 +21,14 @@
 //! ```
 //!
 //! What an agent may request of servers, and how, is in [`http`]. What it may keep where others can read or change it, in [`sealing`]; what
-//! it may prove to itself or to others that have the same host, in [`mac`].
+//! it may prove to itself or to others that have the same host, in [`mac`]; what the host proves of it to anybody, in [`attestation`].
 //!
 //! An agent prints with `println!`, reads files that its manifest gives it with [`std::fs`], and gets its variables from
 //! [`std::env`](mod@std::env). Nothing else of a computer is there.
 
 extern crate self as claviger_sdk;
 
+pub mod attestation;
 mod error;
 mod grants;
 pub mod http;

@@ -12,7 +12,7 @@ pub struct Signer(signing::Signer);
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SignerInfo {
-    /// What the key is for: `sshsig`, `jws` or `labeled`.
+    /// What the key is for: `sshsig`, `jws`, `labeled`, `git` or `ssh-auth`.
     pub profile: String,
     /// `ed25519` or `p256`.
     pub algorithm: String,
@@ -34,9 +34,10 @@ impl Signer {
         Ok(Self(signing::Signer::open(grant)?))
     }
 
-    /// Signs the content as the key's profile prescribes: at most 16 MiB for `sshsig`, 64 KiB for `jws` and `labeled`.
+    /// Signs the content as the key's profile prescribes: at most 16 MiB for `sshsig`, 64 KiB for `jws`, `labeled` and
+    /// `git` (a commit or tag without its signature), 16 KiB for `ssh-auth`.
     ///
-    /// Gives an armoured SSHSIG, a compact JWS, or 64 bytes. May wait for a device or for the operator.
+    /// Gives an armoured SSHSIG, a compact JWS, 64 bytes, or an SSH signature. May wait for a device or for the operator.
     ///
     /// # Errors
     /// The host's refusal.

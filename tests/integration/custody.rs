@@ -17,9 +17,9 @@ use tempfile::TempDir;
 
 /// Keys in software, or sealed by a passphrase: there is no device.
 #[derive(Debug)]
-struct Deviceless {
-    custody: fn() -> Arc<dyn Custody>,
-    strangers: fn() -> Vec<Arc<dyn Custody>>,
+pub(crate) struct Deviceless {
+    pub(crate) custody: fn() -> Arc<dyn Custody>,
+    pub(crate) strangers: fn() -> Vec<Arc<dyn Custody>>,
 }
 
 impl Stand for Deviceless {
@@ -40,11 +40,11 @@ impl Stand for Deviceless {
     fn return_device(&mut self) {}
 }
 
-fn sealed_by(passphrase: &[u8]) -> Arc<dyn Custody> {
+pub(crate) fn sealed_by(passphrase: &[u8]) -> Arc<dyn Custody> {
     Arc::new(SealedCustody::new(sealer(passphrase)))
 }
 
-fn software() -> Arc<dyn Custody> {
+pub(crate) fn software() -> Arc<dyn Custody> {
     Arc::new(SoftwareCustody)
 }
 
@@ -68,7 +68,7 @@ async fn custody_sealed_by_a_passphrase_conforms() {
 
 /// Keys on a software TPM.
 #[derive(Debug)]
-struct OnTpm {
+pub(crate) struct OnTpm {
     kind: Kind,
     connect: fn(TpmChoice) -> Result<Tpm, claviger_tpm::TpmError>,
     // None only while it restarts.
@@ -78,7 +78,7 @@ struct OnTpm {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+pub(crate) enum Kind {
     Resident,
     Sealed,
 }
@@ -93,7 +93,7 @@ impl Kind {
 }
 
 impl OnTpm {
-    fn new(kind: Kind, connect: fn(TpmChoice) -> Result<Tpm, claviger_tpm::TpmError>) -> Self {
+    pub(crate) fn new(kind: Kind, connect: fn(TpmChoice) -> Result<Tpm, claviger_tpm::TpmError>) -> Self {
         let folder = TempDir::new().unwrap();
         let [own, other] = ["own", "other"].map(|name| {
             let state = folder.path().join(name);

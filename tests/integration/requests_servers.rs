@@ -209,12 +209,7 @@ async fn broken_answers_end_as_the_table_says_and_give_nothing_away() {
                     said.starts_with(&format!("{status} [")) && said.ends_with(&format!("] {body}")),
                     "{name}: {said}"
                 );
-                // `get` does not ask for trailers: it gives up what may still come.
-                let given_up = settlement == Settlement::Abandoned && name.contains("trailers");
-                assert!(
-                    settlement == Settlement::Released || given_up,
-                    "{name}: {settlement:?}"
-                );
+                assert_eq!(settlement, Settlement::Released, "{name}");
                 assert_eq!(traffic.fault, None, "{name}");
             }
             Expect::Fault(fault) => {

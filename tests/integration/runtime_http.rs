@@ -345,8 +345,18 @@ async fn a_field_cannot_hold_what_ends_it() {
 }
 
 #[tokio::test]
-async fn a_head_larger_than_requests_are_is_refused_and_one_larger_than_any_stops_the_agent() {
-    let bench = welcoming();
+async fn a_head_larger_than_requests_are_is_the_broker_s_to_refuse_and_one_larger_than_any_stops_the_agent() {
+    let bench = Bench::new();
+    // As the broker does, which logs it.
+    bench.broker.sending(|head, _| async move {
+        if head.size() > MAX_HEAD {
+            return Err(SendError::Refused {
+                refusal: Refusal::Invalid,
+                grant: None,
+            });
+        }
+        Ok(answer(200, text("well")))
+    });
     let too_large = format!("failed ErrorCode::HttpRequestHeaderSectionSize(Some({MAX_HEAD}))");
     check(
         &bench,
@@ -357,7 +367,7 @@ async fn a_head_larger_than_requests_are_is_refused_and_one_larger_than_any_stop
         ],
     )
     .await;
-    assert_eq!(bench.broker.heads().len(), 1);
+    assert_eq!(bench.broker.heads().len(), 3);
     check_stopped("fields https://toy.test/ 100000 1", StopLimit::HostCall).await;
     check_stopped("fields https://toy.test/ 1 40000", StopLimit::HostCall).await;
 }

@@ -10,6 +10,7 @@
 pub mod bare;
 pub mod bodies;
 pub mod custody;
+pub mod custody_symmetric;
 pub mod driver;
 pub mod entries;
 mod guests;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use claviger_core::audit::{AuditError, AuditSink, Entry, EntryIndex, Use};
 use claviger_core::http::Origin;
 use claviger_core::profile::proof::github_app;
-use claviger_core::profile::{FrameContext, Framed, Profile, SigningRule};
+use claviger_core::profile::{FrameContext, Framed, Profile, Serial, SigningRule};
 use claviger_core::{
     Algorithm, BoxFuture, Clock, ComponentDigest, ContentDigest, InstanceId, KeyRef, KeyVersion,
     ManifestDigest, Permit, PublicKey,
@@ -91,7 +91,35 @@ pub fn framed(public: &PublicKey, content: &[u8]) -> Framed {
 /// # Panics
 /// Never: a log in memory takes everything.
 pub async fn permit(key: &KeyRef, message: &Framed, who: u64) -> Permit {
-    let allowed = Use {
+    Permit::to_sign(
+        Arc::new(CountingSink::default()),
+        Arc::new(StoppedClock),
+        Timestamp::UNIX_EPOCH,
+        used(key, message.content(), message.size() as u64, who),
+        message,
+    )
+    .await
+    .expect("a permit")
+}
+
+/// A permit for one use of a key without a public half.
+///
+/// # Panics
+/// Never: a log in memory takes everything.
+pub async fn permit_to_use(key: &KeyRef, input: Serial) -> Permit {
+    Permit::to_use(
+        Arc::new(CountingSink::default()),
+        Arc::new(StoppedClock),
+        Timestamp::UNIX_EPOCH,
+        used(key, ContentDigest::of(b""), 0, 1),
+        input,
+    )
+    .await
+    .expect("a permit")
+}
+
+fn used(key: &KeyRef, content: ContentDigest, size: u64, who: u64) -> Use {
+    Use {
         instance: InstanceId(who),
         agent: named("tester"),
         component: ComponentDigest::of(b"component"),
@@ -102,20 +130,10 @@ pub async fn permit(key: &KeyRef, message: &Framed, who: u64) -> Permit {
         profile: "labeled".to_owned(),
         operation: None,
         request: None,
-        content: message.content(),
-        size: message.size() as u64,
+        content,
+        size,
         number: 1,
         rate_until: None,
         approval: None,
-    };
-    let sink = Arc::new(CountingSink::default());
-    Permit::to_sign(
-        sink,
-        Arc::new(StoppedClock),
-        Timestamp::UNIX_EPOCH,
-        allowed,
-        message,
-    )
-    .await
-    .expect("a permit")
+    }
 }

@@ -106,6 +106,16 @@ def token(case):
     return claims
 
 
+def jwks(case):
+    """PyJWT picks the key by its id, and so does joserfc."""
+    kid = jwt.get_unverified_header(case["token"])["kid"]
+    key = jwt.PyJWKSet.from_dict(case["jwks"])[kid].key
+    claims = jwt.decode(case["token"], key, algorithms=[case["alg"]], audience=case["audience"])
+    keys = jose_jwk.KeySet.import_key_set(case["jwks"])
+    jose_jws.deserialize_compact(case["token"], keys, algorithms=[case["alg"]])
+    return claims
+
+
 def aws(case):
     """botocore signs the fields that are said to be signed, and must come to the same signature."""
     fields = {name.lower(): value for name, value in case["headers"]}
@@ -138,7 +148,7 @@ def aws(case):
     return {"canonical": canonical}
 
 
-KINDS = {"aws-sigv4": aws, "http-signature": http_signature, "dpop": dpop, "token": token}
+KINDS = {"aws-sigv4": aws, "http-signature": http_signature, "dpop": dpop, "token": token, "jwks": jwks}
 
 
 def judge(case):

@@ -11,12 +11,14 @@ use crate::step::timed;
 pub const TARGET: &str = "wasm32-wasip2";
 
 /// Debian packages, each with the reason for it.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("libtss2-dev", "the TPM software stack that claviger-tpm links"),
     ("pkg-config", "finds it"),
     ("swtpm", "a TPM in software, for development and tests"),
     ("tpm2-tools", "an independent reader of what we put into a TPM"),
     ("openssh-client", "ssh-keygen checks our signatures"),
+    ("openssh-server", "sshd lets in whom our keys log in"),
+    ("git", "checks the signatures of commits and tags"),
     ("openssl", "an independent verifier"),
     ("gdb", "dumps a process that holds keys, to search the dump"),
     ("strace", "makes the audit log's syncs fail"),
@@ -153,7 +155,17 @@ mod tests {
     #[test]
     fn only_installed_packages_count_as_here() {
         let status = "libtss2-dev installed\npkg-config installed\nswtpm config-files\ntpm2-tools installed\nopenssl installed\n";
-        assert_eq!(missing(status), ["swtpm", "openssh-client", "gdb", "strace"]);
+        assert_eq!(
+            missing(status),
+            [
+                "swtpm",
+                "openssh-client",
+                "openssh-server",
+                "git",
+                "gdb",
+                "strace"
+            ]
+        );
         assert_eq!(missing("").len(), PACKAGES.len());
     }
 

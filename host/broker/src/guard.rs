@@ -259,6 +259,31 @@ pub fn sealed_room(budget: Option<Bytes>, state: &GrantState, size: u64) -> Resu
     }
 }
 
+/// As [`explain`], of the byte budget: whether there is room for a request with this body.
+#[must_use]
+pub fn explain_budget(budget: &ByteBudget, state: &GrantState, body: BodyLength, answer: u64) -> Finding {
+    let moved = |what: &str, budget: Budget, moved: u64| match budget {
+        None => format!("{what} without a budget"),
+        Some(all) => format!("{what}: {moved} bytes of {all} spent or under way"),
+    };
+    let (allows, detail) = match room(budget, state, body, answer) {
+        Ok(_) => (
+            true,
+            [
+                moved("requests", budget.sent, state.sent),
+                moved("answers", budget.received, state.received),
+            ]
+            .join("; "),
+        ),
+        Err(denial) => (false, denial.detail),
+    };
+    Finding {
+        rule: Rule::Budget,
+        allows,
+        detail,
+    }
+}
+
 type Check = fn(&Constraints, &GrantState, Timestamp) -> Result<(), Denial>;
 
 /// In the order of decision; `explain` walks the same list.
@@ -477,6 +502,14 @@ mod tests {
         assert_eq!(ask(state(10, 0), BodyLength::AtMost(99)), over);
         assert_eq!(ask(state(0, 100), BodyLength::Known(0)), over);
         assert_eq!(ask(state(0, u64::MAX), BodyLength::Known(0)), over);
+        for (state, body) in [
+            (state(4, 50), BodyLength::AtMost(99)),
+            (state(1, 0), BodyLength::Known(10)),
+            (state(0, 100), BodyLength::Known(0)),
+        ] {
+            let finding = explain_budget(&budget, &state, body, 60);
+            assert_eq!(finding.allows, ask(state, body).is_ok(), "{finding:?}");
+        }
         let all = state(u64::MAX, u64::MAX);
         let unlimited = room(&ByteBudget::default(), &all, BodyLength::AtMost(7), 60).unwrap();
         assert_eq!((unlimited.sent, unlimited.received), (7, 60));

@@ -453,6 +453,6 @@ fn bytes_of(allowed: &Use) -> Option<(u64, u64)> {
     let request = allowed.request.as_ref()?;
     match request.purpose {
         RequestPurpose::Agent => Some((allowed.size, request.answer)),
-        RequestPurpose::Token | RequestPurpose::Proof => None,
+        RequestPurpose::Token | RequestPurpose::Approval | RequestPurpose::Proof => None,
     }
 }

@@ -11,6 +11,7 @@ pub mod keyring;
 pub mod ledger;
 pub mod local;
 pub mod operator;
+pub mod ssh_agent;
 
 pub use clock::{ManualClock, SystemClock};
 pub use local::LocalBroker;

@@ -11,13 +11,15 @@ use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use jiff::Timestamp;
 
 mod approvals;
+mod attest;
 pub(crate) mod life;
 mod purpose;
 mod recovery;
 mod stops;
 
 pub(crate) use approvals::{Approvals, Approve, Deny, Run};
-pub(crate) use purpose::{KeyImport, ProfileKind, Purpose};
+pub(crate) use attest::{Attest, Nonce, Revocation};
+pub(crate) use purpose::{KeyImport, KeyPublic, ProfileKind, PublicFormat, Purpose};
 pub(crate) use recovery::{Backup, BackupCreate, BackupRestore, BackupShow, KeyringCommand, Reseal};
 pub(crate) use stops::{Agent, Grant, GrantName, Panic};
 
@@ -107,6 +109,8 @@ pub(crate) enum Command {
     Pin(Pin),
     /// Run an agent under its manifest
     Run(Run),
+    /// Serve a grant of a manifest as an SSH agent, for logins at the servers that it names
+    SshAgent(SshAgent),
     /// Say which rule allows or denies a use of a grant, without touching a key
     Explain(Explain),
     /// List the uses that wait for an approval, or show one of them
@@ -208,6 +212,8 @@ pub(crate) enum Key {
     },
     #[command(flatten)]
     Life(life::KeyLife),
+    /// Prove that a key lives in the TPM: write the TPM's own word, its signature and the public keys to files
+    Attest(Attest),
     /// Write a request for the certificate of a key with profile `mtls` to stdout (PKCS#10, PEM)
     Csr {
         /// The key
@@ -217,13 +223,7 @@ pub(crate) enum Key {
         subject: String,
     },
     /// Write a public key to stdout
-    Public {
-        /// The key
-        name: KeyName,
-        /// In which format
-        #[arg(long, value_enum, default_value_t = PublicFormat::Openssh)]
-        format: PublicFormat,
-    },
+    Public(KeyPublic),
 }
 
 /// `claviger secret …`.
@@ -309,6 +309,9 @@ pub(crate) struct KeyCreate {
     /// Where it lives [default: the hardest that this keyring has for the algorithm]
     #[arg(long, value_enum)]
     pub(crate) custody: Option<Custody>,
+    /// Who refuses it once it is revoked
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) revocation: Revocation,
     #[command(flatten)]
     pub(crate) plan: life::Plan,
 }
@@ -334,17 +337,6 @@ impl From<Custody> for CustodyKind {
     }
 }
 
-/// Formats of public keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PublicFormat {
-    /// One line, as in `authorized_keys` and `allowed_signers`
-    Openssh,
-    /// SubjectPublicKeyInfo (`openssl pkey -pubin`)
-    Pem,
-    /// JSON Web Key (RFC 7517)
-    Jwk,
-}
-
 /// A manifest.
 #[derive(Debug, Args)]
 pub(crate) struct ManifestArg {
@@ -361,6 +353,18 @@ pub(crate) struct Pin {
     /// Only show what would change
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// `claviger ssh-agent`.
+#[derive(Debug, Args)]
+pub(crate) struct SshAgent {
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
+    /// The grant's alias in the manifest; its key has the profile `ssh-auth`
+    pub(crate) grant: GrantAlias,
+    /// Where the socket is made; what `ssh` finds in SSH_AUTH_SOCK. Its folder should be yours alone
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
 }
 
 /// `claviger explain`.

@@ -12,10 +12,12 @@ use rustix::io::Errno;
 use rustix::termios::{QueueSelector, tcflush};
 use tokio::sync::Mutex;
 
+use crate::args::Run;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::{Output, err_line};
 use crate::question::shown_whole;
+use crate::webhook::Hook;
 
 /// How often it is looked whether a question is still open while somebody types.
 const LOOK: Timespec = Timespec {
@@ -44,6 +46,21 @@ pub(crate) fn approvers(cx: &Context, ask: bool) -> Result<Vec<Arc<dyn Approver>
         );
     }
     Ok(vec![Arc::new(Terminal::default())])
+}
+
+/// The web service that is asked, too, if there is one.
+pub(crate) fn hook(cx: &Context, args: &Run) -> Result<Option<Arc<Hook>>, Failure> {
+    let (Some(url), Some(secret)) = (&args.approver, &args.approver_secret) else {
+        return Ok(None);
+    };
+    let hook = Hook::new(
+        url,
+        secret,
+        args.approver_authorities.as_deref(),
+        &args.approver_network,
+        Output::new(cx.out.is_json()),
+    )?;
+    Ok(Some(Arc::new(hook)))
 }
 
 /// Says that a use waits, and how to answer.

@@ -376,6 +376,7 @@ fn requested(line: &RequestLine) -> String {
     let purpose = match line.purpose {
         RequestPurpose::Agent => "",
         RequestPurpose::Token => "for a token ",
+        RequestPurpose::Approval => "for an approval ",
         RequestPurpose::Proof => "as a proof ",
     };
     format!(" to {} {purpose}by `{}`", line.origin, line.route)

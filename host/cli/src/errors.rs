@@ -3,7 +3,7 @@
 use claviger::{HostError, LoadError, RunError};
 use claviger_broker::audit::{self, ReadError, ScanError, VerifyError};
 use claviger_broker::keyring::KeyringError;
-use claviger_broker::local::{CertificateRequestError, NewKeyError, OpenError};
+use claviger_broker::local::{CertificateRequestError, NewKeyError, OpenError, ProofError};
 use claviger_core::admission::NotAdmittedReason;
 use claviger_core::custody::CustodyError;
 use claviger_core::profile::FrameError;
@@ -153,6 +153,20 @@ impl From<CertificateRequestError> for Failure {
                 Self::of(Exit::Failed, &error).help("`claviger key list` shows the keys there are")
             }
             CertificateRequestError::Audit(error) => error.into(),
+            error => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<ProofError> for Failure {
+    fn from(error: ProofError) -> Self {
+        match error {
+            ProofError::NoKey(_) => {
+                Self::of(Exit::Failed, &error).help("`claviger key list` shows the keys there are")
+            }
+            ProofError::Keyring(error) => error.into(),
+            ProofError::Custody(error) => error.into(),
+            ProofError::Audit(error) => error.into(),
             error => Self::of(Exit::Failed, &error),
         }
     }

@@ -66,11 +66,7 @@ pub(crate) fn fits(profile: &Profile, capability: &Capability) -> Result<(), Pro
         Capability::Sign { narrowing, .. } => profile.narrow(narrowing).map(drop),
         Capability::Seal { .. } => profile.sealing().map(drop),
         Capability::Mac { label, .. } => profile.macs(label.as_ref()).map(drop),
-        Capability::Attest(_) if matches!(profile, Profile::Attest {}) => Ok(()),
-        Capability::Attest(_) => Err(ProfileError::Purpose {
-            grant: "attest",
-            found: profile.kind(),
-        }),
+        Capability::Attest(_) => profile.evidences(),
         Capability::Http(_) => Ok(()),
     }
 }

@@ -33,6 +33,7 @@ mod passphrase;
 mod progress;
 mod question;
 mod unlock;
+mod webhook;
 mod words;
 
 fn main() -> ExitCode {
@@ -115,6 +116,7 @@ fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Check(args) => command::check::run(cx, &args),
         Command::Pin(args) => command::pin::run(cx, &args),
         Command::Run(args) => command::run::run(cx, &args),
+        Command::SshAgent(args) => command::ssh_agent::run(cx, &args),
         Command::Explain(args) => command::explain::run(cx, &args),
         Command::Approvals(args) => command::approvals::list(cx, &args),
         Command::Approve(args) => command::approvals::approve(cx, &args),

@@ -84,7 +84,7 @@ fn from_file(path: &Path, out: &Output) -> Result<Secret, Failure> {
     };
     // It may be a pipe, such as `<(pass show keyring)`: that is waited for.
     let file = File::open(path).map_err(cannot)?;
-    warn_if_shared(&file, path, out).map_err(cannot)?;
+    warn_if_shared(&file, path, "the passphrase file", out).map_err(cannot)?;
     secret(&mut read_line(file, MAX).map_err(cannot)?)
 }
 
@@ -118,11 +118,12 @@ pub(crate) fn open_descriptor(number: u32) -> io::Result<File> {
     Ok(file)
 }
 
-fn warn_if_shared(file: &File, path: &Path, out: &Output) -> io::Result<()> {
+/// Warns of a file that others than its owner can read.
+pub(crate) fn warn_if_shared(file: &File, path: &Path, what: &str, out: &Output) -> io::Result<()> {
     let meta = file.metadata()?;
     if meta.is_file() && meta.mode() & 0o077 != 0 {
         out.warn(&format!(
-            "others can read the passphrase file; run `chmod 600 {}`",
+            "others can read {what}; run `chmod 600 {}`",
             path.display()
         ));
     }

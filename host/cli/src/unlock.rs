@@ -10,8 +10,8 @@ use claviger_broker::LocalBroker;
 use claviger_broker::audit::Durability;
 use claviger_broker::custody::{KdfCost, PassphraseSealer};
 use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind};
-use claviger_broker::local::Options;
-use claviger_core::custody::{Custody, Sealer};
+use claviger_broker::local::{OpenError, Options};
+use claviger_core::custody::{Custody, CustodyError, Sealer};
 use claviger_core::{Approver, Secret};
 use claviger_egress::HttpsClient;
 use claviger_tpm::{Tpm, TpmError};
@@ -126,7 +126,9 @@ async fn open(
         let options = approvers
             .into_iter()
             .fold(options(cx, folder, unlocking.clone()), Options::approver);
-        let broker = LocalBroker::open(options).await.map_err(Failure::from)?;
+        let broker = LocalBroker::open(options)
+            .await
+            .map_err(|error| not_opened(info.root.kind, error))?;
         Ok::<_, Failure>((broker, unlocking))
     };
     let mut opening = pin!(progress::during(&cx.out, "opening the keyring", opening));
@@ -154,6 +156,10 @@ async fn open(
              of {} uses it is not known whether they were done",
             found.entries, found.dropped_bytes, found.indeterminate
         ));
+    }
+    for left in broker.unenforced() {
+        cx.out
+            .note(&format!("the TPM does not refuse a revoked key yet: {left}"));
     }
     Ok((broker, unlocking))
 }
@@ -201,9 +207,46 @@ async fn unlocking(
         Ok(tpm) => Ok(Unlocking::by_tpm(&tpm)),
         // The software TPM is this keyring's own: who uses it has the keyring open.
         Err(TpmError::SwtpmInUse(_)) => Err(KeyringError::InUse { pid: holder(folder) }.into()),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(without_tpm(error)),
     }
 }
+
+/// Why the keyring's TPM cannot be used, and what there is to do if it does not come back.
+fn without_tpm(error: TpmError) -> Failure {
+    let gone = match &error {
+        TpmError::NotOurs { .. } => Some(
+            "if it is the same TPM, it was cleared, by `tpm2_clear` or in the firmware's set-up, and what it had sealed is gone; if the \
+             folder was copied or the board replaced, the keyring opens where it was made and nowhere else",
+        ),
+        TpmError::NoDevice(_) => Some(
+            "if the disk came from another machine, or the TPM was taken out or switched off: the keyring opens with that TPM and with \
+             nothing else",
+        ),
+        _ => None,
+    };
+    let failure = Failure::from(error);
+    match gone {
+        Some(gone) => failure.help(gone).help(RESTORE),
+        None => failure,
+    }
+}
+
+/// The same for what shows only when the root key is opened.
+fn not_opened(root: RootKind, error: OpenError) -> Failure {
+    let sealed_elsewhere = matches!(
+        &error,
+        OpenError::Keyring(KeyringError::Root(CustodyError::NotOurs(_)))
+    );
+    let failure = Failure::from(error);
+    match root {
+        RootKind::Tpm | RootKind::Swtpm if sealed_elsewhere => failure.help(RESTORE),
+        RootKind::Tpm | RootKind::Swtpm | RootKind::Passphrase => failure,
+    }
+}
+
+/// What is left when a TPM is.
+pub(crate) const RESTORE: &str = "from a backup: `claviger --keyring NEW init`, then `claviger --keyring NEW backup restore BACKUP \
+     --identity-file FILE`; keys that lived in the TPM are made anew, and the restore names them";
 
 /// Does what blocks beside what listens to signals. Goes on to its end if nobody waits any more.
 pub(crate) async fn aside<T: Send + 'static>(

@@ -385,6 +385,51 @@ pub enum AnsweredBy {
     },
 }
 
+/// A use that waits for its approval; nothing of its content but a digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRequest {
+    /// Names the question.
+    pub id: ApprovalId,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The agent.
+    pub agent: AgentName,
+    /// Its code.
+    pub component: ComponentDigest,
+    /// The manifest's bytes.
+    pub manifest: ManifestDigest,
+    /// The grant.
+    pub grant: GrantAlias,
+    /// Which uses an approval covers.
+    pub mode: ApprovalMode,
+    /// What an approval is bound to.
+    pub request: RequestDigest,
+    /// The first moment at which no answer counts any more.
+    pub expires: Timestamp,
+}
+
+/// What came of the wait for an approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "kebab-case")]
+pub enum ApprovalEnd {
+    /// It was approved.
+    Approved {
+        /// By whom.
+        by: AnsweredBy,
+    },
+    /// It was denied.
+    Denied {
+        /// By whom.
+        by: AnsweredBy,
+        /// Why, escaped.
+        reason: String,
+    },
+    /// Nobody answered in time.
+    Expired,
+    /// The agent, or the host, went away.
+    Withdrawn,
+}
+
 /// Nobody could be asked, or whoever was asked gave no answer that counts. Another approver may still answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("there is no answer")]

@@ -6,9 +6,9 @@ use std::fmt::Debug;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::approval::{AnsweredBy, ApprovalId, ApprovalMode};
+use crate::approval::ApprovalId;
 use crate::custody::{Assurance, CustodyKind};
-use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest, RequestDigest};
+use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest};
 use crate::egress::Fault;
 use crate::future::BoxFuture;
 use crate::http::{InjectionKind, Origin};
@@ -17,6 +17,8 @@ use crate::name::{AgentName, GrantAlias, KeyName, SecretName};
 use crate::proposal::Wish;
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
+
+pub use crate::approval::{ApprovalEnd, ApprovalRequest};
 
 /// The position of an entry in the log, counted from 0.
 pub type EntryIndex = u64;
@@ -49,10 +51,6 @@ impl Entry {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most entries are uses, and an entry lives for one append"
-)]
 pub enum Event {
     /// A host opened the log.
     HostStarted {
@@ -335,51 +333,6 @@ pub enum Event {
     PanicLifted,
 }
 
-/// A use that waits for its approval; nothing of its content but a digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApprovalRequest {
-    /// Names the question.
-    pub id: ApprovalId,
-    /// The instance.
-    pub instance: InstanceId,
-    /// The agent.
-    pub agent: AgentName,
-    /// Its code.
-    pub component: ComponentDigest,
-    /// The manifest's bytes.
-    pub manifest: ManifestDigest,
-    /// The grant.
-    pub grant: GrantAlias,
-    /// Which uses an approval covers.
-    pub mode: ApprovalMode,
-    /// What an approval is bound to.
-    pub request: RequestDigest,
-    /// The first moment at which no answer counts any more.
-    pub expires: Timestamp,
-}
-
-/// What came of the wait for an approval.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "how", rename_all = "kebab-case")]
-pub enum ApprovalEnd {
-    /// It was approved.
-    Approved {
-        /// By whom.
-        by: AnsweredBy,
-    },
-    /// It was denied.
-    Denied {
-        /// By whom.
-        by: AnsweredBy,
-        /// Why, escaped.
-        reason: String,
-    },
-    /// Nobody answered in time.
-    Expired,
-    /// The agent, or the host, went away.
-    Withdrawn,
-}
-
 /// An authorised use: which agent, under which revision of which manifest, with which version of which key, on what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Use {
@@ -457,6 +410,8 @@ pub enum RequestPurpose {
     Agent,
     /// The host's, for a token. Not counted as a use of the grant.
     Token,
+    /// The host's, to have a use approved. Not counted as a use of the grant.
+    Approval,
     /// None of its own: a signature for a token request or for a connection. Not counted as a use of the grant.
     Proof,
 }

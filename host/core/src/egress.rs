@@ -125,6 +125,9 @@ pub enum Fault {
     /// Nobody listens, or the network is down.
     #[error("no connection could be made")]
     NoConnection,
+    /// The host has as many connections as it may have; nothing of the request was sent.
+    #[error("the host has too many connections")]
+    Crowded,
     /// A phase took too long.
     #[error("the server took too long")]
     Timeout,

@@ -13,6 +13,8 @@ use crate::name::KeyName;
 mod identity;
 mod rsa;
 mod spec;
+#[cfg(test)]
+mod vectors;
 
 pub use identity::{KeyAlgorithm, KeyId, KeyIdentity, SymmetricAlgorithm};
 pub use spec::{KeySpec, SecretSpec, Spec, SpecError};

@@ -175,7 +175,7 @@ pub enum Outcome {
     Signer(SignerInfo),
     /// In the form of the key's profile.
     Signed {
-        /// Armoured SSHSIG, compact JWS, or 64 bytes.
+        /// Armoured SSHSIG, compact JWS, 64 bytes, or an SSH signature.
         signature: Vec<u8>,
     },
     /// Evidence of the agent.
@@ -239,7 +239,7 @@ pub struct SymmetricInfo {
 /// What an agent may know of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignerInfo {
-    /// `sshsig`, `jws` or `labeled`.
+    /// `sshsig`, `jws`, `labeled`, `git` or `ssh-auth`.
     pub profile: String,
     /// `ed25519` or `p256`.
     pub algorithm: String,

@@ -97,6 +97,11 @@ fn what_the_standard_reads_otherwise_than_it_is_written_is_refused() {
         "HTTPS://h/",
         "https://H/",
         "https://h/%c3%a4",
+        // A dot in two bytes, half a letter, and none.
+        "https://h/%C0%AE%C0%AE/",
+        "https://h/%C3",
+        "https://h/%C3/%A4",
+        "https://h/%FF",
         "https://h/?q='",
         "https://h/?q=%27x\"",
         "https://h/?a#b",

@@ -11,7 +11,7 @@ fn problems(text: &str) -> Vec<Problem> {
 }
 
 /// Every table that has a list of fields, with its place in the schema.
-const TABLES: [(&[Field], &str); 13] = [
+const TABLES: [(&[Field], &str); 14] = [
     (fields::TOP, ""),
     (fields::AGENT, "/$defs/agent"),
     (fields::LIMITS, "/$defs/limits"),
@@ -20,6 +20,7 @@ const TABLES: [(&[Field], &str); 13] = [
     (fields::SIGN, "/$defs/sign"),
     (fields::SEAL, "/$defs/seal"),
     (fields::MAC, "/$defs/mac"),
+    (fields::ATTEST, "/$defs/attest"),
     (fields::HTTP, "/$defs/http"),
     (fields::BUDGET, "/$defs/budget"),
     (fields::BODY, "/$defs/body"),
@@ -141,7 +142,7 @@ fn every_field() -> Vec<(String, &'static [Field])> {
             .filter(|name| !absent.contains(name))
             .collect()
     };
-    let bare = without(&["sign", "http", "inject", "seal", "mac"]);
+    let bare = without(&["sign", "http", "inject", "seal", "mac", "attest"]);
     let http: Vec<&str> = fields::HTTP
         .iter()
         .map(|field| field.name)
@@ -159,7 +160,7 @@ fn every_field() -> Vec<(String, &'static [Field])> {
         section(
             "[grants.b]",
             fields::GRANT,
-            &without(&["http", "inject", "seal", "mac"]),
+            &without(&["http", "inject", "seal", "mac", "attest"]),
         ),
         section("[grants.c]", fields::GRANT, &bare),
         section(
@@ -169,11 +170,36 @@ fn every_field() -> Vec<(String, &'static [Field])> {
         ),
         section("[grants.d]", fields::GRANT, &bare),
         section("[grants.d.sign]", fields::SIGN, &["key", "label"]),
-        section("[grants.h]", fields::GRANT, &bare),
-        section("[grants.h.sign]", fields::SIGN, &["key", "object", "mail", "tag"]),
+        section(
+            "[grants.e]",
+            fields::GRANT,
+            &without(&["sign", "seal", "mac", "attest"]),
+        ),
+        section(
+            "[grants.h]",
+            fields::GRANT,
+            &without(&["sign", "http", "inject", "mac", "attest"]),
+        ),
         section("[grants.i]", fields::GRANT, &bare),
-        section("[grants.i.sign]", fields::SIGN, &["key", "user", "host-keys"]),
-        section("[grants.e]", fields::GRANT, &without(&["sign"])),
+        section("[grants.i.seal]", fields::SEAL, &[]),
+        section(
+            "[grants.j]",
+            fields::GRANT,
+            &without(&["sign", "http", "inject", "seal", "attest"]),
+        ),
+        section("[grants.l]", fields::GRANT, &bare),
+        section("[grants.l.mac]", fields::MAC, &[]),
+        section(
+            "[grants.m]",
+            fields::GRANT,
+            &without(&["sign", "http", "inject", "seal", "mac"]),
+        ),
+        section("[grants.n]", fields::GRANT, &bare),
+        section("[grants.n.attest]", fields::ATTEST, &[]),
+        section("[grants.q]", fields::GRANT, &bare),
+        section("[grants.q.sign]", fields::SIGN, &["key", "object", "mail", "tag"]),
+        section("[grants.r]", fields::GRANT, &bare),
+        section("[grants.r.sign]", fields::SIGN, &["key", "user", "host-keys"]),
         section("[grants.f]", fields::GRANT, &bare),
         section("[grants.f.http]", fields::HTTP, &http),
         section("[grants.f.http.budget]", fields::BUDGET, &[]),
@@ -392,9 +418,11 @@ fn the_published_schema_requires_exactly_what_is_required() {
         ("/$defs/grant/oneOf/1", fields::GRANT, "[grants.e]"),
         ("/$defs/grant/oneOf/2", fields::GRANT, "[grants.h]"),
         ("/$defs/grant/oneOf/3", fields::GRANT, "[grants.j]"),
+        ("/$defs/grant/oneOf/4", fields::GRANT, "[grants.m]"),
         ("/$defs/sign", fields::SIGN, "[grants.a.sign]"),
         ("/$defs/seal", fields::SEAL, "[grants.i.seal]"),
         ("/$defs/mac", fields::MAC, "[grants.l.mac]"),
+        ("/$defs/attest", fields::ATTEST, "[grants.n.attest]"),
         ("/$defs/http", fields::HTTP, "[grants.f.http]"),
         ("/$defs/budget", fields::BUDGET, "[grants.f.http.budget]"),
         ("/$defs/body", fields::BODY, "[grants.f.http.body]"),

@@ -40,29 +40,6 @@ const ALWAYS: &[&str] = &[
     "x-request-id",
 ];
 
-/// What no grant can allow: sessions, authentication, and what speaks of the connection, which is the host's.
-const NEVER: &[&str] = &[
-    "alt-svc",
-    "authentication-info",
-    "authorization",
-    "clear-site-data",
-    "connection",
-    "content-encoding",
-    "cookie",
-    "dpop-nonce",
-    "keep-alive",
-    "refresh",
-    "set-cookie",
-    "set-cookie2",
-    "strict-transport-security",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "www-authenticate",
-];
-const NEVER_PREFIXES: &[&str] = &["proxy-", "sec-"];
-
 /// Header fields in order; names in lower case.
 pub(crate) type Fields = Vec<(String, Vec<u8>)>;
 
@@ -125,11 +102,13 @@ pub(crate) fn returned(headers: &HeaderMap, rule: &AnswerRule, watched: &Watched
     let mut fields = Vec::new();
     for (name, value) in headers {
         let name = name.as_str();
-        let never = NEVER.contains(&name)
-            || NEVER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-            || nominated.iter().any(|other| other.eq_ignore_ascii_case(name));
-        let allowed =
-            ALWAYS.contains(&name) || rule.headers.iter().any(|other| HeaderName::as_str(other) == name);
+        let never = nominated.iter().any(|other| other.eq_ignore_ascii_case(name));
+        // The manifest refuses what is never returned; a rule that was made in another way does not allow it either.
+        let allowed = ALWAYS.contains(&name)
+            || rule
+                .headers
+                .iter()
+                .any(|other| HeaderName::as_str(other) == name && !other.is_never_returned());
         if allowed && !never {
             fields.push((name.to_owned(), value.as_bytes().to_vec()));
         }

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use claviger_core::egress::{Answer, Destination, Egress, Plan, SendError, TokenAnswer, TokenPlan};
+use claviger_core::egress::{Answer, Destination, Egress, Fault, Plan, SendError, TokenAnswer, TokenPlan};
 use claviger_core::{BoxFuture, Permit, Refusal};
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::address::{Resolver, SystemResolver};
@@ -23,6 +24,9 @@ use crate::scrub::{Kept, Watched};
 use crate::tls::Tls;
 use crate::token;
 
+/// A client has at most this many connections open, waiting ones included: half of the files that a process commonly may open.
+pub const MAX_CONNECTIONS: usize = 512;
+
 /// A permit that is for somewhere else, or a plan that is.
 const ELSEWHERE: SendError = SendError::Refused {
     refusal: Refusal::NotGranted,
@@ -38,6 +42,8 @@ pub struct HttpsClient {
     phases: Phases,
     tls: Tls,
     pool: Arc<Pool>,
+    // One for each connection, from before a name is looked up for it until it is closed.
+    places: Arc<Semaphore>,
     kept: Kept,
 }
 
@@ -62,6 +68,7 @@ impl HttpsClient {
             phases,
             tls: Tls::new(),
             pool: Arc::default(),
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             kept: Kept::default(),
         }
     }
@@ -133,8 +140,26 @@ impl HttpsClient {
         let mut live = self.open(permit, destination, deadline).await?;
         match live.send(request, sending, watched, &self.phases, deadline).await {
             Sent::Head(head) => Ok((live, head)),
-            Sent::Unsent(_) => Err(claviger_core::egress::Fault::Incomplete.into()),
+            Sent::Unsent(_) => Err(Fault::Incomplete.into()),
             Sent::Failed(error) => Err(error),
+        }
+    }
+
+    /// With at most so many connections, instead of [`MAX_CONNECTIONS`].
+    #[must_use]
+    pub fn connections(mut self, most: usize) -> Self {
+        self.places = Arc::new(Semaphore::new(most.min(MAX_CONNECTIONS)));
+        self
+    }
+
+    /// A place for a connection; one that waits for its next request gives way.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        loop {
+            match Arc::clone(&self.places).try_acquire_owned() {
+                Ok(place) => return Ok(place),
+                Err(_) if self.pool.close_one() => {}
+                Err(_) => return Err(Fault::Crowded),
+            }
         }
     }
 
@@ -144,10 +169,11 @@ impl HttpsClient {
         destination: &Destination,
         deadline: Instant,
     ) -> Result<Live, SendError> {
+        let place = self.place()?;
         let stream = connect(self.resolver.as_ref(), destination, &self.phases, deadline).await?;
         let shaken = self.tls.handshake(stream, destination, permit);
         let stream = within(self.phases.tls, deadline, shaken).await?;
-        Ok(Live::open(stream).await?)
+        Ok(Live::open(stream, place).await?)
     }
 }
 

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
@@ -27,6 +28,7 @@ pub(crate) struct Live {
     sender: SendRequest<OutBody>,
     // Invariant: none once it has ended; it is never polled after that.
     connection: Option<Pin<Box<Http>>>,
+    _place: OwnedSemaphorePermit,
 }
 
 type Http = Connection<TokioIo<TlsStream<TcpStream>>, OutBody>;
@@ -43,7 +45,10 @@ pub(crate) enum Sent {
 
 impl Live {
     /// Speaks HTTP/1.1 over this stream.
-    pub(crate) async fn open(stream: TlsStream<TcpStream>) -> Result<Self, Fault> {
+    pub(crate) async fn open(
+        stream: TlsStream<TcpStream>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Self, Fault> {
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_ANSWER_FIELDS)
             .max_header_size(MAX_ANSWER_HEAD)
@@ -55,6 +60,7 @@ impl Live {
         Ok(Self {
             sender,
             connection: Some(Box::pin(connection)),
+            _place: place,
         })
     }
 

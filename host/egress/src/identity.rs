@@ -122,7 +122,8 @@ impl Signer for Absent {
 /// handshake asks for. Dropping the future lets the thread end: with its next signature, or with the handshake.
 ///
 /// # Errors
-/// None if the thread was lost; a refused signature ends the handshake.
+/// None if the thread was lost, or the handshake came to its end without a signature: a server that asked for no certificate does not
+/// know whom it talks to. A refused signature ends the handshake.
 pub(crate) async fn sign_while<T: Send + 'static>(
     handshake: impl Future<Output = T> + Send + 'static,
     mut asked: UnboundedReceiver<Asked>,
@@ -139,14 +140,16 @@ pub(crate) async fn sign_while<T: Send + 'static>(
             }
         })
     });
+    let mut signed = false;
     let done = loop {
         tokio::select! {
-            done = &mut running => break done.ok().flatten(),
+            done = &mut running => break done.ok().flatten().filter(|_| signed),
             Some(Asked { content, signature }) = asked.recv() => {
                 // A refusal drops the sender, and the handshake fails for want of a signature.
                 if let Ok(made) = identity.sign(permit, &content).await
                     && let Ok(encoded) = made.to_der()
                 {
+                    signed = true;
                     drop(signature.send(encoded));
                 }
             }

@@ -25,7 +25,7 @@ mod tls;
 mod token;
 
 pub use address::{Resolver, SystemResolver};
-pub use client::HttpsClient;
+pub use client::{HttpsClient, MAX_CONNECTIONS};
 pub use phases::Phases;
 #[doc(hidden)]
 pub use request::written; // Not for embedders: tests show it to other signers.

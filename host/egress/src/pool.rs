@@ -77,6 +77,16 @@ impl Pool {
         }
     }
 
+    /// Closes the connection that waits longest, if one waits.
+    pub(crate) fn close_one(&self) -> bool {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.connections.is_empty() {
+            return false;
+        }
+        waiting.connections.remove(0);
+        true
+    }
+
     /// Keeps a connection whose exchange is over, if it can take another. Outside a runtime, and where it would be one too many, it
     /// is closed.
     pub(crate) fn put(self: &Arc<Self>, mut live: Live, destination: &Arc<Destination>) {

@@ -2,7 +2,8 @@
 //! boundary: which spellings it knows is in `forms`.
 //!
 //! The library that searches holds the first four bytes of each form, and cannot be told to wipe them. The forms themselves are wiped
-//! with the last request that uses them and the secret's end; they are not in locked memory, as there may be 100 KiB of them.
+//! when they are dropped: at the first request that anybody sends after their secret has ended, or with the client. They are not in
+//! locked memory, as there may be 100 KiB of them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -99,13 +100,21 @@ impl Watched {
 }
 
 /// Looks through one stream.
-#[derive(Debug)]
 pub struct Scrubber {
     watched: Arc<Watched>,
     // Invariant: the beginning of a form, or empty.
     held: BytesMut,
     // Invariant: never false again.
     tripped: bool,
+}
+
+impl fmt::Debug for Scrubber {
+    /// Without what is held back, which may be most of a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scrubber")
+            .field("tripped", &self.tripped)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Scrubber {

@@ -535,3 +535,25 @@ async fn requests_at_once_have_a_connection_each() {
     assert_eq!(server.saw(|saw| saw.requests.len()), 20);
     assert!(server.saw(|saw| saw.connections) <= 20);
 }
+
+#[tokio::test]
+async fn a_client_has_a_bounded_number_of_connections_and_waiting_ones_give_way() {
+    let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec();
+    let answering = Server::start(vec![Step::Read, Step::Write(ok), Step::Again]).await;
+    let open = b"HTTP/1.1 200 OK\r\n\r\nsome".to_vec();
+    let streaming = Server::start(vec![Step::Read, Step::Write(open), Step::Wait]).await;
+    let client = client(Table::loopback()).connections(2);
+    assert_eq!(run(&client, get(destination(answering.port))).await.body, b"ok");
+    // One waits and gives way; two are in use.
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let plan = get(destination(streaming.port));
+        let permit = permit(&plan.destination.origin).await;
+        held.push(client.send(&permit, plan).await.unwrap());
+    }
+    let crowded = run(&client, get(destination(answering.port))).await;
+    assert_eq!(crowded.error, Some(Fault::Crowded.into()));
+    assert_eq!(answering.saw(|saw| saw.connections), 1);
+    held.pop();
+    assert_eq!(run(&client, get(destination(answering.port))).await.body, b"ok");
+}

@@ -296,6 +296,18 @@ async fn without_a_certificate_or_a_signature_no_request_is_served() {
 }
 
 #[tokio::test]
+async fn a_server_that_asks_for_no_certificate_gets_no_request_that_was_to_be_made_with_one() {
+    let server = serving(&leaf(Leaf::Right), &Speaks::default()).await;
+    let identity = Arc::new(Identity::new(&leaf(Leaf::ClientOnly)));
+    let mut there = destination(server.port);
+    there.identity = Some(Arc::clone(&identity) as Arc<dyn ClientIdentity>);
+    let seen = run(&client(Table::loopback()), get(there)).await;
+    assert_eq!(seen.error, Some(Fault::Tls.into()));
+    assert!(identity.signed.lock().unwrap().is_empty());
+    assert_eq!(server.saw(|saw| saw.requests.len()), 0);
+}
+
+#[tokio::test]
 async fn a_client_certificate_is_for_tls_1_3_alone_and_its_connection_for_nobody_else() {
     let old = Speaks {
         tls12_only: true,

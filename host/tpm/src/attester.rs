@@ -16,6 +16,7 @@ use crate::actor::{Actor, Lane};
 use crate::blob::{self, BlobError, Kind};
 use crate::custody::{make, open, read, resident_key};
 use crate::device::KeyBlob;
+use crate::mac;
 use crate::quote::Attested;
 use crate::template;
 
@@ -171,8 +172,12 @@ impl TpmAttestingKey {
             )));
         }
         let stored = material.expose();
-        // Of a key for evidence, the one that signs tokens.
-        let (_, key) = read(blob::split_pair(stored).map_or(stored, |(first, _)| first))?;
+        let key = if mac::is_one(stored) {
+            mac::read(subject, stored)?
+        } else {
+            // Of a key for evidence, the one that signs tokens.
+            read(blob::split_pair(stored).map_or(stored, |(first, _)| first))?.1
+        };
         drop(material);
         let public_area = key.public.marshall().map_err(|error| fault(&error))?;
         if !permit.spend_to_prove(subject, &self.name) {

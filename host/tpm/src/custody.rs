@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use claviger_core::attest::Attester;
-use claviger_core::custody::{Custody, CustodyError, CustodyKind, Generated, Revocable, SigningKey};
+use claviger_core::custody::{
+    Custody, CustodyError, CustodyKind, Generated, MacCustody, Revocable, SigningKey,
+};
 use claviger_core::profile::Framed;
 use claviger_core::{Algorithm, BoxFuture, KeyRef, Permit, PublicKey, Secret, Signature};
 use sha2::{Digest as _, Sha256};
@@ -17,6 +19,7 @@ use crate::attester::TpmAttester;
 use crate::blob::{self, Blob, Kind};
 use crate::counter::{Counter, Record};
 use crate::device::{Device, KeyBlob, KeyId, RESIDENT, random_secret};
+use crate::mac::TpmMacs;
 use crate::template;
 
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
@@ -26,12 +29,18 @@ static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 pub(crate) struct TpmCustody {
     actor: Arc<Actor>,
     attester: TpmAttester,
+    macs: TpmMacs,
 }
 
 impl TpmCustody {
     pub(crate) fn new(actor: Arc<Actor>) -> Self {
         let attester = TpmAttester::new(Arc::clone(&actor));
-        Self { actor, attester }
+        let macs = TpmMacs::new(Arc::clone(&actor));
+        Self {
+            actor,
+            attester,
+            macs,
+        }
     }
 
     async fn generate(&self, algorithm: Algorithm) -> Result<Generated, CustodyError> {
@@ -140,6 +149,9 @@ fn make_revocable(
     let (public, blob) = make(device, &wanted(algorithm, Some(counter))?)?;
     let public = resident_key(&public, Some(counter))?;
     let material = Secret::take(&mut blob::with_counter(counter, &blob))?;
+    // A key whose policy cannot be satisfied would be of no use. Better to know now; the signature, of no message, is dropped.
+    let (_, key) = read(material.expose())?;
+    device.sign_revocable(&key, counter, &[0; 32])?;
     Ok(Generated { public, material })
 }
 
@@ -223,6 +235,10 @@ impl Custody for TpmCustody {
 
     fn attester(&self) -> Option<&dyn Attester> {
         Some(&self.attester)
+    }
+
+    fn macs(&self) -> Option<&dyn MacCustody> {
+        Some(&self.macs)
     }
 }
 

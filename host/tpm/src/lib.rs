@@ -1,4 +1,5 @@
-//! Custody on a TPM 2.0: resident P-256 keys, sealed secrets, and the private software TPM that development uses.
+//! Custody on a TPM 2.0: resident keys that sign and make MACs, sealed secrets, evidence, and the private software TPM that development
+//! uses.
 //!
 //! One thread owns the device ([`Tpm`]); everything else asks it through bounded queues, one for each agent instance. This
 //! crate knows no keyring, no manifest and no policy; what a key may sign was decided before, and a [`Permit`] says so.
@@ -20,6 +21,7 @@ mod device;
 mod error;
 mod esys;
 mod link;
+mod mac;
 mod process;
 mod quote;
 mod residue;

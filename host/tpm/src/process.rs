@@ -1,5 +1,5 @@
-//! The two things that Rust cannot check here: what a child is before it becomes another program, and quiet libtss2. The only file
-//! of this crate with `unsafe`. Not the software TPM: `swtpm.rs` starts it.
+//! The two things that Rust cannot check here: what a child is before it becomes another program, and quiet libtss2. Beside
+//! `esys.rs` the only file of this crate with `unsafe`. Not the software TPM: `swtpm.rs` starts it.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -108,6 +108,19 @@ pub(crate) fn attestation_key() -> Result<Public, Error> {
     ecc(attributes, parameters, Digest::default())
 }
 
+/// A key for MACs (HMAC-SHA-256) that never leaves the TPM, likewise.
+pub(crate) fn mac_key() -> Result<Public, Error> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_sign_encrypt(true)
+        .build()?;
+    keyed_hash(attributes, KeyedHashScheme::HMAC_SHA_256)
+}
+
 /// Sealed data, likewise noDA with a random authorisation value.
 pub(crate) fn sealed_data() -> Result<Public, Error> {
     let attributes = ObjectAttributesBuilder::new()
@@ -116,11 +129,15 @@ pub(crate) fn sealed_data() -> Result<Public, Error> {
         .with_user_with_auth(true)
         .with_no_da(true)
         .build()?;
+    keyed_hash(attributes, KeyedHashScheme::Null)
+}
+
+fn keyed_hash(attributes: ObjectAttributes, scheme: KeyedHashScheme) -> Result<Public, Error> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::KeyedHash)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
         .with_object_attributes(attributes)
-        .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
+        .with_keyed_hash_parameters(PublicKeyedHashParameters::new(scheme))
         .with_keyed_hash_unique_identifier(Digest::default())
         .build()
 }
@@ -266,6 +283,7 @@ mod tests {
             key(Algorithm::Rsa2048, None),
             key(Algorithm::Rsa2048, Some(&[1; 32])),
             attestation_key(),
+            mac_key(),
             sealed_data(),
         ]
         .map(Result::unwrap);

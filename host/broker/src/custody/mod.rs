@@ -8,7 +8,7 @@ mod symmetric;
 
 pub use passphrase::{KdfCost, MIN_PASSPHRASE, PassphraseSealer};
 pub use sealed::SealedCustody;
-pub(crate) use sealed::purpose;
+pub(crate) use sealed::purpose_of;
 pub use software::SoftwareCustody;
 pub(crate) use software::{STACK_WORDS, open, public_of};
 

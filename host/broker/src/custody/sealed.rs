@@ -7,7 +7,7 @@ use claviger_core::custody::{
     Custody, CustodyError, CustodyKind, Generated, MacCustody, MacKey, Sealer, SealingCustody, SealingKey,
     SigningKey,
 };
-use claviger_core::{Algorithm, BoxFuture, KeyRef, PublicKey, Secret};
+use claviger_core::{Algorithm, BoxFuture, KeyIdentity, KeyRef, PublicKey, Secret};
 
 use super::{software, symmetric};
 
@@ -155,8 +155,16 @@ impl MacCustody for SealedCustody {
 }
 
 /// Binds the sealed seed to one version of one key, so that blobs cannot be swapped between keys.
-pub(crate) fn purpose(key: &KeyRef) -> String {
+fn purpose(key: &KeyRef) -> String {
     format!("key:{key}")
+}
+
+/// For what the material of a version is sealed: to take it out of one sealer and give it to another.
+pub(crate) fn purpose_of(key: &KeyRef, identity: &KeyIdentity) -> String {
+    match identity {
+        KeyIdentity::Public(_) => purpose(key),
+        KeyIdentity::Symmetric(_) => symmetric_purpose(key),
+    }
 }
 
 /// As [`purpose`], for keys without a public half: nothing else tells that material is that of a signing key of the same name.

@@ -16,6 +16,9 @@ use zeroize::Zeroizing;
 
 use super::SoftwareCustody;
 
+#[cfg(test)]
+mod vectors;
+
 /// Both algorithms take a key of 256 bits: XChaCha20-Poly1305 exactly, and HMAC-SHA-256 at its full strength (RFC 2104 §3).
 const MATERIAL: usize = 32;
 /// How deep a cipher or a MAC goes on the stack, in words, with room to spare: both keep a schedule of the key there, which not all of their

@@ -366,7 +366,7 @@ impl OpenFile {
     }
 
     /// The rows of these records, with the material that they have: what is destroyed has none.
-    fn resealed(&self, records: &[KeyRecord]) -> Result<Vec<Row>, KeyringError> {
+    pub(super) fn resealed(&self, records: &[KeyRecord]) -> Result<Vec<Row>, KeyringError> {
         records
             .iter()
             .map(|record| {

@@ -63,7 +63,8 @@ impl std::fmt::Display for Reason {
 }
 
 /// When a new version takes the place of a key's or secret's, and for how long the one before stays good for what it made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RotationPlan {
     /// At this age, in whole seconds; at least one.
     pub every: Option<Duration>,

@@ -19,6 +19,9 @@ use super::record::{
 };
 use super::{FORMAT, KeyringError, KeyringInfo, RootSpec};
 
+#[cfg(test)]
+mod vectors;
+
 const NONCE: usize = 24;
 const TAG: usize = 16;
 

@@ -210,11 +210,8 @@ impl FromStr for KeySource {
 
 /// The name of a source, read back from the keyring.
 pub(super) fn key_source_named(text: &str) -> Result<KeySource, UnknownName> {
-    named(
-        text,
-        &[KeySource::Generated, KeySource::Imported],
-        KeySource::as_str,
-    )
+    let all = [KeySource::Generated, KeySource::Imported, KeySource::Restored];
+    named(text, &all, KeySource::as_str)
 }
 
 /// The name of whoever put a secret there, read back from the keyring.

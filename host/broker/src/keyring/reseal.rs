@@ -60,14 +60,14 @@ impl Keyring {
             )));
         }
         drop(again);
-        self.write_resealed(spec, sealed, resealed, generation, now)
+        self.write_resealed(spec, sealed, &resealed, generation, now)
     }
 
     fn write_resealed(
         &self,
         spec: RootSpec,
         sealed: Vec<u8>,
-        resealed: Vec<Resealed>,
+        resealed: &[Resealed],
         generation: u64,
         now: Timestamp,
     ) -> Result<(), KeyringError> {

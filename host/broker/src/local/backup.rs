@@ -12,7 +12,7 @@ use signed_note::Signer as _;
 use super::act::{Act, who};
 use super::{LocalBroker, log_key};
 use crate::backup::{BackupError, Head, KeyItem, Recipient, SecretItem, Writer, check_recipients};
-use crate::custody::purpose;
+use crate::custody::purpose_of;
 use crate::keyring::{KeyRecord, KeyringError, SecretRecord, has_use};
 
 /// What a backup was made of.
@@ -138,7 +138,7 @@ impl LocalBroker {
             CustodyKind::Software => Ok(Some(material)),
             CustodyKind::TpmSealed => self
                 .sealer
-                .unseal(&purpose(&record.key), material.expose())
+                .unseal(&purpose_of(&record.key, &record.identity), material.expose())
                 .await
                 .map(Some)
                 .map_err(|source| BackUpError::Key {

@@ -1,7 +1,7 @@
 //! Grants as their agent and their operator see them: listing, suspending, resuming. Not their constraints: the manifest has those.
 
 use claviger_core::audit::Event;
-use claviger_core::refusal::Rule;
+use claviger_core::refusal::{Denial, Rule};
 use claviger_core::request::GrantInfo;
 use claviger_core::{AgentName, AuditError, GrantAlias, Refusal};
 
@@ -9,7 +9,8 @@ use super::admit::{AdmittedGrant, Granted};
 use super::record::Record;
 use super::send::{Exchanges, Stop};
 use super::{Instance, LocalBroker};
-use crate::guard;
+use crate::guard::{self, BodyLength};
+use crate::ledger::GrantState;
 
 impl LocalBroker {
     /// Suspends a grant by an operator's decision; it holds from the next request on.
@@ -56,6 +57,8 @@ impl LocalBroker {
                     Err(denial) => Some(denial.refusal),
                     Ok(now) => self.credential_refused(grant).or_else(|| {
                         guard::decide(&grant.constraints, &state, *now)
+                            .map(drop)
+                            .and_then(|()| bytes_left(grant, &state))
                             .err()
                             .map(|denial| denial.refusal)
                     }),
@@ -94,9 +97,21 @@ impl LocalBroker {
         &self,
         aliases: impl Iterator<Item = &'a GrantAlias>,
         agent: &AgentName,
-    ) -> Vec<crate::ledger::GrantState> {
+    ) -> Vec<GrantState> {
         let ledger = self.ledger();
         aliases.map(|alias| ledger.grant(agent, alias)).collect()
+    }
+}
+
+/// Whether there is room for the smallest request.
+fn bytes_left(grant: &AdmittedGrant, state: &GrantState) -> Result<(), Denial> {
+    match &grant.capability {
+        Granted::Sign { .. } | Granted::Attest(_) | Granted::Mac { .. } => Ok(()),
+        Granted::Seal { budget, .. } => guard::sealed_room(*budget, state, 1),
+        Granted::Http(terms) => {
+            let http = &terms.grant;
+            guard::room(&http.budget, state, BodyLength::Known(0), http.answer.max.0).map(drop)
+        }
     }
 }
 
@@ -108,11 +123,13 @@ pub(super) fn suspend(
     grant: &GrantAlias,
     cause: Option<Rule>,
 ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
-    let appended = record.append_stopping(Event::Suspended {
+    let event = Event::Suspended {
         agent: agent.clone(),
         grant: grant.clone(),
         cause,
+    };
+    let appended = record.append_stopping(event, &|| {
+        exchanges.stop(Stop::Suspended, |one| one.agent == *agent && one.alias == *grant);
     });
-    exchanges.stop(Stop::Suspended, |one| one.agent == *agent && one.alias == *grant);
     async move { appended.await.map(drop) }
 }

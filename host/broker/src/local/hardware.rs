@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use claviger_core::attest::{AttestingKey, Certified};
 use claviger_core::audit::Settlement;
-use claviger_core::custody::{Custody, CustodyError, CustodyKind, Generated};
-use claviger_core::key::{Algorithm, KeyIdentity};
+use claviger_core::custody::{CustodyError, CustodyKind, Generated};
+use claviger_core::key::{KeyAlgorithm, KeyIdentity};
 use claviger_core::profile::Profile;
 use claviger_core::{AuditError, KeyName, KeyRef, Permit, Secret};
 
@@ -16,8 +16,9 @@ use super::keys::{KeyCreation, NewKeyError};
 use crate::keyring::{KeyRecord, KeyState, KeyringError, RotationPlan};
 
 /// Who refuses a key once it is revoked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Enforced {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforced {
     /// The keyring.
     Keyring,
     /// The device too.
@@ -91,32 +92,39 @@ impl LocalBroker {
             .await
     }
 
-    /// Has the custody make what a key of this profile is.
+    /// Makes what one version of a key of this profile is. Nothing is stored.
     pub(super) async fn make(
         &self,
-        custody: &Arc<dyn Custody>,
         key: &KeyRef,
         profile: &Profile,
-        algorithm: Algorithm,
+        algorithm: KeyAlgorithm,
+        kind: CustodyKind,
         enforced: Enforced,
     ) -> Result<Made, NewKeyError> {
+        let custody = || self.custody(kind).ok_or(NewKeyError::NoCustody(kind));
         let attests = matches!(profile, Profile::Attest {});
         match (enforced, attests) {
             (Enforced::Hardware, true) => Err(NewKeyError::NotBoth),
             (Enforced::Hardware, false) => {
-                let made = custody.generate_revocable(key, algorithm).await?;
+                let algorithm = algorithm.signing().ok_or(CustodyError::NotEnforced(kind))?;
+                let made = custody()?.generate_revocable(key, algorithm).await?;
                 Ok(Made {
                     hardware: Some(made.revocation),
                     ..Made::from(made.generated)
                 })
             }
             (Enforced::Keyring, true) => {
-                let attester = custody
-                    .attester()
-                    .ok_or(NewKeyError::CannotAttest(custody.kind()))?;
+                let attester = custody()?.attester().ok_or(NewKeyError::CannotAttest(kind))?;
                 Ok(attester.generate(key).await?.into())
             }
-            (Enforced::Keyring, false) => Ok(custody.generate(key, algorithm).await?.into()),
+            (Enforced::Keyring, false) => {
+                let (identity, material) = self.make_key(key, algorithm, kind).await?;
+                Ok(Made {
+                    identity,
+                    material,
+                    hardware: None,
+                })
+            }
         }
     }
 

@@ -73,7 +73,7 @@ pub enum NewKeyError {
     Custody(#[from] CustodyError),
     /// No device there gives evidence.
     #[error(
-        "`{0}` custody gives no evidence; a key with profile `attest` needs a TPM (`claviger init --tpm`, `--custody tpm`)"
+        "`{0}` custody gives no evidence; a key with profile `attest` needs a TPM (`claviger init --custody tpm`)"
     )]
     CannotAttest(CustodyKind),
     /// Two options that exclude each other.
@@ -259,9 +259,7 @@ impl LocalBroker {
             version: self.keyring.next_version(&name),
             name,
         };
-        let made = self
-            .make_key(&key, &profile, algorithm, custody, enforced)
-            .await?;
+        let made = self.make(&key, &profile, algorithm, custody, enforced).await?;
         let new = NewKey {
             key,
             profile,
@@ -353,6 +351,7 @@ impl LocalBroker {
             }
         };
         let signed = key.sign(&permit, &message).await;
+        let _releasing = self.record.releasing();
         let finished = signed
             .map_err(CertificateRequestError::from)
             .and_then(|signature| Ok(request.finish(&signature)?))

@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use claviger_core::custody::{Custody, CustodyError, CustodyKind, MacKey, SealingKey, SigningKey};
 use claviger_core::key::{KeyAlgorithm, KeyId, KeyIdentity, KeyRef, SymmetricAlgorithm};
-use claviger_core::profile::Profile;
 use claviger_core::{PublicKey, Secret};
 use rand_core::{OsRng, RngCore as _};
 
 use super::LocalBroker;
-use super::hardware::{Enforced, Made};
 use super::keys::NewKeyError;
 use crate::keyring::KeyRecord;
 
@@ -36,24 +34,20 @@ impl LocalBroker {
     pub(super) async fn make_key(
         &self,
         key: &KeyRef,
-        profile: &Profile,
         algorithm: KeyAlgorithm,
         kind: CustodyKind,
-        enforced: Enforced,
-    ) -> Result<Made, NewKeyError> {
+    ) -> Result<(KeyIdentity, Secret), NewKeyError> {
         let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
         match algorithm {
             KeyAlgorithm::Signing(algorithm) if custody.algorithms().contains(&algorithm) => {
-                self.make(custody, key, profile, algorithm, enforced).await
+                let made = custody.generate(key, algorithm).await?;
+                Ok((made.public.into(), made.material))
             }
             KeyAlgorithm::Signing(algorithm) => Err(CustodyError::Algorithm {
                 custody: kind,
                 algorithm,
             }
             .into()),
-            KeyAlgorithm::Symmetric(_) if enforced == Enforced::Hardware => {
-                Err(CustodyError::NotEnforced(kind).into())
-            }
             KeyAlgorithm::Symmetric(algorithm) => {
                 let lacking = CustodyError::Symmetric {
                     custody: kind,
@@ -65,11 +59,7 @@ impl LocalBroker {
                     }
                     SymmetricAlgorithm::HmacSha256 => custody.macs().ok_or(lacking)?.generate(key).await?,
                 };
-                Ok(Made {
-                    identity: KeyIdentity::Symmetric(identifier()?),
-                    material,
-                    hardware: None,
-                })
+                Ok((KeyIdentity::Symmetric(identifier()?), material))
             }
         }
     }

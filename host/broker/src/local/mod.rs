@@ -52,7 +52,7 @@ mod tokens;
 pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER_AGENT, PendingApproval};
 pub use backup::{BackUpError, BackupMade};
 pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
-pub use hardware::ProofError;
+pub use hardware::{Enforced, ProofError};
 pub use import::KeyImport;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
@@ -60,7 +60,7 @@ pub use restore::{RestoreError, Restored, Restoring};
 pub use rotation::{Compromise, Rotation};
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
-pub use send::MAX_OUTSTANDING;
+pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};
 
 use admit::Admitted;
 use approvals::Approvals;
@@ -70,7 +70,7 @@ use hardware::Unenforced;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
 use secrets::OpenSecrets;
-use send::{Exchanges, Stop};
+use send::{Exchanges, Memory, Stop, Wasted};
 use tokens::Tokens;
 use tokio::sync::Semaphore;
 
@@ -191,6 +191,8 @@ pub struct LocalBroker {
     egress: Option<Arc<dyn Egress>>,
     exchanges: Arc<Exchanges>,
     approvals: Approvals,
+    // For the bodies of requests that are held whole, of all instances.
+    bodies: Memory,
     tokens: Tokens,
     // When the schedule looks again after a failure.
     retry: Mutex<Option<jiff::Timestamp>>,
@@ -207,6 +209,9 @@ struct Instance {
     denials: Mutex<Denials>,
     // One for each request that is under way.
     outstanding: Arc<Semaphore>,
+    // For the bodies of its requests that are held whole, and what was read of some in vain.
+    bodies: Memory,
+    wasted: Wasted,
 }
 
 impl LocalBroker {
@@ -311,6 +316,7 @@ impl LocalBroker {
             egress,
             exchanges: Arc::default(),
             approvals: Approvals::with(approvers),
+            bodies: Memory::of_host(),
             tokens: Tokens::default(),
             retry: Mutex::default(),
             unenforced: Unenforced::default(),
@@ -490,6 +496,8 @@ impl Broker for LocalBroker {
             admitted,
             denials: Mutex::new(Denials::new(self.clock.now())),
             outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING)),
+            bodies: Memory::of_instance(),
+            wasted: Wasted::new(self.clock.now()),
         };
         write(&self.instances).insert(id, Arc::new(instance));
         Ok(id)

@@ -313,7 +313,7 @@ impl LocalBroker {
 /// an instance has one such job at a time, of at most `MAX_SSHSIG_CONTENT` bytes, and only under a grant that would have allowed the
 /// use just before. An agent with an unlimited grant can so keep one core hashing until its `deadline`; a grant's `uses` and `rate` are
 /// what makes it less.
-const MAX_INLINE: usize = 1024 * 1024;
+pub(super) const MAX_INLINE: usize = 1024 * 1024;
 
 /// Frames content on this thread or, if there is much of it and a runtime, on one for blocking work. Dropping the future abandons the
 /// message; hashing that has begun goes on to its end unseen.

@@ -65,13 +65,18 @@ impl Record {
         Ok(self.log.append(entry))
     }
 
-    /// As [`Record::append`], for what stops uses: results that were found to be releasable before are on the log before it.
+    /// As [`Record::append`], for what stops uses; what is under way is stopped by `stop`. Results that were found to be releasable before
+    /// are on the log before it, and none is afterwards.
     pub(super) fn append_stopping(
         &self,
         event: Event,
+        stop: &dyn Fn(),
     ) -> impl Future<Output = Result<EntryIndex, AuditError>> + Send + use<> {
         let _stopping = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        self.append(event)
+        let appended = self.append(event);
+        // Afterwards: what begins meanwhile is decided by what was just appended.
+        stop();
+        appended
     }
 
     /// Held from the last look at what could stop a use until the use is settled.

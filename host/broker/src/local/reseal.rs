@@ -10,7 +10,7 @@ use claviger_core::{AuditError, KeyRef, Secret};
 use super::LocalBroker;
 use super::act::{Act, who};
 use super::backup::{BackUpError, count, is_left_out};
-use crate::custody::purpose;
+use crate::custody::purpose_of;
 use crate::keyring::{KeyRecord, KeyringError, Resealed, RootKind, RootSpec, has_use};
 
 /// What shall protect a keyring from now on.
@@ -162,7 +162,10 @@ impl LocalBroker {
         let mut record = record.clone();
         let material = match root.spec.kind {
             RootKind::Tpm | RootKind::Swtpm => {
-                let sealed = root.sealer.seal(&purpose(&record.key), &seed).await;
+                let sealed = root
+                    .sealer
+                    .seal(&purpose_of(&record.key, &record.identity), &seed)
+                    .await;
                 let mut sealed = sealed.map_err(failed)?;
                 Secret::take(&mut sealed).map_err(|error| failed(error.into()))?
             }

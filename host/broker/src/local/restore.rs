@@ -1,13 +1,14 @@
 //! Restores a backup into a keyring: looks at all of it first, and then writes item by item, each in one transaction and each on the log.
 //! What is there already stays as it is, so that a restore that was interrupted is simply done again. Not the backup's format.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Seek};
 use std::sync::Arc;
 
 use claviger_core::audit::Event;
 use claviger_core::custody::{Assurance, CustodyError, CustodyKind};
 use claviger_core::name::escape;
-use claviger_core::{AuditError, KeyAlgorithm, KeyIdentity, KeyRef, Secret};
+use claviger_core::{AuditError, KeyAlgorithm, KeyIdentity, KeyName, KeyRef, Secret};
 use jiff::Timestamp;
 
 use super::LocalBroker;
@@ -16,7 +17,7 @@ use super::backup::is_left_out;
 use super::keys::created;
 use super::secrets::added;
 use crate::backup::{BackupError, Identity, Item, Reader};
-use crate::custody::purpose;
+use crate::custody::purpose_of;
 use crate::keyring::{KeyRecord, KeySource, KeyState, KeyringError, SecretRecord, check_restored, has_use};
 
 /// Problems are listed up to this many.
@@ -104,6 +105,8 @@ enum Step {
     There,
     /// It lived in a TPM.
     Lost,
+    /// It is over, and so is all else that could be restored of a key that is lost: on record it would only keep the name.
+    Left,
     /// It is written.
     Write,
 }
@@ -116,6 +119,43 @@ struct Plan {
     secrets: u64,
     problems: Vec<String>,
     weaker: Vec<String>,
+    // Of keys: whose version in use is lost, which have one that is here or comes, and where those stand that are over.
+    lost: BTreeSet<KeyName>,
+    living: BTreeSet<KeyName>,
+    over: Vec<(usize, KeyName)>,
+    // What stands against versions that are over, unless their key is lost anyway.
+    doubtful: Vec<(KeyName, String)>,
+}
+
+impl Plan {
+    /// Takes note of what is done about a version of a key.
+    fn note_key(&mut self, record: &KeyRecord, step: Step) {
+        let name = record.key.name.clone();
+        match step {
+            Step::Lost => drop(self.lost.insert(name)),
+            Step::Write if !has_use(record.state) => self.over.push((self.steps.len(), name)),
+            Step::There | Step::Write => drop(self.living.insert(name)),
+            Step::Left => {}
+        }
+    }
+
+    /// A key that is lost as a whole is made anew under its name, so nothing of it is put there.
+    fn leave_lost_names(&mut self) {
+        let (lost, living) = (&self.lost, &self.living);
+        let is_lost = |name: &KeyName| lost.contains(name) && !living.contains(name);
+        let doubtful = std::mem::take(&mut self.doubtful);
+        let problems = doubtful.into_iter().filter(|(name, _)| !is_lost(name));
+        self.problems.extend(problems.map(|(_, problem)| problem));
+        for (at, name) in &self.over {
+            if !is_lost(name) {
+                continue;
+            }
+            if let Some((_, step)) = self.steps.get_mut(*at) {
+                *step = Step::Left;
+                self.keys = self.keys.saturating_sub(1);
+            }
+        }
+    }
 }
 
 impl LocalBroker {
@@ -149,6 +189,7 @@ impl LocalBroker {
             before = Some(without_value(item));
         }
         drop(reader);
+        plan.leave_lost_names();
         if !plan.problems.is_empty() {
             return Err(RestoreError::Conflict(shortened(plan.problems)));
         }
@@ -208,6 +249,7 @@ impl LocalBroker {
                         .push(format!("key `{}` is out of order in the backup", record.key));
                 }
                 let step = self.step_for_key(record, material.as_ref(), plan);
+                plan.note_key(record, step);
                 if step == Step::Write {
                     plan.keys = plan.keys.saturating_add(1);
                     if has_use(record.state) && record.assurance > self.assurance {
@@ -244,14 +286,23 @@ impl LocalBroker {
         if is_left_out(record) {
             return Step::Lost;
         }
-        let mut problem = |text: String| plan.problems.push(format!("key `{}` {text}", record.key));
         if let Some(here) = self.keyring.record(&record.key) {
             // What happened to it since is not undone.
-            if here.identity != record.identity || here.profile != record.profile {
-                problem("is another one here: restore into a new keyring".to_owned());
+            if here.identity == record.identity && here.profile == record.profile {
+                return Step::There;
             }
-            return Step::There;
+            let problem = format!(
+                "key `{}` is another one here: restore into a new keyring",
+                record.key
+            );
+            if has_use(record.state) {
+                plan.problems.push(problem);
+            } else {
+                plan.doubtful.push((record.key.name.clone(), problem));
+            }
+            return Step::Left;
         }
+        let mut problem = |text: String| plan.problems.push(format!("key `{}` {text}", record.key));
         let newest = self
             .keyring
             .keys()
@@ -338,7 +389,7 @@ impl LocalBroker {
             match (step, item) {
                 (Step::There, _) => restored.there = restored.there.saturating_add(1),
                 (Step::Lost, Item::Key(record, _)) => restored.lost.push(*record),
-                (Step::Lost, Item::Secret(..)) => {}
+                (Step::Lost, Item::Secret(..)) | (Step::Left, _) => {}
                 (Step::Write, Item::Key(record, material)) => {
                     let record = self.write_key(*record, material).await?;
                     restored.keys.push(record);
@@ -378,7 +429,10 @@ impl LocalBroker {
                     key: record.key.clone(),
                     source,
                 };
-                let sealed = self.sealer.seal(&purpose(&record.key), &seed).await;
+                let sealed = self
+                    .sealer
+                    .seal(&purpose_of(&record.key, &record.identity), &seed)
+                    .await;
                 let mut sealed = sealed.map_err(failed)?;
                 Some(Secret::take(&mut sealed).map_err(|error| failed(error.into()))?)
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use claviger_core::audit::Event;
 use claviger_core::key::KeyVersion;
 use claviger_core::profile::Profile;
-use claviger_core::{KeyName, KeyRef};
+use claviger_core::{BoxFuture, KeyName, KeyRef};
 use jiff::Timestamp;
 
 use super::hardware::{Enforced, gone_for_good};
@@ -223,7 +223,7 @@ impl LocalBroker {
             Enforced::Keyring
         };
         let made = self
-            .make_key(
+            .make(
                 &key,
                 &current.profile,
                 current.algorithm,
@@ -265,28 +265,34 @@ impl LocalBroker {
         self.log_with(Vec::new(), changed).await
     }
 
-    async fn log_with(&self, mut events: Vec<Event>, changed: &[Arc<KeyRecord>]) -> Result<(), NewKeyError> {
+    async fn log_with(&self, events: Vec<Event>, changed: &[Arc<KeyRecord>]) -> Result<(), NewKeyError> {
+        // All have their places in the log before one is waited for: whoever goes away meanwhile takes none of them along.
+        let mut appended: Vec<BoxFuture<'static, _>> = Vec::new();
+        for event in events {
+            appended.push(Box::pin(self.record.append(event)));
+        }
         for record in changed {
             self.open_keys.close(&record.key);
-            if !record.may_finish() {
-                self.exchanges
-                    .stop(Stop::Revoked, |one| one.keys.contains(&record.key));
-            }
+            let stop = || {
+                if !record.may_finish() {
+                    self.exchanges
+                        .stop(Stop::Revoked, |one| one.keys.contains(&record.key));
+                }
+            };
+            appended.push(Box::pin(
+                self.record.append_stopping(self.key_changed(record), &stop),
+            ));
         }
-        events.extend(changed.iter().map(|record| self.key_changed(record)));
-        // All have their places in the log before one is waited for: whoever goes away meanwhile takes none of them along.
-        let appended: Vec<_> = events
-            .into_iter()
-            .map(|event| self.record.append_stopping(event))
-            .collect();
         for one in appended {
             one.await?;
         }
         // Last: what the keyring says is on disk and holds, whatever becomes of the device.
+        let mut told = Ok(());
         for record in changed.iter().filter(|record| gone_for_good(record.state)) {
-            self.enforce_revocation(record).await?;
+            // One that fails keeps the device from none of the others.
+            told = told.and(self.enforce_revocation(record).await);
         }
-        Ok(())
+        told
     }
 
     /// Now, and never before what is on record: a clock that jumps back revives nothing.

@@ -9,7 +9,7 @@ use claviger_core::audit::{Event, SecretRef, SecretSource};
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::name::nearest;
 use claviger_core::refusal::{Denial, Rule};
-use claviger_core::{AuditError, Refusal, Secret, SecretName};
+use claviger_core::{AuditError, BoxFuture, Refusal, Secret, SecretName};
 use jiff::Timestamp;
 
 use super::keys::IDLE;
@@ -146,18 +146,23 @@ impl LocalBroker {
         added: Option<Event>,
         changed: &[Arc<SecretRecord>],
     ) -> Result<(), NewSecretError> {
+        // All have their places in the log before one is waited for.
+        let mut appended: Vec<BoxFuture<'static, _>> = Vec::new();
+        if let Some(event) = added {
+            appended.push(Box::pin(self.record.append(event)));
+        }
         for record in changed {
             self.open_secrets.close(&record.secret.name);
-            if !record.may_finish() {
-                self.exchanges
-                    .stop(Stop::Revoked, |one| one.secrets.contains(&record.secret));
-            }
+            let stop = || {
+                if !record.may_finish() {
+                    self.exchanges
+                        .stop(Stop::Revoked, |one| one.secrets.contains(&record.secret));
+                }
+            };
+            appended.push(Box::pin(
+                self.record.append_stopping(self.secret_changed(record), &stop),
+            ));
         }
-        let events = added
-            .into_iter()
-            .chain(changed.iter().map(|record| self.secret_changed(record)));
-        // All have their places in the log before one is waited for.
-        let appended: Vec<_> = events.map(|event| self.record.append_stopping(event)).collect();
         for one in appended {
             one.await?;
         }

@@ -21,11 +21,11 @@ impl LocalBroker {
         &self,
         agent: &AgentName,
     ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
-        let appended = self
-            .record
-            .append_stopping(Event::AgentSuspended { agent: agent.clone() });
-        self.exchanges
-            .stop(Stop::AgentSuspended, |one| one.agent == *agent);
+        let event = Event::AgentSuspended { agent: agent.clone() };
+        let appended = self.record.append_stopping(event, &|| {
+            self.exchanges
+                .stop(Stop::AgentSuspended, |one| one.agent == *agent);
+        });
         async move { appended.await.map(drop) }
     }
 
@@ -49,8 +49,9 @@ impl LocalBroker {
     /// # Errors
     /// When the log cannot be written; nothing is released then, too, but it is not known whether a restart remembers.
     pub fn panic(&self) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
-        let appended = self.record.append_stopping(Event::Panic);
-        self.exchanges.stop(Stop::Panic, |_| true);
+        let appended = self
+            .record
+            .append_stopping(Event::Panic, &|| self.exchanges.stop(Stop::Panic, |_| true));
         // After the ledger says so: what is opened meanwhile is closed by whoever opened it.
         self.tokens.forget_all();
         self.open_keys.close_all();

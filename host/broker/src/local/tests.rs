@@ -1,13 +1,18 @@
 //! The broker as a whole, on a real keyring and a real log: each rule granted, refused at its bound, and on record.
 
 mod approvals;
+mod approved_requests;
 mod certify;
 mod commands;
 mod control;
+mod git;
 mod large;
 mod lives;
 mod nonces;
 mod proofs;
+mod proposals;
+mod recovery;
+mod resealing;
 mod rollback;
 mod rotation;
 mod rotations;
@@ -16,6 +21,7 @@ mod slots;
 mod staging;
 mod stops;
 mod symmetric;
+mod symmetric_lives;
 mod time;
 mod tokens;
 mod web;

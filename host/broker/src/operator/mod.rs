@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use claviger_core::approval::{AnsweredBy, ApprovalId, Question};
 use claviger_core::audit::SecretRef;
-use claviger_core::custody::CustodyKind;
+use claviger_core::custody::{CustodyError, CustodyKind};
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::key::{Algorithm, KeyRef};
 use claviger_core::name::nearest;
@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use crate::LocalBroker;
 use crate::import::{ImportedKey, KeyFormat};
 use crate::keyring::{KeyState, SecretReplacement};
-use crate::local::{AnswerError, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation};
+use crate::local::{
+    AnswerError, Enforced, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation,
+};
 
 mod client;
 mod error;
@@ -38,7 +40,6 @@ pub use server::{ControlError, MAX_CONNECTIONS, SOCKET};
 pub use wire::{MAX_FRAME, PROTOCOL};
 
 pub(crate) use server::Control;
-#[cfg(test)]
 pub(crate) use server::is_ours;
 
 /// A value that goes with a command has at most this many bytes.
@@ -90,6 +91,8 @@ pub enum Command {
         algorithm: Option<Algorithm>,
         /// Where it lives; if nothing is said, in the hardest custody there is.
         custody: Option<CustodyKind>,
+        /// Who refuses it once it is revoked.
+        enforced: Enforced,
     },
     /// Take in a key that was made elsewhere. The file goes beside the command.
     ImportKey {
@@ -346,11 +349,17 @@ impl LocalBroker {
                 profile,
                 algorithm,
                 custody,
+                enforced,
             } => {
                 let record = match (profile.symmetric(), algorithm) {
                     (Some(own), None) => {
                         let custody = custody.unwrap_or_else(|| self.default_custody(own));
-                        self.create_symmetric_key(name, profile, custody).await?
+                        match enforced {
+                            Enforced::Keyring => self.create_symmetric_key(name, profile, custody).await?,
+                            Enforced::Hardware => {
+                                return Err(NewKeyError::from(CustodyError::NotEnforced(custody)).into());
+                            }
+                        }
                     }
                     // Of what signs nothing an algorithm was named: that is refused with the right one.
                     (Some(_) | None, algorithm) => {
@@ -362,7 +371,10 @@ impl LocalBroker {
                             algorithm,
                             custody: custody.unwrap_or_else(|| self.default_custody(algorithm)),
                         };
-                        self.create_key(creation).await?
+                        match enforced {
+                            Enforced::Keyring => self.create_key(creation).await?,
+                            Enforced::Hardware => self.create_key_revocable_by_hardware(creation).await?,
+                        }
                     }
                 };
                 Ok(Reply::Keys(vec![record.key.clone()]))

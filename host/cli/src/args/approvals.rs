@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use claviger_core::SecretName;
 use claviger_core::approval::ApprovalId;
+use claviger_core::http::{CidrBlock, PathEncoding, Target};
 
 use super::ManifestArg;
 
@@ -24,6 +26,22 @@ pub(crate) struct Run {
     /// Ask on this terminal for the approvals that grants want; without it, `claviger approve` and `deny` answer
     #[arg(long, conflicts_with = "stdin")]
     pub(crate) ask: bool,
+    /// Ask this web service for approvals, too: `https://…`, which gets JSON and answers with JSON
+    #[arg(long, value_name = "URL", value_parser = url, requires = "approver_secret")]
+    pub(crate) approver: Option<Target>,
+    /// The secret of the keyring that is sent to it as a bearer token
+    #[arg(long, value_name = "SECRET", requires = "approver")]
+    pub(crate) approver_secret: Option<SecretName>,
+    /// Trust the authorities in this file for it, instead of the public ones
+    #[arg(long, value_name = "PEM", requires = "approver")]
+    pub(crate) approver_authorities: Option<PathBuf>,
+    /// A private network that it may be in, such as `10.1.0.0/16`; may be given several times
+    #[arg(long, value_name = "CIDR", requires = "approver")]
+    pub(crate) approver_network: Vec<CidrBlock>,
+}
+
+fn url(text: &str) -> Result<Target, String> {
+    Target::parse(text, PathEncoding::Allowed).map_err(|error| error.to_string())
 }
 
 /// `claviger approvals`.

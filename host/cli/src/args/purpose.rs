@@ -7,6 +7,7 @@ use claviger_core::profile::git::{MailPattern, TagPattern};
 use claviger_core::profile::ssh_auth::HostKeyId;
 
 use claviger_broker::import::KeyFormat;
+use claviger_broker::keyring::published::SignerName;
 use claviger_core::KeyName;
 
 use super::{Custody, SecretValue, whole_seconds};
@@ -29,6 +30,35 @@ pub(crate) struct KeyImport {
     pub(crate) accept_imported: bool,
     #[command(flatten)]
     pub(crate) value: SecretValue,
+}
+
+/// `claviger key public`.
+#[derive(Debug, Args)]
+pub(crate) struct KeyPublic {
+    /// The key
+    pub(crate) name: KeyName,
+    /// In which format
+    #[arg(long, value_enum, default_value_t = PublicFormat::Openssh)]
+    pub(crate) format: PublicFormat,
+    /// allowed-signers: whose signatures these are, a name or a mail address; may be given several times [default: the mail addresses of a
+    /// key with profile `git`]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) principal: Vec<SignerName>,
+}
+
+/// Formats of public keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PublicFormat {
+    /// One line, as in `authorized_keys`
+    Openssh,
+    /// SubjectPublicKeyInfo (`openssl pkey -pubin`)
+    Pem,
+    /// JSON Web Key (RFC 7517)
+    Jwk,
+    /// JSON Web Key Set (RFC 7517) of every version that is verified now: the active and the retiring ones
+    Jwks,
+    /// Lines for `ssh-keygen -Y verify` and git's `gpg.ssh.allowedSignersFile`, of every version, with its namespaces and times
+    AllowedSigners,
 }
 
 /// Forms of private keys.
@@ -138,6 +168,8 @@ pub(crate) enum ProfileKind {
     GithubApp,
     /// Requests: client certificates (TLS 1.3); `claviger key csr` asks for the certificate
     Mtls,
+    /// Evidence of which agent runs on this machine; in a TPM only
+    Attest,
     /// Boxes that only this keyring opens again; signs nothing
     Seal,
     /// MACs under a label; signs nothing

@@ -119,6 +119,7 @@ pub(crate) fn run(cx: &Context, args: &Explain) -> Result<Exit, Failure> {
                     .into_iter()
                     .map(Row::from),
             );
+            rules.extend(request::budget(grant, &state, args)?);
         }
     }
     let http = alias.as_ref().and_then(|alias| request::http(&manifest, alias));

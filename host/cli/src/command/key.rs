@@ -1,13 +1,14 @@
 //! `claviger key …`: makes keys and shows their public side. Nothing here can show a private key.
 
 use claviger_broker::keyring::{KeyRecord, KeySource};
+use claviger_broker::local::Enforced;
 use claviger_broker::operator::{Command as Order, Reply};
 use claviger_core::custody::{Assurance, CustodyKind};
 use claviger_core::{KeyName, KeyRef, PublicKey, Secret};
 use jiff::Timestamp;
 
-use crate::args::{Key, KeyCreate, PublicFormat};
-use crate::command::{life, secret};
+use crate::args::{Key, KeyCreate, Revocation};
+use crate::command::{attest, life, secret};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keys;
@@ -16,6 +17,7 @@ use crate::output::{columns, shown};
 use crate::overview;
 
 mod import;
+mod public;
 mod purpose;
 
 pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
@@ -25,8 +27,9 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::List => list(cx),
         Key::Show { name } => show(cx, &name),
         Key::Life(args) => life::key(cx, args),
+        Key::Attest(args) => attest::run(cx, &args),
         Key::Csr { name, subject } => csr(cx, name, subject),
-        Key::Public { name, format } => public(cx, &name, format),
+        Key::Public(args) => public::run(cx, &args),
     }
 }
 
@@ -37,6 +40,7 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
         name,
         algorithm,
         custody,
+        revocation,
         ..
     } = args;
     let command = Order::CreateKey {
@@ -44,6 +48,10 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
         profile,
         algorithm,
         custody: custody.map(CustodyKind::from),
+        enforced: match revocation {
+            Revocation::Keyring => Enforced::Keyring,
+            Revocation::Hardware => Enforced::Hardware,
+        },
     };
     match plan {
         None => made(cx, command, None),
@@ -148,25 +156,6 @@ fn show(cx: &Context, name: &KeyName) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn public(cx: &Context, name: &KeyName, format: PublicFormat) -> Result<Exit, Failure> {
-    let records = keys::list(cx)?;
-    let record = keys::find(&records, name)?;
-    let key = public_half(record)?;
-    let text = match format {
-        PublicFormat::Openssh => key.to_openssh(name.as_str()),
-        PublicFormat::Pem => key.to_pem(),
-        PublicFormat::Jwk => Ok(key.to_jwk().to_string()),
-    }
-    .map_err(|error| Failure::of(Exit::Failed, &error))?;
-    let json = match format {
-        PublicFormat::Jwk => key.to_jwk(),
-        PublicFormat::Openssh => serde_json::json!({ "format": "openssh", "public": text }),
-        PublicFormat::Pem => serde_json::json!({ "format": "pem", "public": text }),
-    };
-    cx.out.value(&json, |_| text.clone());
-    Ok(Exit::Done)
-}
-
 /// The public half of a key that has one.
 fn public_half(record: &KeyRecord) -> Result<&PublicKey, Failure> {
     record.public().ok_or_else(|| {
@@ -199,6 +188,7 @@ pub(crate) fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> 
         "algorithm": record.algorithm,
         "custody": record.custody,
         "assurance": record.assurance,
+        "revocation": refused_by(record),
         "key_id": record.key_id(),
         "public_key": public.map_err(|error| Failure::of(Exit::Failed, &error))?,
         "created": record.created,
@@ -213,6 +203,15 @@ pub(crate) fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> 
         "reason": record.reason,
         "purge_lock": record.locked,
     }))
+}
+
+/// Who refuses the key once it is revoked.
+const fn refused_by(record: &KeyRecord) -> &'static str {
+    if record.hardware.is_some() {
+        "hardware"
+    } else {
+        "keyring"
+    }
 }
 
 pub(crate) fn describe(record: &KeyRecord) -> String {
@@ -230,6 +229,7 @@ pub(crate) fn describe(record: &KeyRecord) -> String {
         ("algorithm", record.algorithm.to_string()),
         ("custody", custody(record.custody, record.assurance)),
         ("source", source(record.source).to_owned()),
+        ("revocation", refused_by(record).to_owned()),
         ("key id", record.key_id()),
         ("public key", public),
         ("created", record.created.to_string()),

@@ -15,7 +15,7 @@ use crate::unlock::{Unlocking, aside, runtime, with_unlocked};
 
 pub(crate) fn run(cx: &Context, command: KeyringCommand) -> Result<Exit, Failure> {
     match command {
-        KeyringCommand::Reseal(args) => reseal(cx, args),
+        KeyringCommand::Reseal(args) => reseal(cx, &args),
     }
 }
 
@@ -27,10 +27,10 @@ enum Wanted {
     Passphrase(Secret),
 }
 
-fn reseal(cx: &Context, args: Reseal) -> Result<Exit, Failure> {
+fn reseal(cx: &Context, args: &Reseal) -> Result<Exit, Failure> {
     let folder = cx.keyring()?;
     let info = Keyring::peek(&folder)?;
-    let wanted = wanted(cx, &args, info.root.kind)?;
+    let wanted = wanted(cx, args, info.root.kind)?;
     let by = who();
     let done = with_unlocked(cx, async |broker, unlocking| {
         let root = match wanted {

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod approvals;
+pub(crate) mod attest;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod check;
@@ -19,4 +20,5 @@ pub(crate) mod panic;
 pub(crate) mod pin;
 pub(crate) mod run;
 pub(crate) mod secret;
+pub(crate) mod ssh_agent;
 pub(crate) mod status;

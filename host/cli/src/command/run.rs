@@ -10,7 +10,7 @@ use claviger::{
 };
 use claviger_broker::LocalBroker;
 use claviger_core::name::escape;
-use claviger_core::{AgentName, Broker, Manifest};
+use claviger_core::{AgentName, Approver, Broker, Manifest};
 
 use crate::args::Run;
 use crate::asking;
@@ -34,10 +34,15 @@ pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
     let component = file.component(&manifest)?;
     let input = input(args)?;
     let agent = manifest.agent.name.clone();
-    let approvers = asking::approvers(cx, args.ask)?;
+    let mut approvers = asking::approvers(cx, args.ask)?;
+    let hook = asking::hook(cx, args)?;
+    approvers.extend(hook.clone().map(|hook| hook as Arc<dyn Approver>));
     let (report, uses, not_approved) =
         with_broker_asking(cx, approvers, async |broker| {
             serve_control(cx, broker);
+            if let Some(hook) = &hook {
+                hook.attach(broker);
+            }
             say_what_is_stopped(cx, broker, &agent);
             // What is due while the agent runs is done while it runs.
             let _schedule = broker.schedule();
@@ -113,7 +118,7 @@ async fn load_and_run(
 }
 
 /// So that an operator's commands reach this process while it has the keyring open.
-fn serve_control(cx: &Context, broker: &LocalBroker) {
+pub(crate) fn serve_control(cx: &Context, broker: &LocalBroker) {
     if let Err(error) = broker.serve_control() {
         let cause = error
             .source()

@@ -250,6 +250,7 @@ pub(crate) fn read_value(
     let bytes = match (&from.file, from.fd) {
         (Some(path), _) => {
             let file = File::open(path).map_err(cannot)?;
+            passphrase::warn_if_shared(&file, path, "the file of the secret", &cx.out).map_err(cannot)?;
             passphrase::read_line(file, max)
         }
         (None, Some(number)) => {

@@ -242,7 +242,7 @@ fn body(http: &HttpGrant) -> String {
 }
 
 fn predicate(predicate: &JsonPredicate) -> String {
-    let place = shown(&predicate.pointer);
+    let place = shown(predicate.place.as_str());
     match &predicate.test {
         JsonTest::Absent => format!("no `{place}`"),
         test @ (JsonTest::Equals(_) | JsonTest::OneOf(_) | JsonTest::Pattern(_)) => {

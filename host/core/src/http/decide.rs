@@ -48,12 +48,17 @@ impl Decided<'_> {
         }
     }
 
-    /// Whether the grant's rule about JSON holds of a body that is absent, too: what must stand in it would not.
+    /// Whether the grant's rule about JSON does not hold of a body that is absent: where it says what stands in one, or where the method
+    /// is for sending one.
     #[must_use]
-    pub const fn body_must_be_there(&self) -> bool {
+    pub fn body_must_be_there(&self) -> bool {
+        let Some(rule) = &self.grant.body.json else {
+            return false;
+        };
         match self.method {
-            Method::Post | Method::Put | Method::Patch => self.grant.body.json.is_some(),
-            Method::Get | Method::Head | Method::Options | Method::Delete => false,
+            Method::Post | Method::Put | Method::Patch => true,
+            Method::Options | Method::Delete => rule.demands(),
+            Method::Get | Method::Head => false,
         }
     }
 }
@@ -309,10 +314,7 @@ fn check_type(decided: &Decided<'_>) -> Result<(), Denial> {
     {
         return refused(&format!(
             "the body's type is {}; expected one of {} (`content-types`)",
-            media.map_or_else(
-                || "not given".to_owned(),
-                |media| format!("`{}`", escape(media, 64))
-            ),
+            if media.is_some() { "another" } else { "not given" },
             rule.content_types.join(", ")
         ));
     }
@@ -337,7 +339,7 @@ fn check_type(decided: &Decided<'_>) -> Result<(), Denial> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{AllowedQuery, JsonRule};
+    use crate::http::{AllowedQuery, JsonPredicate, JsonRule, JsonTest};
 
     fn grant(set: impl FnOnce(&mut HttpGrant)) -> HttpGrant {
         let allow = ["GET /repos/*", "POST /repos/*", "DELETE /repos/*"];
@@ -508,8 +510,9 @@ mod tests {
         let typed = grant(|grant| grant.body.content_types = vec!["text/plain".to_owned()]);
         assert!(ask(&typed, post, &[("content-type", "Text/Plain;charset=x")], Present).is_ok());
         assert!(ask(&typed, "DELETE https://api.test/repos/a", &[], Absent).is_ok());
-        for headers in [&[][..], &[json], &[("content-type", "text/plainx")]] {
-            refused(&typed, post, headers, Present, Refusal::NotGranted, Rule::Body);
+        for headers in [&[][..], &[json], &[("content-type", "text/plain-canary")]] {
+            let detail = refused(&typed, post, headers, Present, Refusal::NotGranted, Rule::Body);
+            assert!(!detail.contains("canary"), "{detail}");
         }
         let checked = grant(|grant| grant.body.json = Some(JsonRule::default()));
         assert!(ask(&checked, post, &[json], Present).is_ok());
@@ -520,14 +523,33 @@ mod tests {
         ] {
             refused(&checked, post, headers, Present, Refusal::NotGranted, Rule::Body);
         }
-        refused(&checked, post, &[], Absent, Refusal::Invalid, Rule::Body);
-        refused(
-            &checked,
-            post,
-            &[json, ("content-length", "0")],
-            Present,
-            Refusal::Invalid,
-            Rule::Body,
-        );
+        let delete = "DELETE https://api.test/repos/a";
+        let with = |test: JsonTest| {
+            let place = "/confirm".parse().unwrap();
+            let predicates = vec![JsonPredicate { place, test }];
+            grant(move |grant| {
+                grant.body.json = Some(JsonRule {
+                    predicates,
+                    ..JsonRule::default()
+                });
+            })
+        };
+        let demanding = with(JsonTest::Equals(true.into()));
+        for (grant, line) in [(&checked, post), (&demanding, post), (&demanding, delete)] {
+            refused(grant, line, &[], Absent, Refusal::Invalid, Rule::Body);
+            refused(
+                grant,
+                line,
+                &[json, ("content-length", "0")],
+                Present,
+                Refusal::Invalid,
+                Rule::Body,
+            );
+        }
+        // Nothing is missing where nothing must be there.
+        for grant in [&checked, &with(JsonTest::Absent)] {
+            assert!(ask(grant, delete, &[], Absent).is_ok());
+        }
+        assert!(ask(&demanding, "GET https://api.test/repos/a", &[], Absent).is_ok());
     }
 }

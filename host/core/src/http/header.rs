@@ -39,7 +39,7 @@ impl HeaderName {
     #[must_use]
     pub fn is_never_returned(&self) -> bool {
         let name = self.as_str();
-        NEVER_RETURNED.contains(&name) || name.starts_with("proxy-")
+        NEVER_RETURNED.contains(&name) || name.starts_with("proxy-") || name.starts_with("sec-")
     }
 
     /// Whether any grant allows this field: agents need no permission for it, and no credential goes there.
@@ -90,12 +90,19 @@ const HOST_OWNED_PREFIXES: &[&str] = &["proxy-", "sec-", "x-forwarded-"];
 
 /// Fields of answers that hold credentials or their negotiation, or that are about the connection (RFC 9110 §7.6.1).
 const NEVER_RETURNED: &[&str] = &[
+    "alt-svc",
     "authentication-info",
     "authorization",
+    "clear-site-data",
     "connection",
+    "content-encoding",
+    "cookie",
+    "dpop-nonce",
     "keep-alive",
+    "refresh",
     "set-cookie",
     "set-cookie2",
+    "strict-transport-security",
     "te",
     "trailer",
     "transfer-encoding",

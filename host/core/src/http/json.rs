@@ -1,14 +1,20 @@
 //! What the body of a request may be: its type, its size, and what stands at which place of its JSON. Not a schema language.
 
-use bytes::Bytes;
-use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::place::{JsonPlace, Step, fold};
 use crate::glob::matches;
-use crate::json::{StrictError, strict};
+use crate::json::{StrictError, strict_within};
 use crate::manifest;
 
 /// A grant has at most this many predicates: each is looked up in each body.
 pub const MAX_PREDICATES: usize = 64;
+/// A body has at most this many values: each takes some 100 bytes of memory and a step of the processor, however short it is written.
+/// As many as a large table of numbers has.
+pub const MAX_VALUES: usize = 256 * 1024;
 
 /// What the body of a request may be.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,8 +39,8 @@ pub struct JsonRule {
 /// What stands at one place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JsonPredicate {
-    /// A JSON pointer (RFC 6901).
-    pub pointer: String,
+    /// Where.
+    pub place: JsonPlace,
     /// What must stand there.
     pub test: JsonTest,
 }
@@ -68,23 +74,41 @@ pub enum JsonError {
     /// A member beside the one that a predicate is about, which some servers take for it.
     #[error("the body has the member `{0}`, which differs only in case from what the grant has a rule for")]
     Alias(String),
+    /// The way to a place leads into something else.
+    #[error("the body has {found} on the way to `{place}`, where the grant has a rule")]
+    Shape {
+        /// Where.
+        place: String,
+        /// What stands on the way.
+        found: &'static str,
+    },
     /// A predicate does not hold.
-    #[error("`{pointer}` of the body must be {expected}")]
+    #[error("`{place}` of the body must be {expected}")]
     Predicate {
         /// Where.
-        pointer: String,
+        place: String,
         /// What the grant says.
         expected: String,
     },
 }
 
 impl JsonRule {
-    /// Checks a body and returns it as it was understood: what is sent cannot be read in another way than it was checked.
+    /// Whether a body that is not there would break it: something must stand at some place.
+    #[must_use]
+    pub fn demands(&self) -> bool {
+        self.predicates.iter().any(|predicate| match predicate.test {
+            JsonTest::Absent => false,
+            JsonTest::Equals(_) | JsonTest::OneOf(_) | JsonTest::Pattern(_) => true,
+        })
+    }
+
+    /// Checks a body and returns it as it was understood: what is sent cannot be read in another way than it was checked. Takes a time
+    /// linear in the body, on the thread of whoever calls.
     ///
     /// # Errors
     /// What does not hold.
     pub fn check(&self, body: &[u8]) -> Result<Bytes, JsonError> {
-        let value = strict(body)?;
+        let value = strict_within(body, MAX_VALUES)?;
         let Value::Object(members) = &value else {
             return Err(JsonError::NotAnObject);
         };
@@ -93,17 +117,105 @@ impl JsonRule {
         {
             return Err(JsonError::Field(crate::name::escape(other, 64)));
         }
-        for predicate in &self.predicates {
-            predicate.check(&value)?;
-        }
+        let all: Vec<Open<'_>> = self
+            .predicates
+            .iter()
+            .map(|predicate| (predicate, predicate.place.steps()))
+            .collect();
+        walk(&value, &all)?;
         Ok(value.to_string().into())
     }
 }
 
+/// A predicate, and the rest of the way to its place.
+type Open<'a> = (&'a JsonPredicate, &'a [Step]);
+
+/// Walks to all places at once, so that each object on the way is looked through once, however many predicates there are.
+fn walk(found: &Value, open: &[Open<'_>]) -> Result<(), JsonError> {
+    let mut onward = Vec::new();
+    for (predicate, steps) in open {
+        match steps.split_first() {
+            None => predicate.check(Some(found))?,
+            Some((step, rest)) => onward.push((*predicate, step, rest)),
+        }
+    }
+    if onward.is_empty() {
+        return Ok(());
+    }
+    match found {
+        Value::Object(members) => walk_object(members, &onward),
+        Value::Array(items) => walk_array(items, &onward),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => onward
+            .iter()
+            .try_for_each(|(predicate, ..)| predicate.check(None)),
+    }
+}
+
+type Onward<'a> = (&'a JsonPredicate, &'a Step, &'a [Step]);
+
+fn walk_object(members: &Map<String, Value>, onward: &[Onward<'_>]) -> Result<(), JsonError> {
+    let mut by_name: BTreeMap<&str, Vec<Open<'_>>> = BTreeMap::new();
+    let mut folds: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (predicate, step, rest) in onward {
+        match step {
+            Step::Every => return Err(predicate.misses("an object")),
+            Step::To { name, folded, .. } => {
+                by_name.entry(name).or_default().push((predicate, rest));
+                folds.entry(folded).or_default().push(name);
+            }
+        }
+    }
+    // Servers in several languages ignore the case of member names, so that `BCC` would be what a rule about `bcc` keeps out.
+    for key in members.keys() {
+        if let Some(names) = folds.get(fold(key).as_str())
+            && names.iter().any(|name| name != key)
+        {
+            return Err(JsonError::Alias(crate::name::escape(key, 64)));
+        }
+    }
+    for (name, open) in by_name {
+        match members.get(name) {
+            Some(next) => walk(next, &open)?,
+            None => open.iter().try_for_each(|(predicate, _)| predicate.check(None))?,
+        }
+    }
+    Ok(())
+}
+
+fn walk_array(items: &[Value], onward: &[Onward<'_>]) -> Result<(), JsonError> {
+    let mut every: Vec<Open<'_>> = Vec::new();
+    let mut by_index: BTreeMap<usize, Vec<Open<'_>>> = BTreeMap::new();
+    for (predicate, step, rest) in onward {
+        match step {
+            Step::Every if items.is_empty() => predicate.check(None)?,
+            Step::Every => every.push((predicate, rest)),
+            Step::To {
+                index: Some(index), ..
+            } if *index >= items.len() => predicate.check(None)?,
+            Step::To {
+                index: Some(index), ..
+            } => by_index.entry(*index).or_default().push((predicate, rest)),
+            // A server that looks into the items would find there what the rule is about.
+            Step::To { index: None, .. } => return Err(predicate.misses("an array")),
+        }
+    }
+    if every.is_empty() {
+        return by_index
+            .iter()
+            .filter_map(|(index, open)| Some((items.get(*index)?, open)))
+            .try_for_each(|(item, open)| walk(item, open));
+    }
+    for (index, item) in items.iter().enumerate() {
+        match by_index.get(&index) {
+            Some(open) => walk(item, &[every.as_slice(), open].concat())?,
+            None => walk(item, &every)?,
+        }
+    }
+    Ok(())
+}
+
 impl JsonPredicate {
-    fn check(&self, body: &Value) -> Result<(), JsonError> {
-        self.refuse_aliases(body)?;
-        let found = body.pointer(&self.pointer);
+    fn check(&self, found: Option<&Value>) -> Result<(), JsonError> {
         let holds = match &self.test {
             JsonTest::Absent => found.is_none(),
             JsonTest::Equals(expected) => found == Some(expected),
@@ -120,40 +232,17 @@ impl JsonPredicate {
             return Ok(());
         }
         Err(JsonError::Predicate {
-            pointer: crate::name::escape(&self.pointer, 64),
+            place: crate::name::escape(self.place.as_str(), 64),
             expected: self.test.to_string(),
         })
     }
 
-    /// Servers in several languages ignore the case of member names, so that `BCC` would be what a rule about `bcc` keeps out.
-    fn refuse_aliases(&self, body: &Value) -> Result<(), JsonError> {
-        let mut at = body;
-        for token in self.pointer.split('/').skip(1) {
-            let name = token.replace("~1", "/").replace("~0", "~");
-            let next = match at {
-                Value::Object(members) => {
-                    let folded = fold(&name);
-                    if let Some(alias) = members.keys().find(|key| **key != name && fold(key) == folded) {
-                        return Err(JsonError::Alias(crate::name::escape(alias, 64)));
-                    }
-                    members.get(&name)
-                }
-                Value::Array(items) => name.parse().ok().and_then(|index: usize| items.get(index)),
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
-            };
-            let Some(next) = next else { break };
-            at = next;
+    fn misses(&self, found: &'static str) -> JsonError {
+        JsonError::Shape {
+            place: crate::name::escape(self.place.as_str(), 64),
+            found,
         }
-        Ok(())
     }
-}
-
-/// A name without its case. First to upper case: the long s and the Kelvin sign are `s` and `k` to who compares without case.
-fn fold(name: &str) -> String {
-    name.chars()
-        .flat_map(char::to_uppercase)
-        .flat_map(char::to_lowercase)
-        .collect()
 }
 
 /// Holds of a value, or of every item of an array that is not empty.
@@ -186,7 +275,7 @@ mod tests {
         let rule = JsonRule {
             fields: None,
             predicates: vec![JsonPredicate {
-                pointer: "/to".to_owned(),
+                place: "/to".parse().unwrap(),
                 test,
             }],
         };
@@ -217,7 +306,7 @@ mod tests {
         let rule = |pointer: &str| JsonRule {
             fields: None,
             predicates: vec![JsonPredicate {
-                pointer: pointer.to_owned(),
+                place: pointer.parse().unwrap(),
                 test: JsonTest::Absent,
             }],
         };
@@ -243,6 +332,88 @@ mod tests {
         ] {
             assert!(rule(pointer).check(body.as_bytes()).is_ok(), "{pointer} {body}");
         }
+    }
+
+    #[test]
+    fn no_array_hides_what_a_rule_keeps_out() {
+        let absent = |place: &str| JsonRule {
+            fields: None,
+            predicates: vec![JsonPredicate {
+                place: place.parse().unwrap(),
+                test: JsonTest::Absent,
+            }],
+        };
+        let (message, each, first) = (
+            "/message/bcc",
+            "/personalizations/*/bcc",
+            "/personalizations/0/bcc",
+        );
+        for (place, body, holds) in [
+            (message, r#"{"message":{"to":1}}"#, true),
+            (message, r#"{"message":[{"bcc":"x"}]}"#, false),
+            (message, r#"{"message":[]}"#, false),
+            (message, r#"{"message":null}"#, true),
+            (each, r#"{}"#, true),
+            (each, r#"{"personalizations":[]}"#, true),
+            (each, r#"{"personalizations":[{"to":1},{}]}"#, true),
+            (each, r#"{"personalizations":[{"to":1},{"bcc":1}]}"#, false),
+            (each, r#"{"personalizations":[{"to":1},{"BCC":1}]}"#, false),
+            (each, r#"{"personalizations":[[{"bcc":1}]]}"#, false),
+            (each, r#"{"personalizations":{"*":{"to":1}}}"#, false),
+            // An index is about one item, and no more.
+            (first, r#"{"personalizations":[{"bcc":1}]}"#, false),
+            (first, r#"{"personalizations":[{},{"bcc":1}]}"#, true),
+            ("/to/1", r#"{"to":["a"]}"#, true),
+            ("/to/1", r#"{"to":["a","b"]}"#, false),
+            // What is no index to RFC 6901 is none here.
+            ("/to/+0", r#"{"to":["a"]}"#, false),
+            ("/to/-", r#"{"to":["a"]}"#, false),
+        ] {
+            assert_eq!(
+                absent(place).check(body.as_bytes()).is_ok(),
+                holds,
+                "{place} {body}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_must_stand_in_every_item_stands_in_every_item() {
+        let rule = |places: &[(&str, &str)]| JsonRule {
+            fields: None,
+            predicates: places
+                .iter()
+                .map(|(place, text)| JsonPredicate {
+                    place: place.parse().unwrap(),
+                    test: JsonTest::Equals(Value::String((*text).to_owned())),
+                })
+                .collect(),
+        };
+        let both = rule(&[("/a/*/b", "x"), ("/a/1/c", "y"), ("/d", "z")]);
+        for (body, holds) in [
+            (r#"{"a":[{"b":"x"},{"b":"x","c":"y"}],"d":"z"}"#, true),
+            (r#"{"a":[{"b":"x"},{"b":"x"}],"d":"z"}"#, false),
+            (r#"{"a":[{"b":"x"},{"c":"y"}],"d":"z"}"#, false),
+            (r#"{"a":[{"b":"x"}],"d":"z"}"#, false),
+            (r#"{"a":[],"d":"z"}"#, false),
+            (r#"{"d":"z"}"#, false),
+        ] {
+            assert_eq!(both.check(body.as_bytes()).is_ok(), holds, "{body}");
+        }
+        assert!(both.demands());
+        assert!(!JsonRule::default().demands());
+    }
+
+    #[test]
+    fn a_body_of_too_many_values_is_refused_before_they_fill_memory() {
+        let rule = JsonRule::default();
+        // The object, the array, and what is in it.
+        let body = |count: usize| format!("{{\"a\":[{}0]}}", "0,".repeat(count - 3));
+        assert!(rule.check(body(MAX_VALUES).as_bytes()).is_ok());
+        assert_eq!(
+            rule.check(body(MAX_VALUES + 1).as_bytes()),
+            Err(JsonError::Strict(StrictError::Values))
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod header;
 mod inject;
 mod json;
 mod origin;
+mod place;
 mod route;
 mod target;
 
@@ -19,7 +20,8 @@ pub use header::{HeaderError, HeaderName, MAX_HEADER_VALUE, NotAHeaderName, chec
 pub use inject::{
     AwsSigV4, ClientAuth, DpopToken, GithubApp, Injection, InjectionKind, OAuth2, OAuthGrant, WebhookScheme,
 };
-pub use json::{BodyRule, JsonError, JsonPredicate, JsonRule, JsonTest, MAX_PREDICATES};
+pub use json::{BodyRule, JsonError, JsonPredicate, JsonRule, JsonTest, MAX_PREDICATES, MAX_VALUES};
 pub use origin::{NotAnOrigin, Origin};
+pub use place::{JsonPlace, MAX_PLACE, NotAPlace};
 pub use route::{MAX_ROUTES, Match, Method, NotARoute, PathPattern, Route, Router, overlapping};
 pub use target::{MAX_TARGET, PathEncoding, Target, TargetError};

@@ -208,6 +208,10 @@ fn check_path(path: &str, encoding: PathEncoding) -> Result<(), TargetError> {
             PathEncoding::Refused => false,
             PathEncoding::Allowed => !matches!(byte, b'.' | b'/' | b'\\' | b';' | b'%'),
         })?;
+        // Some servers take an overlong encoding for the character that it would stand for, such as a dot.
+        if std::str::from_utf8(&decoded(segment)).is_err() {
+            return Err(TargetError::Encoding("path"));
+        }
     }
     Ok(())
 }
@@ -247,6 +251,18 @@ fn check_text(
         rest = tail;
     }
     Ok(())
+}
+
+/// The bytes that a text with accepted encodings stands for.
+fn decoded(text: &str) -> Vec<u8> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (pair, rest) = part.split_at_checked(2).unwrap_or((part, ""));
+        bytes.extend(hex::decode(pair).unwrap_or_default());
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    bytes
 }
 
 fn character(part: &'static str, at: &str) -> TargetError {

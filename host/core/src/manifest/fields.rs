@@ -59,11 +59,11 @@ fields! {
         SIGN_TABLE: "sign", "a table that names a key", "{ key = \"release\", namespace = \"file\" }";
         HTTP_TABLE: "http", "a table that names an origin",
             "{ origin = \"https://api.github.com\", allow = [\"GET /repos/acme/*\"] }";
-        ATTEST_TABLE: "attest", "a table that names a key and audiences",
-            "{ key = \"evidence\", audiences = [\"https://verifier.example\"] }";
         INJECT_TABLE: "inject", "a table that names a credential", "{ bearer = \"github-token\" }";
         SEAL_TABLE: "seal", "a table that names a key and rights", "{ key = \"state\", allow = [\"seal\", \"unseal\"] }";
         MAC_TABLE: "mac", "a table that names a key and rights", "{ key = \"hook\", allow = [\"verify\"] }";
+        ATTEST_TABLE: "attest", "a table that names a key and audiences",
+            "{ key = \"evidence\", audiences = [\"https://verifier.example\"] }";
         USES: "uses", "a whole number of at least 1", "500";
         RATE: "rate", "a rate", "\"30/hour\"";
         HOURS: "hours", "a window of the week, or a list of 1 to 16", "\"Mon-Fri 08:00-18:00 Europe/Zurich\"";

@@ -41,7 +41,7 @@ pub(super) fn message(
 ) -> Result<Vec<u8>, FrameError> {
     let mut payload = match json::strict(content) {
         Ok(Value::Object(payload)) => payload,
-        Ok(_) | Err(StrictError::Syntax) => return Err(FrameError::NotAnObject),
+        Ok(_) | Err(StrictError::Syntax | StrictError::Values) => return Err(FrameError::NotAnObject),
         Err(StrictError::Number) => return Err(FrameError::Number),
     };
     if let Some(claim) = HOST_CLAIMS.into_iter().find(|claim| payload.contains_key(*claim)) {

@@ -307,6 +307,31 @@ impl Profile {
         }
     }
 
+    /// Checks that keys of this profile sign evidence.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn evidences(&self) -> Result<(), ProfileError> {
+        match self {
+            Self::Attest {} => Ok(()),
+            Self::Sshsig { .. }
+            | Self::Jws { .. }
+            | Self::Labeled { .. }
+            | Self::HttpSignature { .. }
+            | Self::Dpop {}
+            | Self::ClientAssertion { .. }
+            | Self::GithubApp { .. }
+            | Self::Mtls {}
+            | Self::Git { .. }
+            | Self::SshAuth { .. }
+            | Self::Seal {}
+            | Self::Mac { .. } => Err(ProfileError::Purpose {
+                grant: "attest",
+                found: self.kind(),
+            }),
+        }
+    }
+
     /// What remains of the profile when a grant narrows it. A grant can only narrow.
     ///
     /// # Errors

@@ -97,6 +97,20 @@ fn proofs(key: &PublicKey) -> Vec<(&'static str, Framed)> {
     let assertion = assertion("https://as.example/token");
     let endpoint = "https://as.example".parse().unwrap();
     let api = "https://api.github.com".parse().unwrap();
+    let (audience, agent) = (
+        "https://verifier.example".parse().unwrap(),
+        "bot".parse().unwrap(),
+    );
+    let claims = EvidenceClaims {
+        audience: &audience,
+        nonce: &[1; 32],
+        ttl: 60,
+        agent: &agent,
+        component: crate::ComponentDigest::of(b"component"),
+        manifest: crate::ManifestDigest::of(b"manifest"),
+        host_version: "0.1.0",
+        assurance: crate::custody::Assurance::Hardware,
+    };
     [
         (
             "http-signature",
@@ -112,6 +126,7 @@ fn proofs(key: &PublicKey) -> Vec<(&'static str, Framed)> {
             "mtls",
             certificate_verify(&Profile::Mtls {}, &handshake(32), &context),
         ),
+        ("attest", evidence(&Profile::Attest {}, &claims, &context)),
         (
             "mtls request",
             certificate_request(&Profile::Mtls {}, "CN=a", &context).map(|(framed, _)| framed),
@@ -132,7 +147,7 @@ fn proofs(key: &PublicKey) -> Vec<(&'static str, Framed)> {
 #[test]
 fn a_signature_in_one_profile_verifies_in_no_other_nor_for_an_agent() {
     // The oracle matrix, for requests: the same key in the place of the key of every profile.
-    for (pair, frames) in pairs().into_iter().zip([6, 8, 1]) {
+    for (pair, frames) in pairs().into_iter().zip([6, 9, 1]) {
         let key = pair.public();
         let mut all = proofs(&key);
         for profile in all_profiles() {
@@ -175,6 +190,10 @@ fn no_grant_to_sign_reaches_a_key_for_requests() {
         assert_eq!(refused, Err(ProfileError::ForRequests(profile.kind())));
         assert!(refused.unwrap_err().to_string().contains("is for requests"));
     }
+    assert_eq!(
+        Profile::Attest {}.narrow(&Narrowing::default()),
+        Err(ProfileError::ForEvidence)
+    );
     for profile in all_profiles() {
         assert!(profile.narrow(&Narrowing::default()).is_ok(), "the control");
     }

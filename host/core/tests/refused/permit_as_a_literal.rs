@@ -13,6 +13,7 @@ fn forge(key: KeyRef, sink: Arc<dyn AuditSink>, clock: Arc<dyn Clock>) -> Permit
         key: Some(key),
         message: None,
         origin: None,
+        subject: None,
         sink,
         clock,
         settlement: Settlement::Released,

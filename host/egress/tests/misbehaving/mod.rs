@@ -6,12 +6,13 @@ mod row;
 mod rows;
 
 use claviger_core::egress::Fault;
+use claviger_core::http::Method;
 use claviger_core::manifest::Bytes;
 use claviger_egress::{HttpsClient, Phases};
 
 use self::row::{Expect, Row, row};
 use crate::kit::server::{Server, Step};
-use crate::kit::{SECRET, Seen, Table, destination, echo, get, hasty, log, run};
+use crate::kit::{SECRET, Seen, Table, client, destination, echo, get, hasty, log, run};
 
 /// Fields that no row may return.
 const NEVER: [&str; 10] = [
@@ -85,6 +86,46 @@ async fn a_secret_is_withheld_wherever_and_however_it_comes_back() {
     log::capture();
     check_all(reflecting::all()).await;
     assert_eq!(echo::holds(&log::lines(), SECRET), None);
+}
+
+#[tokio::test]
+async fn a_secret_in_the_answer_to_a_head_request_is_withheld() {
+    for (spelling, secret) in echo::spellings(SECRET) {
+        for length in [0, 1000] {
+            let answer = format!(
+                "HTTP/1.1 404 Not Found\r\nlink: <{secret}>; rel=\"next\"\r\ncontent-length: {length}\r\n\r\n"
+            );
+            let server = Server::start(vec![Step::Read, Step::Write(answer.into()), Step::Wait]).await;
+            let mut plan = get(destination(server.port));
+            plan.method = Method::Head;
+            let seen = run(&client(Table::loopback()), plan).await;
+            assert_eq!(seen.error, Some(Fault::Reflected.into()), "{spelling}");
+            assert!(server.saw(|saw| saw.requests[0].starts_with(b"HEAD /")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_almost_the_secret_is_an_answer() {
+    let (almost, last) = SECRET.split_at(SECRET.len() - 1);
+    for (text, secret) in [
+        (almost.to_owned(), false),
+        (format!("{almost}3"), false),
+        (format!("{almost}{almost}"), false),
+        (format!("{almost} {last}"), false),
+        // The control.
+        (format!("{almost}{almost}{last}"), true),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        let server = Server::start(vec![Step::Read, Step::Write(answer.into()), Step::Wait]).await;
+        let seen = run(&client(Table::loopback()), get(destination(server.port))).await;
+        if secret {
+            assert_eq!(seen.error, Some(Fault::Reflected.into()));
+        } else {
+            assert_eq!((seen.status, &seen.error), (Some(200), &None), "{text}");
+            assert_eq!(seen.body, text.as_bytes());
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
-//! One request on its way to the broker and back. Decides nothing: it is refused here only for its size.
+//! One request on its way to the broker and back. Decides nothing: a head that is too large is the broker's to refuse, and to log.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use claviger_core::egress::{Fault, MAX_HEAD, RequestHead};
-use claviger_core::{Broker, InstanceId};
+use claviger_core::egress::{Fault, MAX_HEAD, RequestHead, SendError};
+use claviger_core::{Broker, InstanceId, Refusal};
 use http::{HeaderMap, Response, header};
 use wasmtime::component::Resource;
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
@@ -27,11 +27,6 @@ pub(super) fn handle(
     };
     let request = view.table.delete(request)?;
     let head = head(&request);
-    if head.size() > MAX_HEAD {
-        return Ok(Err(ErrorCode::HttpRequestHeaderSectionSize(
-            u32::try_from(MAX_HEAD).ok(),
-        )));
-    }
     let exchange = Exchange {
         broker: view.ctx.broker.clone(),
         instance: view.ctx.instance,
@@ -109,6 +104,7 @@ impl Exchange {
         let patience = patience(&self.options);
         let between = self.options.between_bytes_timeout;
         let life = self.life.clone();
+        let oversized = self.head.size() > MAX_HEAD;
         let answering = async {
             let body = match self.body {
                 Some(body) => upload::stream(body, self.announced, self.life.clone()).await?,
@@ -122,7 +118,14 @@ impl Exchange {
                 .unwrap_or_else(|_elapsed| Err(Fault::Timeout.into())),
             None => answering.await,
         };
-        let answer = answer.map_err(|error| super::failed(&error))?;
+        let answer = answer.map_err(|error| match error {
+            // Nothing else was looked at; `wasi:http` has a word for this.
+            SendError::Refused {
+                refusal: Refusal::Invalid,
+                grant: None,
+            } if oversized => Error::HttpRequestHeaderSectionSize(u32::try_from(MAX_HEAD).ok()),
+            error => super::failed(&error),
+        })?;
         let response = download::response(answer, between, life)?;
         Ok((response, spawn(async {})))
     }

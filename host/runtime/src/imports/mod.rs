@@ -8,6 +8,7 @@ use claviger_core::audit::InstanceEnd;
 use claviger_core::{Admission, Broker, InstanceId, Outcome, Refusal, Request};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
+pub(crate) mod attestation;
 pub(crate) mod grants;
 pub(crate) mod mac;
 pub(crate) mod sealing;
@@ -120,11 +121,13 @@ pub fn add_to_linker<T: Send + 'static>(
     wit::signing::add_to_linker::<T, Credentials>(linker, view)?;
     wit::sealing::add_to_linker::<T, Credentials>(linker, view)?;
     wit::mac::add_to_linker::<T, Credentials>(linker, view)?;
+    wit::attestation::add_to_linker::<T, Credentials>(linker, view)?;
     wit::grants::add_to_linker::<T, Credentials>(linker, view)
 }
 
 /// Adds exactly the interfaces of the capabilities that were admitted: `signing` for a right to sign, `sealing` for one to seal or unseal,
-/// `mac` for one to make or verify tags, and `grants` when there is any right. An agent that imports another does not link.
+/// `mac` for one to make or verify tags, `attestation` for one to
+/// evidence, and `grants` when there is any right. An agent that imports another does not link.
 ///
 /// # Errors
 /// When the linker defines one of them already.
@@ -146,6 +149,9 @@ pub fn add_granted_to_linker<T: Send + 'static>(
     }
     if linked.contains(&crate::interfaces::MAC) {
         wit::mac::add_to_linker::<T, Credentials>(linker, view)?;
+    }
+    if linked.contains(&crate::interfaces::ATTESTATION) {
+        wit::attestation::add_to_linker::<T, Credentials>(linker, view)?;
     }
     if linked.contains(&crate::interfaces::GRANTS) {
         wit::grants::add_to_linker::<T, Credentials>(linker, view)?;

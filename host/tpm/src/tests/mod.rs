@@ -1,10 +1,13 @@
 //! The crate against real software TPMs, each in a folder of its own and ended with its test. Not the rules: those are tested
 //! beside their code.
 
+mod attesting;
 mod custody;
 mod device;
 mod formats;
 mod interposer;
+mod lost;
+mod macs;
 mod queues;
 mod recovery;
 mod revocation;

@@ -96,6 +96,9 @@ pub(super) fn read(
             return Err(wrong("has a stanza with characters that none has"));
         }
         let words: Vec<&[u8]> = arguments.split(|byte| *byte == b' ').collect();
+        if words.iter().any(|word| word.is_empty()) {
+            return Err(wrong("has a stanza with an empty argument"));
+        }
         let share = match words.as_slice() {
             [kind, share] if *kind == X25519 => {
                 Some(decode::<KEY>(share).ok_or_else(|| wrong("has a share that is none"))?)
@@ -116,6 +119,9 @@ pub(super) fn read(
             if line.len() < BODY_LINE {
                 break;
             }
+        }
+        if !is_base64(&body) {
+            return Err(wrong("has a stanza whose body is not base64"));
         }
         if let Some(share) = share {
             let body = decode(&body).ok_or_else(|| wrong("has a wrapped key that is none"))?;
@@ -226,6 +232,13 @@ fn decode<const LENGTH: usize>(text: &[u8]) -> Option<[u8; LENGTH]> {
     let decoded = Base64Unpadded::decode(text, &mut bytes).ok()?;
     let whole = decoded.len() == LENGTH && Base64Unpadded::encode_string(decoded) == text;
     whole.then_some(bytes)
+}
+
+/// Whether this is the one base64 of some bytes, or of none.
+fn is_base64(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok_and(|text| {
+        Base64Unpadded::decode_vec(text).is_ok_and(|bytes| Base64Unpadded::encode_string(&bytes) == text)
+    })
 }
 
 /// The lines of a header, as far as they were read.

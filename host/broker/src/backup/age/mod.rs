@@ -18,6 +18,9 @@ use sha2::Sha256;
 
 use super::BackupError;
 
+#[cfg(test)]
+mod vectors;
+
 /// How deep the arithmetic of a curve and the hashes go, in words, with room to spare: what they leave is overwritten.
 pub(super) const STACK_WORDS: usize = 2048;
 

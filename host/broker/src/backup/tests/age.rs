@@ -204,3 +204,44 @@ fn a_file_for_others_says_so() {
         "{refused:?}"
     );
 }
+
+/// The specification's own files: what must open gives the text of which the digest stands there, and nothing else opens.
+#[test]
+fn the_test_kit_of_the_format_is_read_as_it_says() {
+    use sha2::{Digest as _, Sha256};
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/age-testkit");
+    let (mut good, mut bad) = (0, 0);
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "age") {
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(2).position(|window| window == b"\n\n").unwrap();
+        let head = std::str::from_utf8(&bytes[..at]).unwrap();
+        let all = |name: &str| -> Vec<&str> {
+            let values = head.lines().filter_map(|line| line.split_once(": "));
+            values
+                .filter(|(key, _)| *key == name)
+                .map(|(_, value)| value)
+                .collect()
+        };
+        let mut identities = all("identity").join("\n").into_bytes();
+        let text = Secret::take(&mut identities)
+            .map_err(BackupError::from)
+            .and_then(|file| Identity::read_all(&file))
+            .and_then(|identities| opened(&bytes[at + 2..], &identities));
+        let name = path.file_name().unwrap();
+        if all("expect") == ["success"] {
+            let digest = hex::encode(Sha256::digest(
+                text.unwrap_or_else(|error| panic!("{name:?}: {error}")),
+            ));
+            assert_eq!(all("payload"), [digest.as_str()], "{name:?}");
+            good += 1;
+        } else {
+            assert!(text.is_err(), "{name:?} opened");
+            bad += 1;
+        }
+    }
+    assert!(good >= 7 && bad >= 40, "{good} open, {bad} do not");
+}

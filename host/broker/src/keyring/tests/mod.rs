@@ -14,6 +14,8 @@ use crate::custody::{KdfCost, PassphraseSealer, SoftwareCustody};
 
 mod formats;
 mod life;
+mod published;
+mod recovery;
 mod secrets;
 mod tamper;
 

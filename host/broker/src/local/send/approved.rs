@@ -1,8 +1,8 @@
 //! What an operator is asked about a request, and what is checked before anybody is asked. Not the wait: that is `approvals`'.
 
-use claviger_core::GrantAlias;
 use claviger_core::approval::{ApprovalId, Content, Subject, escape_bytes};
 use claviger_core::refusal::Denial;
+use claviger_core::{ContentDigest, GrantAlias};
 
 use super::super::admit::AdmittedGrant;
 use super::super::{Instance, LocalBroker};
@@ -23,6 +23,7 @@ impl LocalBroker {
         &self,
         instance: &Instance,
         prepared: &Prepared<'a>,
+        content: ContentDigest,
     ) -> Result<Option<Asking<'a>>, Denial> {
         if prepared.grant.constraints.approval.is_none() {
             return Ok(None);
@@ -35,7 +36,7 @@ impl LocalBroker {
         Ok(Some(Asking {
             grant: prepared.grant,
             alias,
-            subject: prepared.subject(),
+            subject: prepared.subject(content),
             held: prepared.whole().len(),
         }))
     }
@@ -61,7 +62,7 @@ impl LocalBroker {
 }
 
 impl Prepared<'_> {
-    fn subject(&self) -> Subject {
+    fn subject(&self, digest: ContentDigest) -> Subject {
         let decided = &self.decided;
         Subject::Send {
             method: decided.method.to_string(),
@@ -72,7 +73,7 @@ impl Prepared<'_> {
                 .map(|(name, value)| (name.to_string(), escape_bytes(value)))
                 .collect(),
             inject: self.terms.profile().to_owned(),
-            digest: self.content(),
+            digest,
             body: Content::of(self.whole()),
         }
     }

@@ -13,6 +13,7 @@ use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{AgentName, BoxFuture, GrantAlias, InstanceId, KeyRef, Permit, Refusal};
 use futures_core::Stream;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::super::grants::suspend;
 use super::super::record::Record;
@@ -30,6 +31,8 @@ pub(in super::super) enum Stop {
     Revoked,
     /// Its instance ended.
     Ended,
+    /// Its grant or a secret of it expired.
+    Expired,
     /// The broker is closed.
     Closed,
 }
@@ -62,6 +65,11 @@ impl Stop {
                 Rule::Instance,
                 "the instance ended while the request was under way; the rest was not released",
             ),
+            Self::Expired => (
+                Refusal::Expired,
+                Rule::Expires,
+                "the grant or its secret expired while the request was under way; the rest was not released",
+            ),
             Self::Closed => (Refusal::Unavailable, Rule::Audit, "the host is closing"),
         };
         Denial::new(refusal, rule, detail)
@@ -69,7 +77,9 @@ impl Stop {
 
     const fn settlement(self) -> Settlement {
         match self {
-            Self::Suspended | Self::AgentSuspended | Self::Panic | Self::Revoked => Settlement::Failed,
+            Self::Suspended | Self::AgentSuspended | Self::Panic | Self::Revoked | Self::Expired => {
+                Settlement::Failed
+            }
             Self::Ended | Self::Closed => Settlement::Abandoned,
         }
     }
@@ -77,8 +87,14 @@ impl Stop {
     /// Whether it stops even what was [let finish](Exchange::let_finish).
     const fn stops_everything(self) -> bool {
         match self {
-            Self::Revoked | Self::Panic => true,
-            Self::Suspended | Self::AgentSuspended | Self::Ended | Self::Closed => false,
+            Self::Revoked => true,
+            // Lifted later, the refresh token is to be there still.
+            Self::Panic
+            | Self::Suspended
+            | Self::AgentSuspended
+            | Self::Ended
+            | Self::Expired
+            | Self::Closed => false,
         }
     }
 }
@@ -127,6 +143,16 @@ impl Exchange {
             state: Mutex::default(),
             stopped: Notify::new(),
         })
+    }
+
+    /// Ends when the exchange is stopped, or at this moment.
+    pub(super) async fn stopped_by(&self, expiry: Option<Instant>) -> Stop {
+        match expiry {
+            None => self.stopped().await,
+            Some(at) => tokio::time::timeout_at(at, self.stopped())
+                .await
+                .unwrap_or(Stop::Expired),
+        }
     }
 
     /// Ends when the exchange is stopped.
@@ -352,6 +378,8 @@ pub(super) struct Guarded {
     // What was reserved for it.
     max: u64,
     last: Last,
+    // When what allowed it expires.
+    expiry: Option<Pin<Box<Sleep>>>,
     _registered: Registered,
 }
 
@@ -368,6 +396,7 @@ impl Guarded {
         record: &Arc<Record>,
         exchanges: Arc<Exchanges>,
         max: u64,
+        expiry: Option<Instant>,
         registered: Registered,
     ) -> Self {
         Self {
@@ -376,19 +405,22 @@ impl Guarded {
             exchanges,
             max,
             last: Last::Body,
+            expiry: expiry.map(|at| Box::pin(sleep_until(at))),
             _registered: registered,
         }
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, SendError>>> {
+        if let Some(expiry) = &mut self.expiry
+            && expiry.as_mut().poll(cx).is_ready()
+        {
+            self.exchange.stop(Stop::Expired);
+        }
         let mut state = self.exchange.state();
         if let Some(stop) = state.stop {
             drop(state);
             self.last = Last::Nothing;
-            return Poll::Ready(Some(Err(SendError::Refused {
-                refusal: stop.denial().refusal,
-                grant: Some(self.exchange.alias.clone()),
-            })));
+            return Poll::Ready(Some(Err(self.refused(stop))));
         }
         let Some(flow) = &mut state.flow else {
             drop(state);
@@ -401,13 +433,8 @@ impl Guarded {
                 return Poll::Pending;
             }
             Poll::Ready(None) => {
-                let flow = state.flow.take();
                 drop(state);
-                self.last = Last::Nothing;
-                if let Some(mut flow) = flow {
-                    flow.settling.settlement = Settlement::Released;
-                }
-                return Poll::Ready(None);
+                return Poll::Ready(self.released());
             }
             Poll::Ready(Some(Ok(Frame::Data(bytes)))) => {
                 let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -419,7 +446,14 @@ impl Guarded {
                 flow.settling.received = self.max;
                 Fault::BodyTooLarge.into()
             }
+            // Nothing comes after them, and some readers do not ask.
             Poll::Ready(Some(Ok(Frame::Trailers(fields)))) => {
+                let flow = state.flow.take();
+                drop(state);
+                self.last = Last::Nothing;
+                if let Some(mut flow) = flow {
+                    flow.settling.settlement = Settlement::Released;
+                }
                 return Poll::Ready(Some(Ok(Frame::Trailers(fields))));
             }
             Poll::Ready(Some(Err(error))) => error,
@@ -438,6 +472,31 @@ impl Guarded {
         }
         self.last = Last::Nothing;
         Poll::Ready(Some(Err(error)))
+    }
+
+    /// Settles a whole answer, unless it was stopped.
+    fn released(&mut self) -> Option<Result<Frame, SendError>> {
+        self.last = Last::Nothing;
+        let record = self.record.upgrade();
+        let _releasing = record.as_deref().map(Record::releasing);
+        let mut state = self.exchange.state();
+        if let Some(stop) = state.stop {
+            drop(state);
+            return Some(Err(self.refused(stop)));
+        }
+        let flow = state.flow.take();
+        drop(state);
+        if let Some(mut flow) = flow {
+            flow.settling.settlement = Settlement::Released;
+        }
+        None
+    }
+
+    fn refused(&self, stop: Stop) -> SendError {
+        SendError::Refused {
+            refusal: stop.denial().refusal,
+            grant: Some(self.exchange.alias.clone()),
+        }
     }
 
     fn poll_telling(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, SendError>>> {
@@ -476,6 +535,7 @@ pub(in super::super) const fn may_have_left(error: &SendError) -> bool {
         SendError::Refused { .. } => false,
         SendError::Failed { fault } => match fault {
             Fault::NoAddress
+            | Fault::Crowded
             | Fault::ForbiddenAddress
             | Fault::NoConnection
             | Fault::Tls

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use claviger_core::approval::ApprovalId;
@@ -12,8 +13,10 @@ use claviger_core::http::{BodyPresence, Decided, Injection, decide};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{ContentDigest, GrantAlias, InstanceId, Permit, Refusal, Secret};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::admit::AdmittedGrant;
+use super::perform::MAX_INLINE;
 use super::tokens::NoToken;
 use super::{Instance, LocalBroker};
 use crate::guard::{self, BodyLength, Room};
@@ -21,16 +24,21 @@ use crate::guard::{self, BodyLength, Room};
 mod approved;
 mod body;
 mod exchange;
+mod hook;
+mod memory;
 mod proof;
 mod slots;
 mod terms;
 
 pub(super) use exchange::{Exchange, Exchanges, Stop, may_have_left};
+pub use hook::{HookError, MAX_HOOK_ANSWER, Webhook};
+pub(super) use memory::{Memory, Wasted};
 pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 
-use body::{Counted, read_body};
+use body::{Body, outgoing};
 use exchange::{Flow, Guarded, Registered, Settling, reflected};
+use memory::Unspent;
 use proof::Proof;
 use slots::{Filling, fill};
 
@@ -57,11 +65,8 @@ struct Prepared<'a> {
     terms: &'a HttpTerms,
     grant: &'a AdmittedGrant,
     body: Body,
-}
-
-enum Body {
-    Whole(Bytes),
-    Stream(BodyStream),
+    // What was read of it counts until the request is permitted.
+    unspent: Option<Unspent>,
 }
 
 /// What is decided for good: all of a request but its body.
@@ -97,20 +102,42 @@ impl Prepared<'_> {
     }
 
     /// Of the head as it is sent and, where it was read, the body.
-    fn content(&self) -> ContentDigest {
+    fn content(&self) -> impl Future<Output = Result<ContentDigest, Denial>> + Send + use<> {
         let Decided {
             method,
             target,
             headers,
             ..
         } = &self.decided;
-        let target = target.to_string();
-        let head = [method.as_str().as_bytes(), target.as_bytes()];
-        let fields = headers
-            .iter()
-            .flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_slice()]);
-        ContentDigest::of_parts(head.into_iter().chain(fields).chain([self.whole()]))
+        let (method, target, headers) = (*method, target.to_string(), headers.clone());
+        let body = match &self.body {
+            Body::Whole(bytes) => bytes.clone(),
+            Body::Stream(_) => Bytes::new(),
+        };
+        beside(body.len(), move || {
+            let head = [method.as_str().as_bytes(), target.as_bytes()];
+            let fields = headers
+                .iter()
+                .flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_slice()]);
+            ContentDigest::of_parts(head.into_iter().chain(fields).chain([body.as_ref()]))
+        })
     }
+}
+
+/// Does work on this thread or, if there is much to do and a runtime, on one for blocking work. Dropping the future leaves it to its end
+/// unseen.
+async fn beside<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Denial> {
+    let elsewhere = (size > MAX_INLINE).then(tokio::runtime::Handle::try_current);
+    let Some(Ok(runtime)) = elsewhere else {
+        return Ok(work());
+    };
+    runtime.spawn_blocking(work).await.map_err(|error| {
+        let detail = format!("the body was not looked at: {error}");
+        Denial::new(Refusal::Unavailable, Rule::Body, &detail)
+    })
 }
 
 impl LocalBroker {
@@ -162,13 +189,14 @@ impl LocalBroker {
         let Some(egress) = &self.egress else {
             return Err(unplaced(no_egress()));
         };
-        let prepared = self.prepare(instance, head, body).await?;
+        let mut prepared = self.prepare(instance, head, body).await?;
         let alias = prepared.decided.alias;
         let denied = |denial| Failure::Denied {
             alias: Some(alias.clone()),
             denial,
         };
-        let asking = self.to_approve(instance, &prepared).map_err(denied)?;
+        let content = prepared.content().await.map_err(denied)?;
+        let asking = self.to_approve(instance, &prepared, content).map_err(denied)?;
         let approval = match asking {
             Some(asking) => Some(self.approved(instance, asking).await.map_err(denied)?),
             None => None,
@@ -197,7 +225,7 @@ impl LocalBroker {
                 terms: prepared.terms,
                 grant: prepared.grant,
                 length: prepared.length(),
-                content: prepared.content(),
+                content,
                 proof: proof.as_ref(),
                 approval,
             };
@@ -207,6 +235,9 @@ impl LocalBroker {
                 Err(denial) => return Err(denied(denial)),
             }
         };
+        if let Some(unspent) = &mut prepared.unspent {
+            unspent.permitted();
+        }
         // From here the use is on the log: whatever happens, it is settled.
         self.send_permitted(egress, instance, prepared, (token, proof), permitted)
             .await
@@ -242,12 +273,16 @@ impl LocalBroker {
         let time = self.trusted_now().map_err(denied)?;
         let state = self.ledger().grant(&admitted.agent, alias);
         guard::decide(&grant.constraints, &state, time).map_err(denied)?;
-        let body = read_body(&decided, grant, body).await.map_err(denied)?;
+        let (body, unspent) = self
+            .read_body(instance, (terms, grant), &decided, body)
+            .await
+            .map_err(denied)?;
         Ok(Prepared {
             decided,
             terms,
             grant,
             body,
+            unspent,
         })
     }
 
@@ -397,10 +432,11 @@ impl LocalBroker {
             ..plan
         };
         settling.injected = inject;
+        let expiry = self.expiry(prepared.grant, &credentials);
         let sending = tokio::select! {
             // What was stopped is not begun.
             biased;
-            stop = exchange.stopped() => Err(stop),
+            stop = exchange.stopped_by(expiry) => Err(stop),
             answer = egress.send(&settling.permit, plan) => Ok(answer),
         };
         let answer = match sending {
@@ -434,6 +470,7 @@ impl LocalBroker {
             &self.record,
             Arc::clone(&self.exchanges),
             room.received,
+            expiry,
             registered,
         );
         Ok(Answer {
@@ -443,6 +480,13 @@ impl LocalBroker {
             // The host's own, like the proofs.
             dpop_nonce: None,
         })
+    }
+
+    /// When what allows a request expires, by the timer: so long as it is from now by the clock.
+    fn expiry(&self, grant: &AdmittedGrant, credentials: &Credentials) -> Option<Instant> {
+        let first = credentials.expires().into_iter().chain(grant.constraints.expires);
+        let left = first.min()?.duration_since(self.clock.now());
+        Instant::now().checked_add(Duration::try_from(left).unwrap_or_default())
     }
 
     /// What the egress is asked to do, but for the body.
@@ -535,22 +579,6 @@ struct Permitted {
 
 /// Stands for the grant of a request that falls under none.
 const NO_GRANT: &str = "(no grant)";
-
-fn outgoing(body: Body, length: Option<u64>, room: Room, sent: &Arc<AtomicU64>) -> Outgoing {
-    match body {
-        Body::Whole(bytes) if bytes.is_empty() => Outgoing::Empty,
-        Body::Whole(bytes) => {
-            // As if all of it went, unless it is known that nothing did.
-            sent.store(as_u64(bytes.len()), Ordering::Release);
-            Outgoing::Whole(bytes)
-        }
-        Body::Stream(body) => Outgoing::Stream {
-            body: Box::pin(Counted::new(body, Arc::clone(sent), room.sent)),
-            length,
-            max: room.sent,
-        },
-    }
-}
 
 /// A request is decided anew so often because its credential was replaced meanwhile: more often is no rotation but a fault.
 const REDECISIONS: u32 = 3;

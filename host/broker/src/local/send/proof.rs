@@ -299,14 +299,14 @@ impl LocalBroker {
         let permit = recording
             .await
             .map_err(|error| Denial::new(Refusal::Unavailable, Rule::Audit, &error.to_string()))?;
-        let signed = self
-            .signature(&permit, record, framed)
-            .await
-            .and_then(|signature| {
-                // A device may have taken seconds: what was stopped meanwhile gets nothing.
-                guard::in_force(&self.ledger().grant(agent, alias))?;
-                Ok(signature)
-            });
+        let signed = self.signature(&permit, record, framed).await;
+        let _releasing = self.record.releasing();
+        let signed = signed.and_then(|signature| {
+            // A device may have taken seconds: what was stopped meanwhile gets nothing.
+            guard::in_force(&self.ledger().grant(agent, alias))?;
+            self.may_finish_with(record)?;
+            Ok(signature)
+        });
         permit.settle(match &signed {
             Ok(_) => Settlement::Released,
             Err(_) => Settlement::Failed,
@@ -329,8 +329,13 @@ impl LocalBroker {
             .sign(permit, framed)
             .await
             .map_err(|error| custody(&error.to_string()))?;
+        self.may_finish_with(record)?;
+        Ok(signature)
+    }
+
+    fn may_finish_with(&self, record: &KeyRecord) -> Result<(), Denial> {
         match self.may_finish(&record.key) {
-            Some(_) => Ok(signature),
+            Some(_) => Ok(()),
             None => Err(revoked(&record.key.name)),
         }
     }

@@ -7,6 +7,7 @@ use claviger_core::egress::{ClientIdentity, Destination, Lane};
 use claviger_core::http::{HttpGrant, Injection, InjectionKind, Origin};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{GrantAlias, KeyName, KeyRef, Refusal, SecretName};
+use jiff::Timestamp;
 
 use super::super::LocalBroker;
 use super::super::admit::Admitted;
@@ -123,6 +124,11 @@ impl Credentials {
 
     pub(in super::super) fn keys(&self) -> Vec<KeyRef> {
         self.keys.iter().map(|record| record.key.clone()).collect()
+    }
+
+    /// When the secrets expire that do.
+    pub(super) fn expires(&self) -> Vec<Timestamp> {
+        self.secrets.iter().filter_map(|record| record.expires).collect()
     }
 
     /// Whether these are the same versions.

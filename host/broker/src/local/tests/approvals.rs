@@ -1,13 +1,11 @@
-//! Approvals: given, denied, expired, withdrawn, replayed, for another request, after a change; and proposals. Each refusal beside what
+//! Approvals: given, denied, expired, withdrawn, replayed, for another request, after a change. Each refusal beside what
 //! is let through.
 
 use claviger_core::approval::{
     AnsweredBy, ApprovalId, ApprovalMode, Approver, NoVerdict, Question, Subject, Verdict,
 };
 use claviger_core::audit::ApprovalEnd;
-use claviger_core::proposal::{self, WishText};
 
-use super::web::{GRANT, Scene, chunks, head, refused};
 use super::*;
 use crate::local::{AnswerError, MAX_PENDING_PER_AGENT, PendingApproval};
 use crate::operator::{Command, Reply};
@@ -16,7 +14,7 @@ const EACH: &str =
     "[grants.release]\nsign = { key = \"release\", namespace = \"file\" }\napproval = \"each\"\n";
 const FIRST: &str =
     "[grants.release]\nsign = { key = \"release\", namespace = \"file\" }\napproval = \"first-use\"\n";
-const ME: AnsweredBy = AnsweredBy::Operator { uid: 7 };
+pub(super) const ME: AnsweredBy = AnsweredBy::Operator { uid: 7 };
 
 type Signing = tokio::task::JoinHandle<Result<Vec<u8>, Refusal>>;
 
@@ -44,7 +42,7 @@ impl Fixture {
     }
 }
 
-async fn pending(broker: &LocalBroker, count: usize) -> Vec<PendingApproval> {
+pub(super) async fn pending(broker: &LocalBroker, count: usize) -> Vec<PendingApproval> {
     loop {
         let all = broker.approvals();
         if all.len() == count {
@@ -220,10 +218,12 @@ async fn a_clock_that_jumps_makes_no_approval_last_longer() {
 
 /// What happens while a use waits.
 type Meanwhile = for<'a> fn(&'a Fixture, InstanceId) -> BoxFuture<'a, ()>;
+/// What it leads to although the use is approved.
+type Decided = Result<(), (Refusal, Rule)>;
 
 #[tokio::test]
 async fn what_is_approved_is_decided_anew() {
-    let rows: [(&str, Meanwhile, Result<(), (Refusal, Rule)>); 8] = [
+    let rows: [(&str, Meanwhile, Decided); 9] = [
         ("nothing", |_, _| Box::pin(async {}), Ok(())),
         (
             "suspended",
@@ -251,6 +251,17 @@ async fn what_is_approved_is_decided_anew() {
                 })
             },
             Err((Refusal::Revoked, Rule::KeyState)),
+        ),
+        (
+            "key rotated",
+            |it, _| {
+                Box::pin(async {
+                    let rotation = Rotation::default();
+                    it.broker.rotate_key(&name("release"), rotation).await.unwrap();
+                })
+            },
+            // What was approved was a signature of the version before.
+            Err((Refusal::NotApproved, Rule::Approval)),
         ),
         (
             "expired",
@@ -565,173 +576,4 @@ async fn another_approver_may_answer_but_only_what_was_asked() {
             .count();
         assert_eq!(alerts, usize::from(index >= 2), "row {index}");
     }
-}
-
-fn wanting(grant: &str) -> String {
-    grant.replace("inject", "approval = \"each\"\ninject")
-}
-
-#[tokio::test]
-async fn a_request_waits_whole_and_goes_out_as_it_was_shown() {
-    let scene = Arc::new(Scene::new().await);
-    let who = scene.fixture.start(&wanting(GRANT)).await;
-    let asking = |body: &'static [&'static str]| {
-        let scene = Arc::clone(&scene);
-        tokio::spawn(async move {
-            let head = head("POST /repos/a", &[("accept", "text/plain")]);
-            scene.broker().send(who, head, chunks(body)).await
-        })
-    };
-    let sending = asking(&["hel", "lo"]);
-    let one = pending(scene.broker(), 1).await.remove(0);
-    let question = scene.broker().approval_question(one.id).unwrap();
-    let Subject::Send {
-        method,
-        url,
-        headers,
-        inject,
-        body,
-        ..
-    } = &question.subject
-    else {
-        panic!("{question:?}")
-    };
-    assert_eq!(
-        (method.as_str(), url.as_str()),
-        ("POST", "https://api.test/repos/a")
-    );
-    assert_eq!((inject.as_str(), body.text()), ("bearer", Some("hello")));
-    assert_eq!(headers, &[("accept".to_owned(), "text/plain".to_owned())]);
-    assert!(scene.web.seen().is_empty(), "nothing is sent before");
-    scene.broker().approve(one.id, ME).await.unwrap();
-    assert_eq!(sending.await.unwrap().unwrap().status, 200);
-    assert_eq!(scene.web.seen()[0].body, b"hello");
-
-    let sending = asking(&["bye"]);
-    let two = pending(scene.broker(), 1).await.remove(0);
-    scene.broker().deny_approval(two.id, ME, "").await.unwrap();
-    let error = sending.await.unwrap().unwrap_err();
-    assert_eq!(refused(&error), Refusal::NotApproved);
-    assert_eq!(scene.web.seen().len(), 1, "nothing is sent after a denial");
-    scene.log_is_clean().await;
-}
-
-#[tokio::test]
-async fn a_request_that_is_approved_is_decided_anew() {
-    let scene = Arc::new(Scene::new().await);
-    let who = scene.fixture.start(&wanting(GRANT)).await;
-    let asking = || {
-        let scene = Arc::clone(&scene);
-        tokio::spawn(async move { scene.get(who).await })
-    };
-    let sending = asking();
-    let one = pending(scene.broker(), 1).await.remove(0);
-    let state = |state| scene.broker().set_secret_state_of("github", state);
-    state(KeyState::Disabled).await;
-    scene.broker().approve(one.id, ME).await.unwrap();
-    assert_eq!(refused(&sending.await.unwrap().unwrap_err()), Refusal::Revoked);
-    assert!(scene.web.seen().is_empty());
-    // The control.
-    state(KeyState::Active).await;
-    let sending = asking();
-    let two = pending(scene.broker(), 1).await.remove(0);
-    scene.broker().approve(two.id, ME).await.unwrap();
-    sending.await.unwrap().unwrap();
-}
-
-impl LocalBroker {
-    async fn set_secret_state_of(&self, secret: &str, state: KeyState) {
-        drop(self.set_secret_state(&name(secret), state).await.unwrap());
-    }
-}
-
-fn wish(alias: &str, key: &str, reason: &str) -> Request {
-    Request::ProposeGrant {
-        alias: alias.to_owned(),
-        wish: WishText::Sign { key: key.to_owned() },
-        reason: reason.to_owned(),
-    }
-}
-
-#[tokio::test]
-async fn a_proposal_is_on_record_and_grants_nothing() {
-    let fixture = Fixture::new().await;
-    let who = fixture.start(RELEASE).await;
-    let ask = async |alias: &str, key: &str| {
-        fixture
-            .broker
-            .perform(who, wish(alias, key, "why\n\u{202e}"))
-            .await
-    };
-    assert_eq!(ask("more", "notes").await, Ok(Outcome::Proposed));
-    assert_eq!(
-        ask("more", "notes").await,
-        Ok(Outcome::Proposed),
-        "again is no news"
-    );
-    assert_eq!(
-        ask("more", "release").await,
-        Err(Refusal::Throttled),
-        "another of this alias"
-    );
-    assert_eq!(
-        ask("release", "notes").await,
-        Err(Refusal::Invalid),
-        "granted already"
-    );
-    assert_eq!(ask("More", "notes").await, Err(Refusal::Invalid));
-    assert_eq!(ask("other", "no name").await, Err(Refusal::Invalid));
-    assert_eq!(fixture.rules().await, [Rule::Proposal; 4]);
-    assert_eq!(fixture.sign(who, "more", b"x").await, Err(Refusal::NotGranted));
-    let ledger = fixture.broker.snapshot();
-    let all: Vec<_> = ledger.proposals().collect();
-    let [(agent, alias, proposal)] = all.as_slice() else {
-        panic!("{all:?}")
-    };
-    assert_eq!((agent.as_str(), alias.as_str()), ("bot", "more"));
-    assert_eq!(proposal.reason, "why\\u{a}\\u{202e}");
-
-    // What an operator grants, or puts aside, waits no more.
-    let dismissed = fixture.broker.dismiss_proposal(&name("bot"), &name("more")).await;
-    assert!(dismissed.unwrap());
-    assert!(
-        !fixture
-            .broker
-            .dismiss_proposal(&name("bot"), &name("more"))
-            .await
-            .unwrap()
-    );
-    assert_eq!(ask("more", "notes").await, Ok(Outcome::Proposed));
-    let fixture = fixture.reopen().await;
-    assert_eq!(fixture.broker.snapshot().proposals().count(), 1);
-    fixture.start("[grants.more]\nsign = { key = \"notes\" }\n").await;
-    assert_eq!(fixture.broker.snapshot().proposals().count(), 0);
-}
-
-#[tokio::test]
-async fn proposals_of_an_agent_are_bounded_also_from_many_instances_at_once() {
-    let fixture = Arc::new(Fixture::new().await);
-    let mut asking = Vec::new();
-    for n in 0..2 * proposal::MAX_PENDING {
-        let who = fixture.start(RELEASE).await;
-        let fixture = Arc::clone(&fixture);
-        asking.push(tokio::spawn(async move {
-            fixture
-                .broker
-                .perform(who, wish(&format!("more-{n}"), "notes", ""))
-                .await
-        }));
-    }
-    let mut proposed = 0;
-    for one in asking {
-        match one.await.unwrap() {
-            Ok(_) => proposed += 1,
-            Err(refusal) => assert_eq!(refusal, Refusal::Throttled),
-        }
-    }
-    assert_eq!(proposed, proposal::MAX_PENDING);
-    assert_eq!(
-        fixture.broker.snapshot().proposals().count(),
-        proposal::MAX_PENDING
-    );
 }

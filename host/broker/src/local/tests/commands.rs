@@ -58,6 +58,7 @@ async fn each_command_does_what_it_says() {
         profile: Profile::Labeled { label: name("new") },
         algorithm: None,
         custody: None,
+        enforced: Enforced::Keyring,
     };
     let replace = Command::ReplaceSecret {
         name: name("github"),
@@ -156,6 +157,7 @@ async fn what_stands_against_a_command_has_its_kind_and_nothing_is_done() {
         profile,
         algorithm,
         custody: None,
+        enforced: Enforced::Keyring,
     };
     let empty = Profile::Sshsig {
         namespaces: std::collections::BTreeSet::new(),

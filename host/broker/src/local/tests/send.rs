@@ -271,6 +271,65 @@ async fn a_body_is_checked_where_the_grant_says_so_and_what_was_understood_is_se
 }
 
 #[tokio::test]
+async fn bodies_that_are_refused_are_not_read_for_ever() {
+    let scene = Scene::new().await;
+    let checked = GRANT.replace("] }", "], body = { \"/bcc\" = { absent = true } } }");
+    let who = scene.fixture.start(&checked).await;
+    let json = [("content-type", "application/json")];
+    let large = "x".repeat(1 << 20);
+    let post = async |body: &str| {
+        let sent = scene
+            .broker()
+            .send(who, head("POST /repos/a", &json), chunks(&[body]))
+            .await;
+        sent.map(drop).map_err(|error| refused(&error))
+    };
+    for _ in 0..64 {
+        assert_eq!(post(&large).await, Err(Refusal::Invalid));
+    }
+    assert_eq!(post("{}").await, Err(Refusal::Throttled));
+    scene.fixture.clock.advance(SignedDuration::from_secs(1));
+    // What is permitted costs its grant, and nothing beside it.
+    for _ in 0..3 {
+        assert_eq!(post(&format!("{{}}{}", " ".repeat((1 << 20) - 2))).await, Ok(()));
+    }
+    assert_eq!(post(&large).await, Err(Refusal::Invalid));
+    assert_eq!(post("{}").await, Err(Refusal::Throttled));
+}
+
+#[tokio::test]
+async fn bodies_are_held_whole_within_a_bound_for_each_instance() {
+    let scene = Scene::new().await;
+    let checked = GRANT.replace("] }", "], body = { \"/bcc\" = { absent = true } } }");
+    let who = scene.fixture.start(&checked).await;
+    let other = scene.fixture.start(&checked).await;
+    let json = [("content-type", "application/json")];
+    // Thrice in memory while it is checked, and once as long as nobody has answered.
+    let body = r#"{"a":"xxxxxxxx"}"#;
+    for who in [who, other] {
+        scene.broker().instance(who).unwrap().bodies.leave(3 * body.len());
+    }
+    let post = |who| {
+        scene
+            .broker()
+            .send(who, head("POST /repos/a", &json), chunks(&[body]))
+    };
+    scene.web.will(Script::Hangs);
+    {
+        let held = post(who);
+        tokio::pin!(held);
+        tokio::select! {
+            _ = &mut held => panic!("it hangs"),
+            () = scene.web.entered.notified() => {}
+        }
+        assert_eq!(refused(&post(who).await.unwrap_err()), Refusal::Throttled);
+        assert_eq!(scene.fixture.rules().await, [Rule::Concurrency]);
+        post(other).await.unwrap();
+    }
+    post(who).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_streamed_body_is_counted_and_cut_at_its_bound() {
     let scene = Scene::new().await;
     let bounded = GRANT.replace("] }", "], max-request = \"8 B\", budget = { sent = \"20 B\" } }");
@@ -317,6 +376,14 @@ async fn a_byte_budget_counts_what_went_and_a_crash_leaves_it_reserved() {
     };
     scene.get(who).await.unwrap();
     assert_eq!(received(&scene), 2);
+    // An agent that asks is told that nothing is left.
+    let listed = async || {
+        let listing = Request::ListGrants;
+        match scene.broker().perform(who, listing).await.unwrap() {
+            Outcome::Grants { grants } => grants[0].refused,
+            other => panic!("{other:?}"),
+        }
+    };
     // Under way, all of it is reserved; what another may have is the rest.
     let _open = scene.web.will_stream();
     let first = scene.ask(who, "GET /repos/a").await.unwrap();
@@ -327,9 +394,11 @@ async fn a_byte_budget_counts_what_went_and_a_crash_leaves_it_reserved() {
         refused(&scene.ask(who, "GET /repos/a").await.unwrap_err()),
         Refusal::OverBudget
     );
+    assert_eq!(listed().await, Some(Refusal::OverBudget));
     rest(&mut second).await.unwrap();
     drop(first);
     assert_eq!(received(&scene), 4);
+    assert_eq!(listed().await, None);
     // More than was reserved is not let through.
     scene.web.will(Script::Answer(200, vec!["x"; 61]));
     assert_eq!(scene.get(who).await.unwrap_err(), Fault::BodyTooLarge.into());
@@ -499,6 +568,83 @@ async fn what_is_taken_away_stops_what_is_under_way_at_once() {
             assert!(traffic.unwrap().injected);
         }
     }
+}
+
+#[tokio::test]
+async fn no_answer_goes_on_when_its_grant_or_secret_expires() {
+    let soon = "2026-06-01T12:00:10Z";
+    for of_the_grant in [true, false] {
+        for before_the_answer in [true, false] {
+            let scene = Scene::new().await;
+            let grant = if of_the_grant {
+                GRANT.replace("inject", &format!("expires = {soon}\ninject"))
+            } else {
+                let replacement = crate::keyring::SecretReplacement {
+                    name: name("github"),
+                    of: None,
+                    expires: Some(soon.parse().unwrap()),
+                    rotate_every: None,
+                    value: Secret::take(&mut b"canary-the-second".to_vec()).unwrap(),
+                };
+                scene.broker().replace_secret(replacement).await.unwrap();
+                GRANT.to_owned()
+            };
+            let who = scene.fixture.start(&grant).await;
+            let open;
+            let error = if before_the_answer {
+                scene.web.will(Script::Hangs);
+                let asking = scene.ask(who, "GET /repos/a");
+                let (asked, ()) = tokio::join!(asking, async {
+                    scene.web.entered.notified().await;
+                    tokio::time::pause();
+                });
+                asked.unwrap_err()
+            } else {
+                open = scene.web.will_stream();
+                let mut answer = scene.ask(who, "GET /repos/a").await.unwrap();
+                open.send(Ok("first")).unwrap();
+                assert!(matches!(next(&mut answer).await, Some(Ok(Frame::Data(_)))));
+                tokio::time::pause();
+                let error = next(&mut answer).await.unwrap().unwrap_err();
+                assert!(open.is_closed() && next(&mut answer).await.is_none());
+                error
+            };
+            tokio::time::resume();
+            assert_eq!(
+                refused(&error),
+                Refusal::Expired,
+                "{of_the_grant} {before_the_answer}"
+            );
+            let (settlement, _) = scene.traffic().await.pop().unwrap();
+            assert_eq!(settlement, Settlement::Failed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused_and_on_the_log() {
+    let scene = Scene::new().await;
+    let who = scene.fixture.start(GRANT).await;
+    let long = "x".repeat(1000);
+    let many: Vec<_> = (0..17).map(|_| ("accept", long.as_str())).collect();
+    let sent = scene.broker().send(who, head("GET /repos/a", &many), None).await;
+    assert_eq!(refused(&sent.unwrap_err()), Refusal::Invalid);
+    assert_eq!(scene.fixture.rules().await, [Rule::Target]);
+    assert!(scene.web.seen().is_empty());
+}
+
+#[tokio::test]
+async fn trailers_are_the_end_of_an_answer() {
+    let scene = Scene::new().await;
+    let who = scene.fixture.start(GRANT).await;
+    scene.web.will(Script::Trailers);
+    let mut answer = scene.ask(who, "GET /repos/a").await.unwrap();
+    assert!(matches!(next(&mut answer).await, Some(Ok(Frame::Data(_)))));
+    assert!(matches!(next(&mut answer).await, Some(Ok(Frame::Trailers(_)))));
+    // Nobody asks for what comes after the end.
+    drop(answer);
+    let (settlement, traffic) = scene.traffic().await.pop().unwrap();
+    assert_eq!((settlement, traffic.unwrap().received), (Settlement::Released, 2));
 }
 
 #[tokio::test]

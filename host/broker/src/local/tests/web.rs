@@ -24,6 +24,8 @@ pub(super) const GRANT: &str = "[grants.api]\n\
 /// What the outside does with the next request.
 pub(super) enum Script {
     Answer(u16, Vec<&'static str>),
+    /// A body, and trailers.
+    Trailers,
     /// No body, but a DPoP nonce.
     Nonce(u16, DpopNonce),
     Fail(Fault),
@@ -127,11 +129,16 @@ impl Egress for Web {
                     self.handshakes.lock().unwrap().push(signed);
                 }
             }
+            let _sending;
             let mut body = Vec::new();
             let mut failed = None;
             match plan.body {
                 Outgoing::Empty => {}
-                Outgoing::Whole(bytes) => body = bytes.to_vec(),
+                Outgoing::Whole(bytes) => {
+                    body = bytes.to_vec();
+                    // Until there is an answer, as a client may.
+                    _sending = Some(bytes);
+                }
                 Outgoing::Stream { body: mut stream, .. } => {
                     while let Some(frame) = std::future::poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
                         match frame {
@@ -159,6 +166,13 @@ impl Egress for Web {
                 Script::Answer(status, chunks) => {
                     let chunks = chunks.into_iter().map(data).collect();
                     return Ok(answer(status, Box::pin(Chunks(chunks))));
+                }
+                Script::Trailers => {
+                    let frames = [
+                        data("ok"),
+                        Frame::Trailers(vec![("x-sum".to_owned(), b"1".to_vec())]),
+                    ];
+                    return Ok(answer(200, Box::pin(Chunks(frames.into()))));
                 }
                 Script::Nonce(status, nonce) => {
                     return Ok(Answer {

@@ -66,8 +66,13 @@ impl LocalBroker {
         let (Some(current), Some(record)) = (current, record) else {
             return Err(unavailable("the refresh token is gone"));
         };
+        // Not kept open, and whatever was stopped meanwhile: what the server replaced must not be lost.
+        let known = self
+            .keyring
+            .secret_material(&current)
+            .map_err(|error| unavailable(&error.to_string()))?;
         // A server that does not rotate says the same one again.
-        if self.open_secret(&current)?.equals(refresh.expose()) {
+        if known.equals(refresh.expose()) {
             return Ok(());
         }
         let replacement = SecretReplacement {

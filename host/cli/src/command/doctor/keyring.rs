@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use super::Finding;
 use crate::command::secret::standing;
+use crate::unlock::RESTORE;
 
 /// Files with loose modes are named up to this many.
 const MAX_NAMED: usize = 8;
@@ -143,6 +144,12 @@ fn tpm(info: Option<&KeyringInfo>, folder: &Path) -> Finding {
             ),
             Err(TpmError::SwtpmInUse(_)) => {
                 Finding::ok(name, "the keyring's software TPM is in use by another process")
+            }
+            Err(error @ (TpmError::NotOurs { .. } | TpmError::NoDevice(_))) => {
+                let fix = format!(
+                    "the keys of this keyring need the TPM that it was made on; without it, {RESTORE}"
+                );
+                Finding::fail(name, error.to_string(), fix)
             }
             Err(error) => Finding::fail(name, error.to_string(), "the keys of this keyring need that TPM"),
         },

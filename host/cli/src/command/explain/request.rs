@@ -1,10 +1,12 @@
 //! What the decision by a request's head says, in rows. The decision is the broker's own; nothing is sent, resolved or unlocked.
 
+use claviger_broker::guard::{self, BodyLength};
+use claviger_broker::ledger::GrantState;
 use claviger_core::egress::RequestHead;
 use claviger_core::http::{
-    BodyPresence, Decided, HttpGrant, Method, NotDecided, Route, Router, Target, decide,
+    BodyPresence, ByteBudget, Decided, HttpGrant, Method, NotDecided, Route, Router, Target, decide,
 };
-use claviger_core::manifest::{Capability, MAX_WHOLE_BODY};
+use claviger_core::manifest::{Capability, Grant, MAX_WHOLE_BODY};
 use claviger_core::name::escape;
 use claviger_core::refusal::Rule;
 use claviger_core::{GrantAlias, Manifest};
@@ -86,6 +88,23 @@ pub(super) fn http<'a>(manifest: &'a Manifest, alias: &GrantAlias) -> Option<&'a
         | Capability::Mac { .. }
         | Capability::Attest(_) => None,
     }
+}
+
+/// Whether the byte budget of a grant for requests has room for one, with the body that was given or else the smallest.
+pub(super) fn budget(grant: &Grant, state: &GrantState, args: &Explain) -> Result<Option<Row>, Failure> {
+    let Capability::Http(http) = &grant.capability else {
+        return Ok(None);
+    };
+    if http.budget == ByteBudget::default() {
+        return Ok(None);
+    }
+    let length = match &args.body {
+        None => 0,
+        Some(path) => read_bounded(path, MAX_WHOLE_BODY.0, "the body")?.len(),
+    };
+    let body = BodyLength::Known(u64::try_from(length).unwrap_or(u64::MAX));
+    let finding = guard::explain_budget(&http.budget, state, body, http.answer.max.0);
+    Ok(Some(Row::from(finding)))
 }
 
 /// The type that a body of this grant would have, if none was named.

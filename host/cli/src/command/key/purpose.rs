@@ -49,6 +49,7 @@ const fn kind_name(kind: ProfileKind) -> &'static str {
         ProfileKind::Mtls => "mtls",
         ProfileKind::Git => "git",
         ProfileKind::SshAuth => "ssh-auth",
+        ProfileKind::Attest => "attest",
         ProfileKind::Seal => "seal",
         ProfileKind::Mac => "mac",
     }
@@ -147,6 +148,7 @@ pub(super) fn profile(args: &Purpose) -> Result<Profile, Failure> {
             },
         },
         ProfileKind::Mtls => Profile::Mtls {},
+        ProfileKind::Attest => Profile::Attest {},
         ProfileKind::Seal => Profile::Seal {},
         ProfileKind::Mac => Profile::Mac {
             label: args

@@ -4,13 +4,13 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::section::{Section, quoted};
-use crate::http::{JsonPredicate, JsonRule, JsonTest, MAX_PREDICATES};
+use crate::http::{JsonPlace, JsonPredicate, JsonRule, JsonTest, MAX_PREDICATES};
 use crate::manifest::fields::{self, Field};
 use crate::manifest::problem::{Report, code};
 use crate::manifest::{MAX_LIST, MAX_TEXT};
 
-/// A JSON pointer, or the name of a member, has at most this many bytes.
-const MAX_POINTER: usize = 256;
+/// The name of a member, or a pattern, has at most this many bytes.
+const MAX_NAME: usize = 256;
 /// The members of an object that is closed: as many as a large form has.
 const MAX_MEMBERS: usize = 128;
 
@@ -33,8 +33,8 @@ pub(super) fn read(http: &Section<'_, '_>, alias: &str, report: &mut Report) -> 
     let mut rule = JsonRule::default();
     if section.get(fields::BODY_FIELDS).is_some() {
         let names = section.list(fields::BODY_FIELDS, 0..=MAX_MEMBERS, report, |text| {
-            if text.len() > MAX_POINTER {
-                return Err(format!("expected at most {MAX_POINTER} bytes"));
+            if text.len() > MAX_NAME {
+                return Err(format!("expected at most {MAX_NAME} bytes"));
             }
             Ok(text.to_owned())
         });
@@ -47,24 +47,21 @@ pub(super) fn read(http: &Section<'_, '_>, alias: &str, report: &mut Report) -> 
     {
         let pointer: &str = key.get_ref();
         let shown = quoted(pointer);
-        if !is_pointer(pointer) {
+        let place = pointer.parse::<JsonPlace>();
+        if let Err(error) = &place {
             report.error(
                 code::WRONG_VALUE,
                 key.span(),
-                format!(
-                    "{} names the place `{shown}`; expected a JSON pointer of at most {MAX_POINTER} bytes, in which `~` is `~0`",
-                    section.place
-                ),
+                format!("{} names the place `{shown}`; {error}", section.place),
                 "not a JSON pointer",
                 None,
             );
         }
-        let first = pointer.split('/').nth(1).unwrap_or_default();
-        let first = first.replace("~1", "/").replace("~0", "~");
         let closed_out = rule
             .fields
             .as_ref()
-            .is_some_and(|fields| !fields.contains(&first));
+            .zip(place.as_ref().ok())
+            .is_some_and(|(fields, place)| !fields.iter().any(|field| field == place.member()));
         let Some(table) = value.get_ref().as_table() else {
             report.error(
                 code::WRONG_TYPE,
@@ -79,8 +76,8 @@ pub(super) fn read(http: &Section<'_, '_>, alias: &str, report: &mut Report) -> 
             );
             continue;
         };
-        let place = format!("`{shown}` of {}", section.place);
-        let predicate = Section::open(table, value.span(), place, fields::PREDICATE, &[], report);
+        let named = format!("`{shown}` of {}", section.place);
+        let predicate = Section::open(table, value.span(), named, fields::PREDICATE, &[], report);
         let Some(test) = read_test(&predicate, report) else {
             continue;
         };
@@ -96,18 +93,11 @@ pub(super) fn read(http: &Section<'_, '_>, alias: &str, report: &mut Report) -> 
                 None,
             );
         }
-        rule.predicates.push(JsonPredicate {
-            pointer: pointer.to_owned(),
-            test,
-        });
+        if let Ok(place) = place {
+            rule.predicates.push(JsonPredicate { place, test });
+        }
     }
     Some(rule)
-}
-
-/// RFC 6901 §3, without the empty pointer: the whole body is no place within it.
-fn is_pointer(text: &str) -> bool {
-    let escaped = |part: &str| part.starts_with(['0', '1']);
-    text.len() <= MAX_POINTER && text.starts_with('/') && text.split('~').skip(1).all(escaped)
 }
 
 fn read_test(predicate: &Section<'_, '_>, report: &mut Report) -> Option<JsonTest> {
@@ -152,8 +142,8 @@ fn read_test(predicate: &Section<'_, '_>, report: &mut Report) -> Option<JsonTes
     }
     if *first == fields::PATTERN {
         let text = predicate.read(*first, report, |text| {
-            if text.is_empty() || text.len() > MAX_POINTER {
-                return Err(format!("expected 1 to {MAX_POINTER} bytes"));
+            if text.is_empty() || text.len() > MAX_NAME {
+                return Err(format!("expected 1 to {MAX_NAME} bytes"));
             }
             Ok(text.to_owned())
         })?;

@@ -316,7 +316,7 @@ impl<'t, 'i> Section<'t, 'i> {
                     code::UNSUPPORTED,
                     key.span(),
                     format!(
-                        "{} has `{name}`; this version serves `sign`, `http` and `attest` grants",
+                        "{} has `{name}`; this version serves `sign`, `http`, `seal`, `mac` and `attest` grants",
                         self.place
                     ),
                     "not served",
