@@ -442,7 +442,7 @@ async fn a_grant_is_admitted_with_a_key_of_its_profile_and_label_alone() {
             .to_string()
             .contains("is xchacha20-poly1305, not p256")
     );
-    let refused = fixture.broker.create_planned_symmetric_key(
+    let refused = fixture.broker.create_symmetric_key(
         name("new"),
         Profile::Labeled { label: name("l") },
         CustodyKind::Software,
