@@ -137,7 +137,7 @@ pub enum Act {
 }
 
 impl Act {
-    fn event(self) -> LifeEvent {
+    fn event(&self) -> LifeEvent {
         match self {
             Self::Disable { reason } => LifeEvent::Disable(because(reason.as_deref())),
             Self::Enable => LifeEvent::Enable,

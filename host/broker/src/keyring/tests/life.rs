@@ -499,7 +499,7 @@ async fn the_reference_is_walked_through_every_state_and_notices_another_life() 
     compare(&keyring, &model, "the same");
     model.take(&Revoke(1));
     let differs = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        compare(&keyring, &model, "another")
+        compare(&keyring, &model, "another");
     }));
     assert!(differs.is_err());
 }
