@@ -18,6 +18,7 @@ mod rollback;
 mod rotation;
 mod rotations;
 mod send;
+mod send_ends;
 mod slots;
 mod staging;
 mod stops;

@@ -17,6 +17,7 @@ pub mod git;
 mod jws;
 mod labeled;
 mod mac;
+mod narrowing;
 #[cfg(test)]
 mod narrow_tests;
 pub mod proof;
@@ -39,6 +40,7 @@ mod tls_tests;
 pub use error::{FrameError, InputError, ProfileError};
 pub use evidence::{EVIDENCE_TYPE, EvidenceClaims, evidence};
 pub use framed::Framed;
+pub use narrowing::Narrowing;
 pub use mac::{MAX_MAC_CONTENT, MAX_MAC_MESSAGE, MacInput, MacRule, MacValue, TAG, Tag};
 pub use sealing::{
     BOX_OVERHEAD, Context, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule,
@@ -403,57 +405,6 @@ impl Profile {
                 ssh_auth::narrow(users, host_keys, ssh).map(SigningRule::SshAuth)
             }
         }
-    }
-}
-
-/// What a grant says to narrow a key's profile. Fields that do not belong to the profile are errors at admission.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Narrowing {
-    /// `sshsig`: the one namespace.
-    pub namespace: Option<Namespace>,
-    /// `jws`: the one audience.
-    pub audience: Option<Principal>,
-    /// `jws`: the `sub` of every token; none if absent.
-    pub subject: Option<Principal>,
-    /// `jws`: the life of a token in seconds.
-    pub ttl: Option<u32>,
-    /// `labeled`: the label, repeated so that the manifest can be read alone.
-    pub label: Option<Label>,
-    /// `git`: which objects.
-    #[serde(default)]
-    pub git: GitNarrowing,
-    /// `ssh-auth`: as whom, and where.
-    #[serde(default)]
-    pub ssh: SshAuthNarrowing,
-}
-
-impl Narrowing {
-    /// Every field that the grant gives, with the one profile that it belongs to.
-    fn given(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let Self {
-            namespace,
-            audience,
-            subject,
-            ttl,
-            label,
-            git: GitNarrowing { object, mail, tag },
-            ssh: SshAuthNarrowing { user, host_keys },
-        } = self;
-        [
-            ("namespace", "sshsig", namespace.is_some()),
-            ("audience", "jws", audience.is_some()),
-            ("subject", "jws", subject.is_some()),
-            ("ttl", "jws", ttl.is_some()),
-            ("label", "labeled", label.is_some()),
-            ("object", "git", object.is_some()),
-            ("mail", "git", mail.is_some()),
-            ("tag", "git", tag.is_some()),
-            ("user", "ssh-auth", user.is_some()),
-            ("host-keys", "ssh-auth", !host_keys.is_empty()),
-        ]
-        .into_iter()
-        .filter(|(_, _, given)| *given)
-        .map(|(field, profile, _)| (field, profile))
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod reflecting;
 mod row;
+mod heads;
 mod rows;
 
 use claviger_core::egress::Fault;

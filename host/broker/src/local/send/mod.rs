@@ -26,6 +26,7 @@ mod body;
 mod exchange;
 mod hook;
 mod memory;
+mod prepared;
 mod proof;
 mod slots;
 mod terms;
@@ -38,7 +39,7 @@ pub(super) use terms::{Credentials, HttpTerms};
 
 use body::{Body, outgoing};
 use exchange::{Flow, Guarded, Registered, Settling, reflected};
-use memory::Unspent;
+use prepared::{Asked, Prepared, beside};
 use proof::Proof;
 use slots::{Filling, fill};
 
@@ -57,87 +58,6 @@ enum Failure {
     NoToken { alias: GrantAlias, denial: Denial },
     /// Allowed, and the exchange failed; settled on the log.
     Failed(SendError),
-}
-
-/// A request that was decided by its head, with its body as far as it had to be read.
-struct Prepared<'a> {
-    decided: Decided<'a>,
-    terms: &'a HttpTerms,
-    grant: &'a AdmittedGrant,
-    body: Body,
-    // What was read of it counts until the request is permitted.
-    unspent: Option<Unspent>,
-}
-
-/// What is decided for good: all of a request but its body.
-struct Asked<'a> {
-    decided: &'a Decided<'a>,
-    terms: &'a HttpTerms,
-    grant: &'a AdmittedGrant,
-    length: BodyLength,
-    content: ContentDigest,
-    proof: Option<&'a Proof>,
-    approval: Option<ApprovalId>,
-}
-
-impl Prepared<'_> {
-    fn length(&self) -> BodyLength {
-        match (&self.body, self.decided.length) {
-            (Body::Whole(bytes), _) => BodyLength::Known(as_u64(bytes.len())),
-            (Body::Stream(_), Some(length)) => BodyLength::Known(length),
-            (Body::Stream(_), None) => BodyLength::AtMost(self.decided.grant.body.max.0),
-        }
-    }
-
-    fn whole(&self) -> &[u8] {
-        match &self.body {
-            Body::Whole(bytes) => bytes,
-            Body::Stream(_) => &[],
-        }
-    }
-
-    /// The body as a receiver gets it, if it gets one.
-    fn present(&self) -> Option<&[u8]> {
-        Some(self.whole()).filter(|body| !body.is_empty())
-    }
-
-    /// Of the head as it is sent and, where it was read, the body.
-    fn content(&self) -> impl Future<Output = Result<ContentDigest, Denial>> + Send + use<> {
-        let Decided {
-            method,
-            target,
-            headers,
-            ..
-        } = &self.decided;
-        let (method, target, headers) = (*method, target.to_string(), headers.clone());
-        let body = match &self.body {
-            Body::Whole(bytes) => bytes.clone(),
-            Body::Stream(_) => Bytes::new(),
-        };
-        beside(body.len(), move || {
-            let head = [method.as_str().as_bytes(), target.as_bytes()];
-            let fields = headers
-                .iter()
-                .flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_slice()]);
-            ContentDigest::of_parts(head.into_iter().chain(fields).chain([body.as_ref()]))
-        })
-    }
-}
-
-/// Does work on this thread or, if there is much to do and a runtime, on one for blocking work. Dropping the future leaves it to its end
-/// unseen.
-async fn beside<T: Send + 'static>(
-    size: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Denial> {
-    let elsewhere = (size > MAX_INLINE).then(tokio::runtime::Handle::try_current);
-    let Some(Ok(runtime)) = elsewhere else {
-        return Ok(work());
-    };
-    runtime.spawn_blocking(work).await.map_err(|error| {
-        let detail = format!("the body was not looked at: {error}");
-        Denial::new(Refusal::Unavailable, Rule::Body, &detail)
-    })
 }
 
 impl LocalBroker {
