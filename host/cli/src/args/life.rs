@@ -12,6 +12,7 @@ use super::SecretReplace;
 /// When a new version takes a key's place.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Rotation")]
+#[group(id = "rotation-plan")]
 pub(crate) struct Plan {
     /// Rotate it at this age, such as `90d`; `claviger rotate --due` and hosts that run do it [default: never by itself]
     #[arg(long, value_name = "DURATION", value_parser = super::plan)]

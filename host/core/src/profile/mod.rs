@@ -17,9 +17,9 @@ pub mod git;
 mod jws;
 mod labeled;
 mod mac;
-mod narrowing;
 #[cfg(test)]
 mod narrow_tests;
+mod narrowing;
 pub mod proof;
 #[cfg(test)]
 mod proof_tests;
@@ -40,8 +40,8 @@ mod tls_tests;
 pub use error::{FrameError, InputError, ProfileError};
 pub use evidence::{EVIDENCE_TYPE, EvidenceClaims, evidence};
 pub use framed::Framed;
-pub use narrowing::Narrowing;
 pub use mac::{MAX_MAC_CONTENT, MAX_MAC_MESSAGE, MacInput, MacRule, MacValue, TAG, Tag};
+pub use narrowing::Narrowing;
 pub use sealing::{
     BOX_OVERHEAD, Context, MAX_BOX, MAX_CONTEXT, MAX_PLAINTEXT, NONCE, Plaintext, SealInput, SealRule,
     UnsealInput,
@@ -49,8 +49,8 @@ pub use sealing::{
 pub use serial::Serial;
 
 use framed::Finish;
-use git::{GitNarrowing, GitRule, MailPattern, TagPattern};
-use ssh_auth::{HostKeyId, SshAuthNarrowing, SshAuthRule};
+use git::{GitRule, MailPattern, TagPattern};
+use ssh_auth::{HostKeyId, SshAuthRule};
 
 /// The most content one signature covers under `sshsig`: a release archive of usual size, held once in host memory.
 pub const MAX_SSHSIG_CONTENT: usize = 16 * 1024 * 1024;

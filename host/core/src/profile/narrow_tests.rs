@@ -1,5 +1,7 @@
 //! What remains of a profile under a grant, attacked. Not the frames: `tests` has them.
 
+use super::git::GitNarrowing;
+use super::ssh_auth::SshAuthNarrowing;
 use super::test_keys::Pair;
 use super::tests::{every_profile, jws, labeled, sshsig};
 use super::*;

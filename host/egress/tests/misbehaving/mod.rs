@@ -1,9 +1,9 @@
 //! Servers that misbehave by script, as a table; and one oracle over all rows: no byte of the credential comes to the caller, to a log or
 //! to another origin.
 
+mod heads;
 mod reflecting;
 mod row;
-mod heads;
 mod rows;
 
 use claviger_core::egress::Fault;

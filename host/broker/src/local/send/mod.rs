@@ -5,21 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use claviger_core::approval::ApprovalId;
 use claviger_core::audit::{RequestLine, RequestPurpose, SecretRef, Settlement, Use};
 use claviger_core::egress::{Answer, BodyStream, Egress, Fault, Outgoing, Plan, RequestHead, SendError};
 use claviger_core::http::{BodyPresence, Decided, Injection, decide};
 use claviger_core::refusal::{Denial, Rule};
-use claviger_core::{ContentDigest, GrantAlias, InstanceId, Permit, Refusal, Secret};
+use claviger_core::{GrantAlias, InstanceId, Permit, Refusal, Secret};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::admit::AdmittedGrant;
-use super::perform::MAX_INLINE;
 use super::tokens::NoToken;
 use super::{Instance, LocalBroker};
-use crate::guard::{self, BodyLength, Room};
+use crate::guard::{self, Room};
 
 mod approved;
 mod body;
@@ -37,7 +34,7 @@ pub(super) use memory::{Memory, Wasted};
 pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 
-use body::{Body, outgoing};
+use body::outgoing;
 use exchange::{Flow, Guarded, Registered, Settling, reflected};
 use prepared::{Asked, Prepared, beside};
 use proof::Proof;

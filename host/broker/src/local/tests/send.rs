@@ -6,7 +6,6 @@ use claviger_core::http::InjectionKind;
 
 use super::web::{CANARY, GRANT, Scene, Script, chunks, creation, head, next, refused, rest};
 use super::*;
-use crate::local::MAX_OUTSTANDING;
 
 #[tokio::test]
 async fn a_granted_request_is_logged_sent_with_the_credential_and_settled_at_its_end() {

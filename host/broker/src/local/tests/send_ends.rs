@@ -1,10 +1,8 @@
 //! How requests end before their time: stopped, expired, abandoned, crowded out. Not what is refused before it is sent.
 
-use claviger_core::audit::RequestPurpose;
-use claviger_core::egress::{Fault, Frame, SendError};
-use claviger_core::http::InjectionKind;
+use claviger_core::egress::Frame;
 
-use super::web::{CANARY, GRANT, Scene, Script, chunks, creation, head, next, refused, rest};
+use super::web::{GRANT, Scene, Script, head, next, refused};
 use super::*;
 use crate::local::MAX_OUTSTANDING;
 
