@@ -13,6 +13,8 @@ use self::row::{Expect, row};
 use super::requests_scene::server::Step;
 use super::requests_scene::{Root, SECRET, Scene, always, answer, echo, grant, origin};
 
+#[path = "../../host/egress/tests/misbehaving/heads.rs"]
+mod heads;
 #[path = "../../host/egress/tests/misbehaving/reflecting.rs"]
 mod reflecting;
 #[path = "../../host/egress/tests/misbehaving/row.rs"]

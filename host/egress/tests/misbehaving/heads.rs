@@ -3,8 +3,7 @@
 use claviger_core::egress::Fault;
 
 use super::Expect::{Answer, Fault as Fails};
-use super::rows::{steps, write};
-use super::{Row, Step, row};
+use super::{Row, row};
 
 pub(super) fn all() -> Vec<Row> {
     let mut rows = heads();

@@ -16,7 +16,7 @@ pub(super) fn all() -> Vec<Row> {
     rows
 }
 
-pub(super) fn steps(name: &str, steps: Vec<Step>, expect: super::Expect) -> Row {
+fn steps(name: &str, steps: Vec<Step>, expect: super::Expect) -> Row {
     Row {
         name: name.to_owned(),
         steps,
@@ -24,7 +24,7 @@ pub(super) fn steps(name: &str, steps: Vec<Step>, expect: super::Expect) -> Row 
     }
 }
 
-pub(super) fn write(text: &str) -> Step {
+fn write(text: &str) -> Step {
     Step::Write(text.as_bytes().to_vec())
 }
 
