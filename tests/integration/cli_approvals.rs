@@ -228,8 +228,7 @@ fn what_an_agent_asks_for_is_shown_as_lines_for_its_manifest_and_grants_nothing(
         2
     );
     // As it is printed, it is a part of a manifest; what is granted then waits no more, and the rest can be put aside.
-    let lines = shown.out.split("[grants.api]").next().unwrap();
-    let more = lines.get(lines.find("[grants.more]").unwrap()..).unwrap();
+    let more = shown.out.get(shown.out.find("[grants.more]").unwrap()..).unwrap();
     let more = more.lines().take(2).collect::<Vec<_>>().join("\n");
     scene.manifest("bot.toml", format!("{HEAD}{GRANT}{more}\n"));
     scene.script("sign more x").expect(0);

@@ -201,7 +201,7 @@ fn keys_and_secrets_are_made_and_changed_by_the_running_host() {
     assert!(!run.to_string().contains("canary"));
     let secrets = scene.run(&["secret", "list", "--json"]).expect(0).lines();
     let states: Vec<_> = secrets.iter().map(|one| one["state"].as_str().unwrap()).collect();
-    assert_eq!(states, ["destroyed", "destroyed"]);
+    assert_eq!(states, ["deleted", "deleted"]);
     // The control: what was made through the socket is a key like any other.
     let notes = "\n[grants.fresh]\nsign = { key = \"fresh\" }\n";
     scene.manifest("bot.toml", format!("{HEAD}{notes}"));

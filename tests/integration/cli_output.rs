@@ -200,7 +200,7 @@ fn completions_and_manuals_are_what_their_readers_take() {
         for word in ["passphrase-file", "audit", "explain"] {
             assert!(script.out.contains(word), "{shell}: {word}");
         }
-        assert!(!script.out.contains("panic"));
+        assert!(!script.out.contains("panicked"));
     }
     scene.write("completions", scene.run(&["completions", "bash"]).expect(0).out);
     let mut bash = Command::new("bash");
@@ -269,7 +269,7 @@ fn help_and_version_are_data_and_a_bare_command_is_misuse() {
     );
     for (words, expected) in [
         (&[][..], "check, pin, run, "),
-        (&["key"], "create, list"),
+        (&["key"], "create, import, list"),
         (&["audit"], "tail, show"),
         (&["grant"], "list, suspend"),
     ] {

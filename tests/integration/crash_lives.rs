@@ -177,7 +177,7 @@ async fn a_host_killed_at_any_step_of_any_change_leaves_what_was_or_what_shall_b
     println!(
         "{kills} kills: {before} left what was, {after} what shall be, {late} were logged by the next start"
     );
-    assert!(kills > 50 && before > 10 && after > 5, "the control");
+    assert!(kills > 50 && before > 10 && after > 2, "the control");
     assert!(
         late > 0,
         "the control: no kill fell between the keyring and the log"

@@ -8,6 +8,7 @@ use claviger::{Answer, InstanceEnd};
 use claviger_core::Algorithm;
 use claviger_core::audit::{Event, Settlement};
 use claviger_core::profile::Profile;
+use kit::Guest;
 use kit::entries::uses;
 use kit::stage::{Stage, events_of, play};
 use kit::vault::Vault;
@@ -25,7 +26,10 @@ async fn an_agent_passes_on_evidence_that_it_did_not_write() {
     let stage = Arc::new(Stage::new(vault));
     let grants =
         "[grants.who]\nattest = { key = \"evidence\", audiences = [\"https://verifier.example\"] }\n";
-    let agent = stage.load("witness", grants).await.unwrap();
+    let agent = stage
+        .load_guest(Guest::Evidence, "witness", grants)
+        .await
+        .unwrap();
     let nonce = "ab".repeat(16);
     let script = [
         format!("attest https://verifier.example {nonce}"),
@@ -52,7 +56,7 @@ async fn an_agent_passes_on_evidence_that_it_did_not_write() {
         quote.contains(&bound) && quote.contains(&hex::encode(Sha256::digest(hex::decode(pcrs).unwrap())))
     );
     assert_eq!(said[1..3], ["refused NotGranted", "refused Invalid"]);
-    assert!(said[3].starts_with("who:attest:"), "{answer}");
+    assert!(said[3] == "who:attest", "{answer}");
     drop(agent);
     let log = stage.close().await;
     let settled: Vec<_> = uses(&log).into_values().map(|(_, settled)| settled).collect();

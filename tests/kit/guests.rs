@@ -12,6 +12,8 @@ pub enum Guest {
     Http,
     /// Seals and makes MACs; see tests/guests/symmetric.
     Symmetric,
+    /// Asks for evidence of itself; see tests/guests/evidence.
+    Evidence,
     /// A plain `wasi:cli/command`.
     Command,
 }
@@ -25,11 +27,13 @@ pub fn guest(guest: Guest) -> &'static [u8] {
     static AGENT: OnceLock<Vec<u8>> = OnceLock::new();
     static HTTP: OnceLock<Vec<u8>> = OnceLock::new();
     static SYMMETRIC: OnceLock<Vec<u8>> = OnceLock::new();
+    static EVIDENCE: OnceLock<Vec<u8>> = OnceLock::new();
     static COMMAND: OnceLock<Vec<u8>> = OnceLock::new();
     match guest {
         Guest::Agent => AGENT.get_or_init(|| read("claviger_guest_agent")),
         Guest::Http => HTTP.get_or_init(|| read("claviger_guest_http")),
         Guest::Symmetric => SYMMETRIC.get_or_init(|| read("claviger_guest_symmetric")),
+        Guest::Evidence => EVIDENCE.get_or_init(|| read("claviger_guest_evidence")),
         Guest::Command => COMMAND.get_or_init(|| read("claviger-guest-command")),
     }
 }

@@ -37,7 +37,6 @@ fn obey(line: &str) -> Result<String, Error> {
         ),
         "open-many" => open_many(first, number(second)?),
         "info" => answered(info(first)),
-        "attest" => answered(attest(first, second)),
         "grants" => answered(grants()),
         "wish-key" => answered(wish(
             first,
@@ -157,25 +156,6 @@ fn info(alias: &str) -> Result<String, Error> {
         "{} {} {} v{} {}",
         info.profile, info.algorithm, info.key_id, info.version, info.public_key
     ))
-}
-
-/// Evidence for an audience and a nonce in hexadecimal: the token, then the rest in hexadecimal, with spaces between.
-fn attest(audience: &str, nonce: &str) -> Result<String, Error> {
-    let nonce: Vec<u8> = (0..nonce.len() / 2)
-        .map(|at| u8::from_str_radix(nonce.get(at * 2..at * 2 + 2).unwrap_or("zz"), 16))
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::Other(error.to_string()))?;
-    let evidence = claviger_sdk::attestation::evidence(audience, &nonce)?;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    Ok([
-        evidence.token,
-        hex(&evidence.quote),
-        hex(&evidence.quote_signature),
-        hex(&evidence.pcrs),
-        hex(evidence.attestation_key.as_bytes()),
-        hex(evidence.token_key.as_bytes()),
-    ]
-    .join(" "))
 }
 
 fn grants() -> Result<String, Error> {
