@@ -179,7 +179,7 @@ fn no_file_is_overwritten_and_no_half_is_left() {
     scene.write("taken", "precious");
     create(&scene, &recipient, "taken")
         .expect(1)
-        .says(&["`taken`", "left as it was"]);
+        .says(&["`taken`", "left as it is"]);
     scene
         .run(&["backup", "keygen", "--out", "taken"])
         .expect(1)

@@ -291,6 +291,12 @@ impl LocalBroker {
     /// Logs a refusal of a grant and, where its manifest says so, suspends it.
     pub(super) async fn refuse(&self, instance: &Instance, alias: &GrantAlias, denial: Denial) -> Refusal {
         let agent = &instance.admitted.agent;
+        // A key that was closed because the use was stopped did not fail: the agent learns that it was stopped.
+        let stopped = guard::in_force(&self.ledger().grant(agent, alias)).err();
+        let denial = match stopped {
+            Some(stopped) if denial.rule == Rule::Custody => stopped,
+            Some(_) | None => denial,
+        };
         let suspend = instance
             .admitted
             .grants
