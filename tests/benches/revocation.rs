@@ -2,6 +2,8 @@
 //! operator takes the credential away through the control socket. Prints percentiles; the one thing it insists on is that no use that began
 //! after the reply succeeds. Not a criterion benchmark: what counts is the slowest of a hundred, not the middle.
 #![expect(
+    clippy::panic,
+    clippy::indexing_slicing,
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a benchmark prints, and stops at the first surprise"

@@ -1,12 +1,5 @@
 //! A host that is killed at every step of every change to the life of a key or secret. Each time: is the credential what it was or what it
 //! shall be, does the log say so, and does the next start find nothing left to do?
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test fails by panicking"
-)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,12 +1,5 @@
 //! What the TPM does beyond signing: it refuses revoked keys, also to whoever puts an older keyring back, and gives evidence that other
 //! people's programs verify. The software TPM's own state is kept: it stands for the chip.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
 use std::path::Path;
 use std::process::Command;

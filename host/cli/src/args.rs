@@ -87,7 +87,6 @@ pub(crate) enum Durability {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one is parsed, once")]
 pub(crate) enum Command {
     /// Make a keyring and its audit log
     Init(Init),

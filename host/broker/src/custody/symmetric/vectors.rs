@@ -23,7 +23,7 @@ fn judged(of: fn(&Secret, &[u8]) -> Option<MacValue>) -> (usize, usize, usize, V
                 (TestResult::Valid, true) => cut += 1,
                 (TestResult::Invalid, false) => changed += 1,
                 (TestResult::Valid | TestResult::Invalid | TestResult::Acceptable, _) => {
-                    wrong.push(test.tc_id)
+                    wrong.push(test.tc_id);
                 }
             }
         }

@@ -24,7 +24,7 @@ fn judged(flip: bool) -> (usize, usize, usize, Vec<usize>) {
                 (_, Err(_)) if test.pt.is_empty() || test.nonce.len() != NONCE => foreign += 1,
                 (TestResult::Invalid, Err(_)) => refused += 1,
                 (TestResult::Valid | TestResult::Invalid | TestResult::Acceptable, _) => {
-                    wrong.push(test.tc_id)
+                    wrong.push(test.tc_id);
                 }
             }
         }
