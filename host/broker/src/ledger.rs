@@ -132,7 +132,10 @@ impl Ledger {
             }
             Event::ApprovalEnded { request, end } => match (request.mode, end) {
                 (ApprovalMode::FirstUse, ApprovalEnd::Approved { .. }) => {
-                    self.approved.insert(covered(request), request.id);
+                    // An answer that comes while the grant is stopped stands for nothing after it is resumed.
+                    if !self.is_stopped(&request.agent, &request.grant) {
+                        self.approved.insert(covered(request), request.id);
+                    }
                 }
                 (ApprovalMode::Each, ApprovalEnd::Approved { .. })
                 | (_, ApprovalEnd::Denied { .. } | ApprovalEnd::Expired | ApprovalEnd::Withdrawn) => {}
@@ -257,6 +260,11 @@ impl Ledger {
     #[must_use]
     pub const fn in_panic(&self) -> bool {
         self.panic
+    }
+
+    fn is_stopped(&self, agent: &AgentName, alias: &GrantAlias) -> bool {
+        let state = self.grant(agent, alias);
+        state.suspended || state.stopped.is_some()
     }
 
     /// A grant's state as a part of its agent, and of everything.

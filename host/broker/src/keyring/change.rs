@@ -197,11 +197,25 @@ impl Keyring {
         let superseded = LifeEvent::Supersede {
             until: after(now, pending.plan.overlap),
         };
-        self.step_all(name, now, &|record| match record.state {
-            KeyState::Pending => Some(LifeEvent::Activate),
-            KeyState::Active | KeyState::Disabled => Some(superseded.clone()),
-            KeyState::Retiring | KeyState::Retired | KeyState::Revoked | KeyState::Destroyed => None,
-        })
+        // Asked again under the lock: promoted or given up meanwhile, it must not leave the key without a version in use.
+        let waits = || self.pending(name).is_some_and(|now| now.key == pending.key);
+        let changed = self.step_all(name, now, &|record| match record.state {
+            KeyState::Pending if record.key == pending.key => Some(LifeEvent::Activate),
+            KeyState::Active | KeyState::Disabled if waits() => Some(superseded.clone()),
+            KeyState::Pending
+            | KeyState::Active
+            | KeyState::Disabled
+            | KeyState::Retiring
+            | KeyState::Retired
+            | KeyState::Revoked
+            | KeyState::Destroyed => None,
+        })?;
+        if changed.is_empty() {
+            return Err(KeyringError::NotWaiting {
+                name: name.to_string(),
+            });
+        }
+        Ok(changed)
     }
 
     /// Lets something happen to one version of a key; nothing comes back if nothing changed.
@@ -360,7 +374,7 @@ impl OpenFile {
         let changes: Vec<Change<'_>> = rows.iter().map(Change::Replace).collect();
         self.write(&changes, &list)?;
         if records.iter().any(|record| record.state == KeyState::Destroyed) {
-            self.store.scrub()?;
+            self.scrub_later();
         }
         Ok(())
     }

@@ -44,6 +44,12 @@ impl OpenFile {
         Ok(rows)
     }
 
+    /// Empties the write-ahead log of what was destroyed. What is destroyed is so already, so a failure undoes nothing: the log is emptied
+    /// with the next checkpoint, at the latest when the keyring is closed.
+    pub(super) fn scrub_later(&self) {
+        drop(self.store.scrub());
+    }
+
     pub(super) fn write(&mut self, changes: &[Change<'_>], list: &List) -> Result<(), KeyringError> {
         let next = self.meta.next(list)?;
         self.write_meta(changes, next)

@@ -58,11 +58,28 @@ impl Keyring {
         let superseded = LifeEvent::Supersede {
             until: after(now, pending.overlap),
         };
-        self.step_secrets(name, now, &|record| match record.state {
-            KeyState::Pending => Some(LifeEvent::Activate),
-            KeyState::Active | KeyState::Disabled => Some(superseded.clone()),
-            KeyState::Retiring | KeyState::Retired | KeyState::Revoked | KeyState::Destroyed => None,
-        })
+        // Asked again under the lock: promoted or given up meanwhile, it must not leave the secret without a value in use.
+        let waits = || {
+            self.pending_secret(name)
+                .is_some_and(|now| now.secret == pending.secret)
+        };
+        let changed = self.step_secrets(name, now, &|record| match record.state {
+            KeyState::Pending if record.secret == pending.secret => Some(LifeEvent::Activate),
+            KeyState::Active | KeyState::Disabled if waits() => Some(superseded.clone()),
+            KeyState::Pending
+            | KeyState::Active
+            | KeyState::Disabled
+            | KeyState::Retiring
+            | KeyState::Retired
+            | KeyState::Revoked
+            | KeyState::Destroyed => None,
+        })?;
+        if changed.is_empty() {
+            return Err(KeyringError::NotWaiting {
+                name: name.to_string(),
+            });
+        }
+        Ok(changed)
     }
 
     /// Lets something happen to one version of a secret; nothing comes back if nothing changed.

@@ -309,12 +309,9 @@ impl Keyring {
             .chain(gone.iter().map(Change::Forget))
             .collect();
         file.write(&changes, &list)?;
-        if records
+        let destroyed = records
             .iter()
-            .any(|(record, _)| record.state == KeyState::Destroyed)
-        {
-            file.store.scrub()?;
-        }
+            .any(|(record, _)| record.state == KeyState::Destroyed);
         let mut known = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
         for record in old {
             if let Some(versions) = known.get_mut(&record.secret.name) {
@@ -326,6 +323,10 @@ impl Keyring {
                 .entry(record.secret.name.clone())
                 .or_default()
                 .insert(record.secret.version, Arc::new(record));
+        }
+        drop(known);
+        if destroyed {
+            file.scrub_later();
         }
         Ok(())
     }

@@ -52,6 +52,11 @@ pub enum AnswerError {
     /// The answer is not on record.
     #[error("the audit log cannot be written; the use was refused")]
     Audit,
+    /// The answer was given, and nobody says what came of it.
+    #[error(
+        "approval `{0}` was answered; it is not known whether the answer had an effect: see `claviger audit tail`"
+    )]
+    NotKnown(ApprovalId),
 }
 
 /// What waits, in a line: without its content.
@@ -545,7 +550,8 @@ impl LocalBroker {
             (_, Some(ApprovalEnd::Approved { .. } | ApprovalEnd::Denied { .. })) => {
                 Err(AnswerError::Overtaken(id))
             }
-            (_, None) => Err(AnswerError::Audit),
+            (_, None) if self.record.log.check_usable().is_err() => Err(AnswerError::Audit),
+            (_, None) => Err(AnswerError::NotKnown(id)),
         }
     }
 

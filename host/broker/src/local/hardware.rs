@@ -13,6 +13,7 @@ use claviger_core::{AuditError, KeyName, KeyRef, Permit, Secret};
 
 use super::LocalBroker;
 use super::keys::{KeyCreation, NewKeyError};
+use super::stops::STOPPED;
 use crate::keyring::{KeyRecord, KeyState, KeyringError, RotationPlan};
 
 /// Who refuses a key once it is revoked.
@@ -67,6 +68,9 @@ pub enum ProofError {
         /// Where it is.
         custody: CustodyKind,
     },
+    /// All use of credentials is stopped.
+    #[error("{STOPPED}")]
+    Stopped,
     /// The keyring failed.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -218,6 +222,9 @@ impl LocalBroker {
             .ok_or_else(|| ProofError::NoAttester(by.clone()))?;
         let recording = {
             let mut ledger = self.ledger();
+            if ledger.in_panic() {
+                return Err(ProofError::Stopped);
+            }
             let now = self.clock.now();
             let time = ledger.latest().map_or(now, |latest| latest.max(now));
             ledger.saw(time);
@@ -236,6 +243,16 @@ impl LocalBroker {
             Ok(key.certify(&permit, &subject.key, material, nonce).await?)
         }
         .await;
+        let _releasing = self.record.releasing();
+        // A device may have taken seconds: what was stopped meanwhile proves nothing.
+        let certified = certified.and_then(|certified| {
+            let active = self.keyring.key(&by.key.name);
+            match active.filter(|active| active.key == by.key) {
+                _ if self.in_panic() => Err(ProofError::Stopped),
+                Some(_) => Ok(certified),
+                None => Err(ProofError::NoAttester(by.key.name.clone())),
+            }
+        });
         permit.settle(match &certified {
             Ok(_) => Settlement::Released,
             Err(_) => Settlement::Failed,

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use claviger_core::custody::{CustodyError, CustodyKind, Generated};
 use claviger_core::profile::Profile;
-use claviger_core::{KeyName, KeyRef, KeyVersion};
+use claviger_core::{KeyName, KeyRef};
 
 use super::LocalBroker;
 use super::keys::{NewKeyError, created};
 use crate::import::ImportedKey;
-use crate::keyring::{KeyRecord, KeySource, NewKey, RotationPlan};
+use crate::keyring::{KeyRecord, KeySource, KeyState, NewKey, RotationPlan};
 
 /// What to take in.
 #[derive(Debug)]
@@ -43,17 +43,19 @@ impl LocalBroker {
         // Of a TPM that has the algorithm this is its own custody, which takes nothing: what is weaker has to be asked for.
         let kind = kind.unwrap_or_else(|| self.default_custody(algorithm));
         let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
-        let key = KeyRef {
-            name,
-            version: KeyVersion::FIRST,
-        };
-        if self.keyring.record(&key).is_some() {
-            return Err(NewKeyError::Exists(key.name));
+        let versions = self.keyring.versions(&name);
+        if versions.iter().any(|record| record.state != KeyState::Destroyed) {
+            return Err(NewKeyError::Exists(name));
         }
+        let key = KeyRef {
+            version: self.keyring.next_version(&name),
+            name,
+        };
         // One key has one profile: under another name it would have two.
         let known = self.keyring.keys();
         if let Some(same) = known
             .iter()
+            .filter(|record| record.state != KeyState::Destroyed)
             .find(|record| record.public() == Some(private.public()))
         {
             return Err(NewKeyError::Known(same.key.clone()));

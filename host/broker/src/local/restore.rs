@@ -303,6 +303,19 @@ impl LocalBroker {
             return Step::Left;
         }
         let mut problem = |text: String| plan.problems.push(format!("key `{}` {text}", record.key));
+        // One key has one profile: under another name it would have two, and what was revoked under one would be back under the other.
+        let keys = self.keyring.keys();
+        if let Some(same) = keys
+            .iter()
+            .find(|here| here.key.name != record.key.name && here.identity == record.identity)
+        {
+            problem(format!("is here already, as `{}`", same.key));
+        }
+        if let Some(active) = self.keyring.key(&record.key.name)
+            && record.state == KeyState::Active
+        {
+            problem(format!("cannot be in use beside `{}`, which is here", active.key));
+        }
         let newest = self
             .keyring
             .keys()
@@ -344,6 +357,14 @@ impl LocalBroker {
                 problem("is another one here: restore into a new keyring".to_owned());
             }
             return Ok(Step::There);
+        }
+        if let Some(active) = self.keyring.secret(&record.secret.name)
+            && record.state == KeyState::Active
+        {
+            problem(format!(
+                "cannot be in use beside `{}`, which is here",
+                active.secret
+            ));
         }
         let newest = self
             .keyring

@@ -139,18 +139,14 @@ impl LocalBroker {
         let mut failed = None;
         let mut replaced_by = None;
         if current.is_in_use() && affected(&current) && !is_certified(&current.profile) {
-            // With a waiting version there is none in between: it was made in the same hands.
-            if let Some(pending) = self.keyring.pending(name) {
-                self.step_key(&pending.key, &LifeEvent::Cancel).await?;
-            }
-            match self.successor(&current, None).await {
-                Ok(new) => {
-                    let succession = Succession::Compromised {
-                        version,
-                        reason: &reason,
-                    };
-                    let of = current.key.version;
-                    let rotated = self.keyring.rotate(new, of, succession, self.now())?;
+            let succession = Succession::Compromised {
+                version,
+                reason: &reason,
+            };
+            // Whatever fails here, the old versions are revoked below all the same.
+            match self.replace_compromised(&current, succession).await {
+                Ok(rotated) => {
+                    // The keyring has revoked the old ones together with this: only the log is left to fail.
                     replaced_by = Some(self.log_rotation(&rotated, Start::AtOnce).await?);
                 }
                 Err(error) => failed = Some(error),
@@ -184,6 +180,21 @@ impl LocalBroker {
             .filter(|record| record.state == KeyState::Revoked && affected(record))
             .collect();
         Ok(Compromise { replaced_by, revoked })
+    }
+
+    /// Puts a new version in the place of one that others may have. A waiting one was made in the same hands: it is given up.
+    async fn replace_compromised(
+        &self,
+        current: &KeyRecord,
+        succession: Succession<'_>,
+    ) -> Result<KeyRotation, NewKeyError> {
+        if let Some(pending) = self.keyring.pending(&current.key.name) {
+            self.step_key(&pending.key, &LifeEvent::Cancel).await?;
+        }
+        let new = self.successor(current, None).await?;
+        Ok(self
+            .keyring
+            .rotate(new, current.key.version, succession, self.now())?)
     }
 
     /// The version in use, else the newest that was.

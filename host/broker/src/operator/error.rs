@@ -110,6 +110,7 @@ impl CommandError {
                 AnswerError::Unknown(_)
                 | AnswerError::Expired(_)
                 | AnswerError::Withdrawn(_)
+                | AnswerError::NotKnown(_)
                 | AnswerError::Overtaken(_),
             )
             | Self::NoProposal { .. }

@@ -23,6 +23,14 @@ pub(crate) fn run(cx: &Context, args: &Attest) -> Result<Exit, Failure> {
         Some(Nonce(bytes)) => bytes.clone(),
         None => random()?,
     };
+    std::fs::create_dir_all(&args.out).map_err(|error| {
+        Failure::failed(format!(
+            "the folder `{}` cannot be made",
+            shown(&args.out.display().to_string())
+        ))
+        .because(Some(&error))
+        .help("name another folder with `--out DIR`")
+    })?;
     let (certified, by, public) = with_broker(cx, async |broker| {
         let by = match &args.by {
             Some(by) => by.clone(),

@@ -283,6 +283,10 @@ fn anew(lost: &KeyRecord, has_versions: bool) -> String {
             "kind" => continue,
             "namespaces" => "namespace".to_owned(),
             "audiences" => "audience".to_owned(),
+            "mails" => "mail".to_owned(),
+            "tags" => "tag-name".to_owned(),
+            "users" => "user".to_owned(),
+            "host_keys" => "host-key".to_owned(),
             "origin" => "api".to_owned(),
             other => other.replace('_', "-"),
         };
@@ -293,7 +297,8 @@ fn anew(lost: &KeyRecord, has_versions: bool) -> String {
         };
         for value in values {
             let text = match value {
-                serde_json::Value::String(text) => text.clone(),
+                // Whoever made the backup chose it: a shell must take it as it is.
+                serde_json::Value::String(text) => format!("'{}'", text.replace('\'', r"'\''")),
                 // The numbers of profiles are seconds.
                 serde_json::Value::Number(seconds) => format!("'{seconds} s'"),
                 other => other.to_string(),
@@ -301,7 +306,9 @@ fn anew(lost: &KeyRecord, has_versions: bool) -> String {
             command.push_str(&format!(" --{option} {text}"));
         }
     }
-    command.push_str(&format!(" --algorithm {}", lost.algorithm));
+    if let Some(algorithm) = lost.algorithm.signing() {
+        command.push_str(&format!(" --algorithm {algorithm}"));
+    }
     command
 }
 
