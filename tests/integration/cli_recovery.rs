@@ -183,7 +183,7 @@ fn no_file_is_overwritten_and_no_half_is_left() {
     scene
         .run(&["backup", "keygen", "--out", "taken"])
         .expect(1)
-        .says(&["left as it was"]);
+        .says(&["left as it is"]);
     assert_eq!(scene.read("taken"), b"precious");
     std::os::unix::fs::symlink("nowhere", scene.path("link")).unwrap();
     create(&scene, &recipient, "link").expect(1);

@@ -164,7 +164,7 @@ impl From<ProofError> for Failure {
             ProofError::NoKey(_) => {
                 Self::of(Exit::Failed, &error).help("`claviger key list` shows the keys there are")
             }
-            ProofError::Stopped => Self::denied(error.to_string()).help("`claviger panic --lift` ends it"),
+            ProofError::Stopped => Self::of(Exit::Denied, &error).help("`claviger panic --lift` ends it"),
             ProofError::Keyring(error) => error.into(),
             ProofError::Custody(error) => error.into(),
             ProofError::Audit(error) => error.into(),
