@@ -12,6 +12,7 @@ mod lives;
 mod nonces;
 mod proofs;
 mod proposals;
+mod races;
 mod recovery;
 mod resealing;
 mod rollback;

@@ -216,6 +216,20 @@ async fn an_imported_key_is_marked_for_good_and_has_one_name() {
             "{refused}"
         );
     }
+    // Once purged, the name is free, and so is the key.
+    let old = name("old");
+    fixture
+        .broker
+        .delete_key(&old, std::time::Duration::ZERO)
+        .await
+        .unwrap();
+    fixture.broker.purge_key(&old).await.unwrap();
+    let again = fixture
+        .broker
+        .import_key(import("old", git_profile(), None))
+        .await
+        .unwrap();
+    assert_eq!(again.key.version.0, 2);
     assert!(matches!(
         fixture
             .broker
