@@ -298,6 +298,7 @@ fn anew(lost: &KeyRecord, has_versions: bool) -> String {
         for value in values {
             let text = match value {
                 // Whoever made the backup chose it: a shell must take it as it is.
+                serde_json::Value::String(text) if text.chars().all(is_plain) => text.clone(),
                 serde_json::Value::String(text) => format!("'{}'", text.replace('\'', r"'\''")),
                 // The numbers of profiles are seconds.
                 serde_json::Value::Number(seconds) => format!("'{seconds} s'"),
@@ -310,6 +311,11 @@ fn anew(lost: &KeyRecord, has_versions: bool) -> String {
         command.push_str(&format!(" --algorithm {algorithm}"));
     }
     command
+}
+
+/// Whether a shell takes it as it is, wherever it stands.
+const fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '@' | ':' | ',' | '.' | '/' | '-' | '_' | '+')
 }
 
 fn keygen(cx: &Context, out: &Path) -> Result<Exit, Failure> {
