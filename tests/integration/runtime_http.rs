@@ -115,7 +115,7 @@ fn rows() -> Vec<Row> {
         for grant in [None, Some("api")] {
             let by = grant.map_or_else(String::new, |grant| format!(" by grant `{grant}`"));
             let (code, text, grant_read) = match (refusal, grant) {
-                (Refusal::NotGranted, _) => (
+                (Refusal::NotGranted, None) => (
                     "HttpRequestDenied".to_owned(),
                     "HTTP-request-denied".to_owned(),
                     None,

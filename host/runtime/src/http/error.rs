@@ -19,11 +19,13 @@ use wasmtime_wasi_http::p2::bindings::http::types::{DnsErrorPayload, ErrorCode};
 pub(super) fn wasi(error: &SendError) -> Error {
     match error {
         SendError::Refused { refusal, grant } => match (refusal, grant) {
-            (Refusal::NotGranted, _) => Error::HttpRequestDenied,
+            // It falls under no grant: there is none to name, and `wasi:http` has a word for it.
+            (Refusal::NotGranted, None) => Error::HttpRequestDenied,
             // No grant was looked for: the URL is not in the one accepted spelling.
             (Refusal::Invalid, None) => Error::HttpRequestUriInvalid,
             (
-                Refusal::Invalid
+                Refusal::NotGranted
+                | Refusal::Invalid
                 | Refusal::Expired
                 | Refusal::Revoked
                 | Refusal::Suspended
