@@ -180,7 +180,3 @@ fields! {
             "\"-----BEGIN CERTIFICATE-----\\nMA0wADAFBgMrZXADAgAA\\n-----END CERTIFICATE-----\\n\"";
     }
 }
-
-/// Capabilities and constraints that the format reserves and this version does not serve. A knob that nothing enforces is an
-/// error, not a comment.
-pub const UNSERVED: &[&str] = &[];

@@ -178,10 +178,9 @@ fn read_grant(
     report: &mut Report,
 ) -> Option<Read> {
     let place = format!("[grants.{alias}]");
-    let grant = Section::open(table, span, place, fields::GRANT, fields::UNSERVED, report);
-    let unserved = grant.refuse_unserved(report);
+    let grant = Section::open(table, span, place, fields::GRANT, &[], report);
     let inject = grant.get(fields::INJECT_TABLE).is_some();
-    if !CAPABILITIES.iter().any(|field| grant.has(*field)) && !inject && !unserved {
+    if !CAPABILITIES.iter().any(|field| grant.has(*field)) && !inject {
         report.error(
             code::MISSING_FIELD,
             grant.span.clone(),
@@ -210,7 +209,7 @@ fn read_grant(
             grant.conflict(second, &why, "a second capability", help, report);
         }
     }
-    if inject && !grant.has(fields::HTTP_TABLE) && !unserved {
+    if inject && !grant.has(fields::HTTP_TABLE) {
         let why = "it is there without `http`; expected the request that the credential is for beside it";
         grant.conflict(fields::INJECT_TABLE, &why, "nothing to attach it to", "", report);
     }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::manifest::fields::{Field, UNSERVED};
+use crate::manifest::fields::Field;
 use crate::manifest::problem::{Report, code};
 use crate::name::{escape, nearest};
 
@@ -303,28 +303,6 @@ impl<'t, 'i> Section<'t, 'i> {
             self.wrong_type(field, value, report);
         }
         table.map(|table| (table, value.span()))
-    }
-
-    /// Reports every field that the format reserves and this version does not serve; says whether there was one.
-    pub(super) fn refuse_unserved(&self, report: &mut Report) -> bool {
-        let mut found = false;
-        for key in self.table.keys() {
-            let name: &str = key.get_ref();
-            if UNSERVED.contains(&name) {
-                found = true;
-                report.error(
-                    code::UNSUPPORTED,
-                    key.span(),
-                    format!(
-                        "{} has `{name}`; this version serves `sign`, `http`, `seal`, `mac` and `attest` grants",
-                        self.place
-                    ),
-                    "not served",
-                    Some("remove it: nothing would enforce it".to_owned()),
-                );
-            }
-        }
-        found
     }
 }
 
