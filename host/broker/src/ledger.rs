@@ -31,6 +31,8 @@ pub struct Ledger {
     reserved: HashMap<EntryIndex, Reserved>,
     // Of grants whose first use must be approved: by which approval the others follow. As many as an operator approved.
     approved: HashMap<Approved, ApprovalId>,
+    // First uses that wait and were not stopped since: an answer to any other stands for no later use.
+    asked: HashMap<ApprovalId, (AgentName, GrantAlias)>,
     proposals: BTreeMap<AgentName, BTreeMap<GrantAlias, Proposal>>,
     suspended: BTreeSet<AgentName>,
     panic: bool,
@@ -129,17 +131,23 @@ impl Ledger {
                 // What was stopped is asked for again.
                 self.approved
                     .retain(|(of, alias, _, _), _| of != agent || alias != grant);
+                self.asked.retain(|_, (of, alias)| of != agent || alias != grant);
             }
             Event::ApprovalEnded { request, end } => match (request.mode, end) {
                 (ApprovalMode::FirstUse, ApprovalEnd::Approved { .. }) => {
-                    // An answer that comes while the grant is stopped stands for nothing after it is resumed.
-                    if !self.is_stopped(&request.agent, &request.grant) {
+                    if self.asked.remove(&request.id).is_some() {
                         self.approved.insert(covered(request), request.id);
                     }
                 }
                 (ApprovalMode::Each, ApprovalEnd::Approved { .. })
-                | (_, ApprovalEnd::Denied { .. } | ApprovalEnd::Expired | ApprovalEnd::Withdrawn) => {}
+                | (_, ApprovalEnd::Denied { .. } | ApprovalEnd::Expired | ApprovalEnd::Withdrawn) => {
+                    self.asked.remove(&request.id);
+                }
             },
+            Event::ApprovalRequested(request) => {
+                let grant = (request.agent.clone(), request.grant.clone());
+                self.asked.insert(request.id, grant);
+            }
             // What was proposed and is granted now is no proposal any more.
             Event::Admitted {
                 agent,
@@ -178,6 +186,7 @@ impl Ledger {
             Event::AgentSuspended { agent } => {
                 self.suspended.insert(agent.clone());
                 self.approved.retain(|(of, _, _, _), _| of != agent);
+                self.asked.retain(|_, (of, _)| of != agent);
             }
             Event::AgentResumed { agent } => {
                 self.suspended.remove(agent);
@@ -220,14 +229,17 @@ impl Ledger {
                 }
             }
             Event::Started { instance, .. } => self.last_instance = self.last_instance.max(instance.0),
-            Event::HostStarted { keyring, .. } => self.keyring = self.keyring.max(*keyring),
+            Event::HostStarted { keyring, .. } => {
+                self.keyring = self.keyring.max(*keyring);
+                // Nobody waits over the end of a host.
+                self.asked.clear();
+            }
             Event::HostStopped
             | Event::CertificateRequested { .. }
             | Event::BackupRequested { .. }
             | Event::RestoreRequested { .. }
             | Event::ResealRequested { .. }
             | Event::ProofRequested { .. }
-            | Event::ApprovalRequested(_)
             | Event::RotationFailed { .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
@@ -260,11 +272,6 @@ impl Ledger {
     #[must_use]
     pub const fn in_panic(&self) -> bool {
         self.panic
-    }
-
-    fn is_stopped(&self, agent: &AgentName, alias: &GrantAlias) -> bool {
-        let state = self.grant(agent, alias);
-        state.suspended || state.stopped.is_some()
     }
 
     /// A grant's state as a part of its agent, and of everything.

@@ -1,5 +1,4 @@
-//! Approvals: given, denied, expired, withdrawn, replayed, for another request, after a change. Each refusal beside what
-//! is let through.
+//! Approvals: given, denied, expired, withdrawn, replayed, for another request, after a change. Each refusal beside what is let through.
 
 use claviger_core::approval::{
     AnsweredBy, ApprovalId, ApprovalMode, Approver, NoVerdict, Question, Subject, Verdict,
@@ -363,6 +362,29 @@ async fn a_first_use_stands_for_the_others_of_the_same_code_and_manifest() {
 }
 
 #[tokio::test]
+async fn a_first_use_that_was_stopped_while_it_waited_stands_for_no_other() {
+    for stopped in [true, false] {
+        let fixture = Arc::new(Fixture::new().await);
+        let who = fixture.start(FIRST).await;
+        let signing = fixture.signing(who, b"1");
+        let one = fixture.pending(1).await.remove(0);
+        if stopped {
+            let (bot, release) = (name("bot"), name("release"));
+            fixture.broker.suspend(&bot, &release).await.unwrap();
+            fixture.broker.resume(&bot, &release).await.unwrap();
+        }
+        fixture.broker.approve(one.id, ME).await.unwrap();
+        signing.await.unwrap().unwrap();
+        let next = fixture.signing(who, b"2");
+        if !stopped {
+            next.await.unwrap().expect("the control: the others follow");
+            continue;
+        }
+        assert_eq!(fixture.pending(1).await.len(), 1, "it is asked for again");
+    }
+}
+
+#[tokio::test]
 async fn an_approval_of_each_use_is_none_of_a_first_use() {
     let fixture = fixture().await;
     let who = fixture.start(EACH).await;
@@ -371,13 +393,8 @@ async fn an_approval_of_each_use_is_none_of_a_first_use() {
     fixture.broker.approve(one.id, ME).await.unwrap();
     signing.await.unwrap().unwrap();
     let ledger = fixture.broker.snapshot();
-    let manifest = Fixture::manifest(EACH).digest;
-    let follows = ledger.approved(
-        &name("bot"),
-        &name("release"),
-        ComponentDigest::of(CODE),
-        manifest,
-    );
+    let (bot, release, code) = (name("bot"), name("release"), ComponentDigest::of(CODE));
+    let follows = ledger.approved(&bot, &release, code, Fixture::manifest(EACH).digest);
     assert_eq!(follows, None);
 }
 
