@@ -8,6 +8,7 @@ use claviger_core::audit::{
 };
 use claviger_core::key::{KeyRef, KeyVersion};
 use claviger_core::proposal::Wish;
+use claviger_core::rotator::ProviderId;
 use claviger_core::{AgentName, ComponentDigest, EntryIndex, GrantAlias, ManifestDigest, SecretName};
 use jiff::Timestamp;
 
@@ -25,6 +26,8 @@ pub struct Ledger {
     keys: BTreeMap<String, (KeyRef, String)>,
     // The newest version of each secret that was added.
     secrets: BTreeMap<SecretName, KeyVersion>,
+    // What providers have issued and not withdrawn, the oldest first; at most `KEPT_ISSUED` of each secret.
+    issued: BTreeMap<SecretName, Vec<Issued>>,
     standings: Standings,
     usages: Usages,
     // Requests that may still move fewer bytes than were reserved for them. What a crash leaves here stays reserved.
@@ -43,6 +46,18 @@ pub struct Ledger {
 
 /// What an approval of a first use covers: one grant of one agent, by these bytes, under this revision of the manifest.
 type Approved = (AgentName, GrantAlias, ComponentDigest, ManifestDigest);
+
+/// So many credentials of one secret are remembered until they are withdrawn: a provider that agrees to no withdrawal fills no memory.
+const KEPT_ISSUED: usize = 64;
+
+/// A credential that a provider issued and, as far as the log says, takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The version that it became, or would have become.
+    pub version: KeyVersion,
+    /// What its provider calls it.
+    pub id: ProviderId,
+}
 
 /// A grant that an agent asked for, and that no operator has looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,6 +232,22 @@ impl Ledger {
                 *newest = (*newest).max(secret.version);
                 self.standings.secret(secret, "active");
             }
+            Event::SecretIssued {
+                secret, id: Some(id), ..
+            } => {
+                let issued = self.issued.entry(secret.name.clone()).or_default();
+                issued.push(Issued {
+                    version: secret.version,
+                    id: id.clone(),
+                });
+                let over = issued.len().saturating_sub(KEPT_ISSUED);
+                issued.drain(..over);
+            }
+            Event::SecretWithdrawn { secret, id, .. } => {
+                if let Some(issued) = self.issued.get_mut(&secret.name) {
+                    issued.retain(|one| one.version != secret.version || one.id != *id);
+                }
+            }
             Event::Settled { of, traffic, .. } => {
                 // Without a word about traffic, all of it may have gone.
                 if let (Some(reserved), Some(traffic)) = (self.reserved.remove(of), traffic) {
@@ -241,6 +272,8 @@ impl Ledger {
             | Event::ResealRequested { .. }
             | Event::ProofRequested { .. }
             | Event::RotationFailed { .. }
+            | Event::SecretRotationFailed { .. }
+            | Event::SecretIssued { id: None, .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
             | Event::Denied { .. }
@@ -295,6 +328,11 @@ impl Ledger {
             name: name.clone(),
             version: *version,
         })
+    }
+
+    /// What providers have issued for a secret and not withdrawn, the oldest first.
+    pub fn issued(&self, secret: &SecretName) -> impl Iterator<Item = &Issued> {
+        self.issued.get(secret).into_iter().flatten()
     }
 
     /// The state in which the log last saw a version of a key, or `deleted`.

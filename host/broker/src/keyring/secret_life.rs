@@ -50,13 +50,26 @@ impl Keyring {
         name: &SecretName,
         now: Timestamp,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        self.promote_secret_keeping(name, Duration::ZERO, now)
+    }
+
+    /// As [`Keyring::promote_secret`]; the one before is kept at least so long.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn promote_secret_keeping(
+        &self,
+        name: &SecretName,
+        least: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
         let pending = self
             .pending_secret(name)
             .ok_or_else(|| KeyringError::NotWaiting {
                 name: name.to_string(),
             })?;
         let superseded = LifeEvent::Supersede {
-            until: after(now, pending.overlap),
+            until: after(now, pending.overlap.max(least)),
         };
         // Asked again under the lock: promoted or given up meanwhile, it must not leave the secret without a value in use.
         let waits = || {
@@ -219,6 +232,33 @@ impl Keyring {
             .collect()
     }
 
+    /// The version that the next value of a secret becomes, if one can be added that waits.
+    ///
+    /// # Errors
+    /// When there is no such secret, it is destroyed or deleted, or one waits already.
+    pub(crate) fn next_secret(&self, name: &SecretName) -> Result<SecretRef, KeyringError> {
+        let current = self.current_secret(name)?;
+        is_replaceable(&current)?;
+        if let Some(pending) = self.pending_secret(name) {
+            return Err(KeyringError::Waiting {
+                pending: pending.secret.to_string(),
+            });
+        }
+        Ok(SecretRef {
+            name: name.clone(),
+            version: self.next_version_of(name),
+        })
+    }
+
+    fn next_version_of(&self, name: &SecretName) -> KeyVersion {
+        let versions: BTreeMap<KeyVersion, Arc<SecretRecord>> = self
+            .secret_versions(name)
+            .into_iter()
+            .map(|record| (record.secret.version, record))
+            .collect();
+        next_version(Some(&versions))
+    }
+
     /// The version whose place a new value takes, if it can take it.
     pub(super) fn replaceable(
         &self,
@@ -233,12 +273,7 @@ impl Keyring {
         let current = self.current_secret(&new.name)?;
         check_value(current.kind, &new.value).map_err(refused)?;
         check_plan(new.expires, new.rotate_every, now).map_err(refused)?;
-        if current.state == KeyState::Destroyed {
-            return Err(refused(format!("`{}` is destroyed; add it anew", current.secret)));
-        }
-        if current.deleted.is_some() {
-            return Err(no_life(&current.secret, LifeError::Deleted));
-        }
+        is_replaceable(&current)?;
         if let Some(of) = &new.of
             && (current.secret != *of || current.state != KeyState::Active)
         {
@@ -256,15 +291,10 @@ impl Keyring {
         state: KeyState,
         now: Timestamp,
     ) -> SecretRecord {
-        let versions: BTreeMap<KeyVersion, Arc<SecretRecord>> = self
-            .secret_versions(&new.name)
-            .into_iter()
-            .map(|record| (record.secret.version, record))
-            .collect();
         SecretRecord {
             secret: SecretRef {
                 name: new.name.clone(),
-                version: next_version(Some(&versions)),
+                version: self.next_version_of(&new.name),
             },
             state,
             created: now,
@@ -294,6 +324,21 @@ impl OpenFile {
             })
             .collect()
     }
+}
+
+/// Whether a new value can take the place of this one.
+fn is_replaceable(current: &SecretRecord) -> Result<(), KeyringError> {
+    if current.state == KeyState::Destroyed {
+        return Err(KeyringError::Secret {
+            name: current.secret.name.clone(),
+            action: "replaced",
+            problem: format!("`{}` is destroyed; add it anew", current.secret),
+        });
+    }
+    if current.deleted.is_some() {
+        return Err(no_life(&current.secret, LifeError::Deleted));
+    }
+    Ok(())
 }
 
 /// The record after an event, if that is another.

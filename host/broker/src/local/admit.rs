@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use claviger_core::admission::{CapabilityKind, NotAdmittedReason};
 use claviger_core::audit::{CredentialName, Event};
 use claviger_core::http::{HttpGrant, Router, overlapping};
-use claviger_core::manifest::{Bytes, Capability, Constraints, MacRight, Manifest, SealRight};
+use claviger_core::manifest::{Bytes, Capability, Constraints, MacRight, Manifest, Rotates, SealRight};
 use claviger_core::name::{escape, nearest};
 use claviger_core::profile::{MacRule, Profile, ProfileError, SealRule, SigningRule};
 use claviger_core::{
@@ -16,6 +16,7 @@ use claviger_core::{
 };
 
 use super::evidence::AttestTerms;
+use super::secrets::is_for;
 use super::send::HttpTerms;
 use super::{LocalBroker, write};
 use crate::keyring::KeyRecord;
@@ -28,6 +29,8 @@ pub(super) struct Admitted {
     pub(super) grants: BTreeMap<GrantAlias, AdmittedGrant>,
     /// Which of them a request falls under.
     pub(super) router: Router,
+    /// Which secret it replaces, if it is a rotator.
+    pub(super) rotates: Option<Rotates>,
     /// Every secret that any of them can attach: what must not come back in any answer.
     pub(super) watched: BTreeSet<SecretName>,
 }
@@ -178,6 +181,7 @@ impl LocalBroker {
             manifest: manifest.digest,
             grants,
             router,
+            rotates: manifest.rotates.clone(),
             watched,
         };
         write(&self.admissions).insert(id, Arc::new(admitted));
@@ -204,7 +208,13 @@ impl LocalBroker {
                         key: key.clone(),
                         rule,
                     }),
-                Capability::Http(http) => self.resolve_http(http).map(Granted::Http),
+                Capability::Http(http) => {
+                    let tried = manifest
+                        .rotates
+                        .as_ref()
+                        .is_some_and(|rotates| rotates.probe == *alias);
+                    self.resolve_http(http, tried).map(Granted::Http)
+                }
                 Capability::Attest(attest) => self
                     .resolve_attest(attest)
                     .map(Granted::Attest)
@@ -264,7 +274,8 @@ impl LocalBroker {
     }
 
     /// Every reason against serving a grant of outbound HTTP now.
-    fn resolve_http(&self, grant: &Arc<HttpGrant>) -> Result<HttpTerms, Vec<String>> {
+    /// `tried`: any version of its secret may be attached, one by one, so that none need be in use.
+    fn resolve_http(&self, grant: &Arc<HttpGrant>, tried: bool) -> Result<HttpTerms, Vec<String>> {
         let mut problems = Vec::new();
         if self.egress.is_none() {
             problems.push("this host sends no requests: it was opened without egress".to_owned());
@@ -272,9 +283,11 @@ impl LocalBroker {
         let terms = HttpTerms::new(Arc::clone(grant));
         let now = self.clock.now();
         for (name, kind, origin) in terms.secrets() {
-            if let Err(denial) = self.active_secret(name, kind, origin, now) {
-                problems.push(denial.detail);
-            }
+            let usable = match (tried, self.keyring.current_secret(name)) {
+                (true, Ok(record)) => is_for(&record, kind, origin).map(|()| record),
+                (true, Err(_)) | (false, _) => self.active_secret(name, kind, origin, now),
+            };
+            problems.extend(usable.err().map(|denial| denial.detail));
         }
         for (key, profile) in terms.keys() {
             match self.active_key(key) {

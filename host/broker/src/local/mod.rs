@@ -42,6 +42,7 @@ mod record;
 mod reseal;
 mod restore;
 mod rotation;
+mod rotator;
 mod schedule;
 mod secrets;
 mod send;
@@ -58,6 +59,9 @@ pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
 pub use rotation::{Compromise, Rotation};
+pub use rotator::{
+    Replaced, SecretRotation, SecretRotationError, WITHDRAWAL, Withdrawal, WithdrawalEnd, due_secret,
+};
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};
@@ -69,6 +73,7 @@ use guesses::Guesses;
 use hardware::Unenforced;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
+use rotator::{Rotations, Step};
 use secrets::OpenSecrets;
 use send::{Exchanges, Memory, Stop, Wasted};
 use tokens::Tokens;
@@ -190,6 +195,7 @@ pub struct LocalBroker {
     open_secrets: Arc<OpenSecrets>,
     egress: Option<Arc<dyn Egress>>,
     exchanges: Arc<Exchanges>,
+    rotations: Arc<Rotations>,
     approvals: Approvals,
     // For the bodies of requests that are held whole, of all instances.
     bodies: Memory,
@@ -206,6 +212,8 @@ pub struct LocalBroker {
 struct Instance {
     id: InstanceId,
     admitted: Arc<Admitted>,
+    // Of a rotator: the step that it was started for.
+    step: Option<Arc<Step>>,
     denials: Mutex<Denials>,
     // One for each request that is under way.
     outstanding: Arc<Semaphore>,
@@ -315,6 +323,7 @@ impl LocalBroker {
             open_secrets,
             egress,
             exchanges: Arc::default(),
+            rotations: Arc::default(),
             approvals: Approvals::with(approvers),
             bodies: Memory::of_host(),
             tokens: Tokens::default(),
@@ -483,6 +492,11 @@ impl Broker for LocalBroker {
             .get(&admission)
             .cloned()
             .ok_or(Refusal::NotGranted)?;
+        // A rotator is run by a rotation alone.
+        let step = match &admitted.rotates {
+            Some(rotates) => Some(self.rotations.step(&rotates.secret).ok_or(Refusal::NotGranted)?),
+            None => None,
+        };
         // What an agent does without credentials is not run unrecorded either.
         self.record.log.check_usable().map_err(|_| Refusal::Unavailable)?;
         let id = InstanceId(self.ledger().next_instance());
@@ -494,6 +508,7 @@ impl Broker for LocalBroker {
         let instance = Instance {
             id,
             admitted,
+            step,
             denials: Mutex::new(Denials::new(self.clock.now())),
             outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING)),
             bodies: Memory::of_instance(),

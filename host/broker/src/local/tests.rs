@@ -18,6 +18,7 @@ mod resealing;
 mod rollback;
 mod rotation;
 mod rotations;
+mod rotators;
 mod send;
 mod send_ends;
 mod slots;

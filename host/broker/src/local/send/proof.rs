@@ -140,7 +140,7 @@ impl LocalBroker {
         let Some(inject) = &prepared.decided.grant.inject else {
             return Ok(None);
         };
-        let credentials = self.credentials(prepared.terms)?;
+        let credentials = self.credentials_of(instance, prepared.decided.alias, prepared.terms)?;
         let decided = &prepared.decided;
         match inject {
             Injection::HttpSignature { key, lifetime } => {
