@@ -165,6 +165,12 @@ pub enum KeyringError {
         /// Which.
         name: SecretName,
     },
+    /// No such version of a secret.
+    #[error("there is no secret `{secret}`")]
+    NoSecretVersion {
+        /// Which.
+        secret: SecretRef,
+    },
     /// The secret cannot be added or replaced.
     #[error("secret `{name}` cannot be {action}: {problem}")]
     Secret {

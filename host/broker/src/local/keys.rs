@@ -93,6 +93,17 @@ pub enum NewKeyError {
         #[source]
         cause: Box<Self>,
     },
+    /// The version is revoked, and the new one could not be made.
+    #[error(
+        "key `{key}` is revoked, and nothing has taken its place yet; `claviger key compromise {key}` tries again"
+    )]
+    NotReplaced {
+        /// Which.
+        key: KeyRef,
+        /// Why.
+        #[source]
+        cause: Box<Self>,
+    },
     /// The keyring failed, or has a key of this name.
     #[error(transparent)]
     Keyring(#[from] KeyringError),

@@ -5,6 +5,7 @@ mod approved_requests;
 mod backups;
 mod certify;
 mod commands;
+mod compromise;
 mod control;
 mod git;
 mod large;

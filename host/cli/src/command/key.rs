@@ -198,7 +198,8 @@ pub(crate) fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> 
         "rotate_uses": record.plan.uses,
         "overlap_seconds": record.plan.overlap.as_secs(),
         "due": record.due(Timestamp::now()),
-        "until": record.until,
+        "until": record.until.filter(|_| !record.lacks_successor()),
+        "lacks_successor": record.lacks_successor(),
         "deleted": record.deleted,
         "reason": record.reason,
         "purge_lock": record.locked,
@@ -234,8 +235,13 @@ pub(crate) fn describe(record: &KeyRecord) -> String {
         ("public key", public),
         ("created", record.created.to_string()),
     ];
+    let until = record.until.filter(|_| !record.lacks_successor());
     let more = [
-        ("until", record.until.map(|until| until.to_string())),
+        ("until", until.map(|until| until.to_string())),
+        (
+            "successor",
+            record.lacks_successor().then(|| "none yet".to_owned()),
+        ),
         ("reason", record.reason.as_ref().map(ToString::to_string)),
         ("rotation", rotation(record)),
         (

@@ -8,6 +8,7 @@ use std::time::Duration;
 use claviger_broker::keyring::{GOOD_SECRET, Keyring, MAX_SECRET_VALUE, SecretRecord};
 use claviger_broker::local::NewSecretError;
 use claviger_broker::operator::{Command as Order, Reply};
+use claviger_core::audit::SecretRef;
 use claviger_core::manifest::format_duration;
 use claviger_core::name::nearest;
 use claviger_core::{Secret, SecretName};
@@ -71,23 +72,26 @@ pub(crate) fn stage(cx: &Context, args: SecretReplace) -> Result<Exit, Failure> 
 
 /// Has it done, and shows what the keyring has then.
 pub(crate) fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Failure> {
-    let secrets = match order(cx, command, value)? {
-        Reply::Secrets(secrets) => secrets,
+    let secrets = secrets_of(order(cx, command, value)?)?;
+    let records = Keyring::list_public_secrets(&cx.keyring()?)?;
+    for record in records.iter().filter(|record| secrets.contains(&record.secret)) {
+        tell(cx, record);
+    }
+    Ok(Exit::Done)
+}
+
+/// The secrets that a reply is about.
+pub(crate) fn secrets_of(reply: Reply) -> Result<Vec<SecretRef>, Failure> {
+    match reply {
+        Reply::Secrets(secrets) => Ok(secrets),
         Reply::Done { .. }
         | Reply::Keys(_)
         | Reply::Rotated(_)
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
-        | Reply::Approval(_) => {
-            return Err(unexpected());
-        }
-    };
-    let records = Keyring::list_public_secrets(&cx.keyring()?)?;
-    for record in records.iter().filter(|record| secrets.contains(&record.secret)) {
-        tell(cx, record);
+        | Reply::Approval(_) => Err(unexpected()),
     }
-    Ok(Exit::Done)
 }
 
 fn list(cx: &Context) -> Result<Exit, Failure> {
@@ -200,7 +204,8 @@ fn to_json(record: &SecretRecord, now: Timestamp) -> serde_json::Value {
         "standing": standing(record, now),
         "overlap_seconds": record.overlap.as_secs(),
         "source": record.source.as_str(),
-        "until": record.until,
+        "until": record.until.filter(|_| !record.lacks_successor()),
+        "lacks_successor": record.lacks_successor(),
         "deleted": record.deleted,
         "reason": record.reason,
         "purge_lock": record.locked,
@@ -284,7 +289,7 @@ pub(crate) fn read_value(
     Ok(bytes)
 }
 
-fn read(cx: &Context, from: &SecretValue) -> Result<Secret, Failure> {
+pub(crate) fn read(cx: &Context, from: &SecretValue) -> Result<Secret, Failure> {
     let mut bytes = read_value(cx, from, MAX_SECRET_VALUE, "secret")?;
     if bytes.len() < GOOD_SECRET {
         cx.out.warn(&format!(
