@@ -3,12 +3,13 @@
 
 use std::sync::atomic::AtomicUsize;
 
-use claviger_core::KeyVersion;
 use claviger_core::custody::Custody;
+use claviger_core::{KeyVersion, SecretName};
 use tokio::sync::Semaphore;
 
+use super::web::{GRANT as GRANT_OF_GITHUB, Scene as WebScene, Script, refused};
 use super::*;
-use crate::keyring::{LifeEvent, Start};
+use crate::keyring::{LifeEvent, SecretReplacement, Start};
 use crate::local::Rotation;
 
 const GRANT: &str = "[grants.g]\nsign = { key = \"k\" }\n";
@@ -370,4 +371,87 @@ async fn a_version_that_waits_was_made_in_the_same_hands() {
         scene.states(),
         "v1 revoked, v2 destroyed, v3 active, v4 destroyed"
     );
+}
+
+#[tokio::test]
+async fn a_compromised_secret_is_cut_off_refused_and_replaced_by_what_is_given_next() {
+    let scene = WebScene::new().await;
+    let broker = scene.broker();
+    let github: SecretName = name("github");
+    let who = scene.fixture.start(GRANT_OF_GITHUB).await;
+    assert_eq!(
+        scene.get(who).await.unwrap(),
+        "ok",
+        "the control: before the command it is sent"
+    );
+    scene.web.entered.notified().await;
+    let value = |text: &str| SecretReplacement {
+        name: name("github"),
+        of: None,
+        expires: None,
+        rotate_every: None,
+        value: Secret::take(&mut text.as_bytes().to_vec()).unwrap(),
+    };
+    broker
+        .replace_secret(value("canary-of-the-second"))
+        .await
+        .unwrap();
+    broker.stage_secret(value("canary-of-the-third")).await.unwrap();
+    let states = || {
+        let versions = broker.keyring().secret_versions(&github);
+        let each = versions.iter().map(|record| {
+            let lacks = if record.lacks_successor() { "!" } else { "" };
+            format!("{} {}{lacks}", record.secret.version, record.standing())
+        });
+        each.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(states(), "v1 retired, v2 active, v3 pending");
+    scene.web.will(Script::Hangs);
+    let compromise = async {
+        scene.web.entered.notified().await;
+        broker.compromise_secret(&github, None, None).await.unwrap()
+    };
+    let (cut, revoked) = tokio::join!(scene.get(who), compromise);
+    assert_eq!(refused(&cut.unwrap_err()), Refusal::Revoked);
+    assert_eq!(revoked.len(), 2);
+    for _ in 0..2 {
+        // What waits still waits: only an operator knows whether it is good.
+        assert_eq!(states(), "v1 revoked, v2 revoked!, v3 pending");
+        assert_eq!(refused(&scene.get(who).await.unwrap_err()), Refusal::Revoked);
+        broker.compromise_secret(&github, None, None).await.unwrap();
+    }
+    broker
+        .replace_secret(value("canary-of-the-fourth"))
+        .await
+        .unwrap();
+    assert_eq!(states(), "v1 revoked, v2 revoked, v3 pending, v4 active");
+    assert_eq!(scene.get(who).await.unwrap(), "ok");
+    assert_eq!(
+        scene.web.seen().last().unwrap().slots[0].1,
+        "Bearer canary-of-the-fourth"
+    );
+    // Named, what waits is destroyed, and a version that is not there is no success.
+    let waiting = Some(KeyVersion(3));
+    assert!(
+        broker
+            .compromise_secret(&github, waiting, None)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(states(), "v1 revoked, v2 revoked, v3 destroyed, v4 active");
+    let absent = broker.compromise_secret(&github, Some(KeyVersion(9)), None).await;
+    assert!(absent.unwrap_err().to_string().contains("github@v9"));
+    // A promotion takes the place of what was compromised, too.
+    broker.stage_secret(value("canary-of-the-fifth")).await.unwrap();
+    broker
+        .compromise_secret(&github, Some(KeyVersion(4)), None)
+        .await
+        .unwrap();
+    broker.promote_secret(&github).await.unwrap();
+    assert_eq!(
+        states(),
+        "v1 revoked, v2 revoked, v3 destroyed, v4 revoked, v5 active"
+    );
+    scene.log_is_clean().await;
 }
