@@ -63,6 +63,7 @@ impl Keyring {
         now: Timestamp,
     ) -> Result<KeyRotation, KeyringError> {
         let mut file = self.file();
+        new.plan.check()?;
         let old = self.refuse_rotation(&new, of, succession)?;
         let mut list = file.meta.list()?;
         if list.len() >= MAX_KEYS {
@@ -287,7 +288,7 @@ impl Keyring {
     /// Sets the plan of every version of a key that is not over, and locks its purge if that is asked; a lock is never taken away.
     ///
     /// # Errors
-    /// When there is no such key, or the disk fails.
+    /// When there is no such key, the plan is out of bounds, or the disk fails.
     pub(crate) fn set_plan(
         &self,
         name: &KeyName,
@@ -295,6 +296,7 @@ impl Keyring {
         lock: Option<Lock>,
         now: Timestamp,
     ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
+        plan.check()?;
         let mut file = self.file();
         let changed: Vec<KeyRecord> = self
             .versions(name)

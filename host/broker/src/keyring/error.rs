@@ -191,6 +191,9 @@ pub enum KeyringError {
         /// The state asked for.
         to: KeyState,
     },
+    /// A plan that cannot be kept.
+    #[error("a rotation plan is in whole seconds, of which its age has at least one")]
+    Plan,
     /// A text is over its bound.
     #[error("{what} has at most {allowed} bytes, not {sent}")]
     TooLong {

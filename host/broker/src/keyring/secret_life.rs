@@ -11,7 +11,9 @@ use jiff::Timestamp;
 
 use super::life::{LifeError, LifeEvent, after, next};
 use super::secrets::{check_plan, check_value, next_version};
-use super::{KeyState, Keyring, KeyringError, Lock, OpenFile, Reason, SecretRecord, SecretReplacement};
+use super::{
+    KeyState, Keyring, KeyringError, Lock, OpenFile, Reason, RotationPlan, SecretRecord, SecretReplacement,
+};
 
 impl Keyring {
     /// Adds a new value that waits beside the one in use until it is promoted.
@@ -162,7 +164,7 @@ impl Keyring {
     /// Sets how a secret is rotated, and locks its purge if that is asked; a lock is never taken away.
     ///
     /// # Errors
-    /// When there is no such secret, or the disk fails.
+    /// When there is no such secret, the plan is out of bounds, or the disk fails.
     pub(crate) fn set_secret_plan(
         &self,
         name: &SecretName,
@@ -171,6 +173,12 @@ impl Keyring {
         lock: Option<Lock>,
         now: Timestamp,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        let plan = RotationPlan {
+            every,
+            uses: None,
+            overlap,
+        };
+        plan.check()?;
         let mut file = self.file();
         let changed: Vec<SecretRecord> = self
             .secret_versions(name)

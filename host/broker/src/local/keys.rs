@@ -187,7 +187,8 @@ impl LocalBroker {
             .await
     }
 
-    pub(super) async fn create_key_with(
+    /// As [`LocalBroker::create_planned_key`], refused by the device, too, once it is revoked, if that is asked.
+    pub(crate) async fn create_key_with(
         &self,
         creation: KeyCreation,
         plan: RotationPlan,

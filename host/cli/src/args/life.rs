@@ -210,7 +210,7 @@ pub(crate) struct Rotate {
 }
 
 /// As a plan, and nothing at all.
-fn overlap(text: &str) -> Result<Duration, String> {
+pub(super) fn overlap(text: &str) -> Result<Duration, String> {
     match text {
         "0" | "0s" | "0d" => Ok(Duration::ZERO),
         _ => super::plan(text),

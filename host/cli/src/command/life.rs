@@ -1,6 +1,6 @@
 //! `claviger key …` and `claviger secret …` about their lives: rotation, revocation, deletion. Compromise is a file of its own.
 
-use claviger_broker::keyring::{DEFAULT_OVERLAP, Lock, Start};
+use claviger_broker::keyring::{DEFAULT_OVERLAP, Lock, RotationPlan, Start};
 use claviger_broker::operator::{Act, Command as Order, End, LifeCommand};
 use claviger_core::key::{KeySpec, KeyVersion};
 use claviger_core::{KeyName, SecretName};
@@ -28,7 +28,16 @@ pub(crate) fn key(cx: &Context, args: KeyLife) -> Result<Exit, Failure> {
         },
         KeyLife::Promote { name } => LifeCommand::PromoteKey { name },
         KeyLife::Cancel { name } => LifeCommand::CancelKey { name },
-        KeyLife::Plan { name, plan } => plan_of(&name, &plan),
+        KeyLife::Plan { name, plan } => {
+            let (RotationPlan { every, uses, overlap }, lock) = plan_of(&plan);
+            LifeCommand::PlanKey {
+                name,
+                every,
+                uses,
+                overlap,
+                lock,
+            }
+        }
         KeyLife::Compromise { key, reason } => return compromise::key(cx, key, reason),
         KeyLife::Disable { key, reason } => act(key, Act::Disable { reason }),
         KeyLife::Enable { key } => act(key, Act::Enable),
@@ -97,23 +106,15 @@ pub(crate) fn secret(cx: &Context, args: SecretLife) -> Result<Exit, Failure> {
     secret::made(cx, Order::Life(command), None)
 }
 
-/// The plan of a new key, if anything was said of one.
-pub(crate) fn planned(name: &KeyName, plan: &Plan) -> Option<LifeCommand> {
-    let said = plan.rotate_every.is_some()
-        || plan.rotate_uses.is_some()
-        || plan.overlap.is_some()
-        || plan.purge_lock;
-    said.then(|| plan_of(name, plan))
-}
-
-fn plan_of(name: &KeyName, plan: &Plan) -> LifeCommand {
-    LifeCommand::PlanKey {
-        name: name.clone(),
+/// The plan that was said, and whether the purge is locked.
+pub(crate) fn plan_of(plan: &Plan) -> (RotationPlan, Option<Lock>) {
+    let lock = plan.purge_lock.then_some(Lock::ForGood);
+    let plan = RotationPlan {
         every: plan.rotate_every,
         uses: plan.rotate_uses,
         overlap: plan.overlap.unwrap_or(DEFAULT_OVERLAP),
-        lock: plan.purge_lock.then_some(Lock::ForGood),
-    }
+    };
+    (plan, lock)
 }
 
 fn act(key: KeySpec, act: Act) -> LifeCommand {
