@@ -282,6 +282,15 @@ impl Ledger {
         }
     }
 
+    /// All that is said to anybody: not which reservations may still come back.
+    #[cfg(test)]
+    pub(crate) fn said(&self) -> Self {
+        Self {
+            reserved: HashMap::new(),
+            ..self.clone()
+        }
+    }
+
     /// The state of a grant; of one never used, the default.
     #[must_use]
     pub fn grant(&self, agent: &AgentName, alias: &GrantAlias) -> GrantState {
@@ -368,6 +377,14 @@ impl Ledger {
     /// Counts a use of its credentials, which whoever decides it does when it is decided.
     pub(crate) fn used(&mut self, allowed: &Use, time: Timestamp) {
         self.usages.count(allowed, time);
+    }
+
+    /// As [`Ledger::used`], of a use that the host makes for itself under a grant: one of its credential, and none of the grant's.
+    pub(crate) fn used_by_host(&mut self, allowed: &Use, time: Timestamp) {
+        self.saw(time);
+        // The grant is one that something was done under, from now on, and after a restart.
+        self.state(&allowed.agent, &allowed.grant);
+        self.used(allowed, time);
     }
 
     /// As [`Ledger::used`], of a request for a certificate.

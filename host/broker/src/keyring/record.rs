@@ -253,7 +253,8 @@ pub struct KeyRecord {
     pub source: KeySource,
     /// When a new version takes its place. The next version takes the plan over.
     pub plan: RotationPlan,
-    /// When the present state ends by itself: a retiring version retires. Of a deleted one: when it may be purged.
+    /// When the present state ends by itself: a retiring version retires. Of a deleted one: when it may be purged. Of a revoked one:
+    /// [`KeyRecord::lacks_successor`], and since when.
     pub until: Option<Timestamp>,
     /// When it was deleted, if it is: it is used for nothing, and can be restored until it is purged.
     pub deleted: Option<Timestamp>,
@@ -334,6 +335,12 @@ impl KeyRecord {
             self.state,
             KeyState::Active | KeyState::Retiring | KeyState::Retired
         ) && self.deleted.is_none()
+    }
+
+    /// Whether it was compromised while it was in use, and nothing has taken its place yet.
+    #[must_use]
+    pub fn lacks_successor(&self) -> bool {
+        self.life().lacks_successor()
     }
 
     /// When its plan says that a new version takes its place, by its age. One that was made after now was made by a clock that had run

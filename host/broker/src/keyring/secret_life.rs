@@ -11,7 +11,9 @@ use jiff::Timestamp;
 
 use super::life::{LifeError, LifeEvent, after, next};
 use super::secrets::{check_plan, check_value, next_version};
-use super::{KeyState, Keyring, KeyringError, Lock, OpenFile, SecretRecord, SecretReplacement};
+use super::{
+    KeyState, Keyring, KeyringError, Lock, OpenFile, Reason, RotationPlan, SecretRecord, SecretReplacement,
+};
 
 impl Keyring {
     /// Adds a new value that waits beside the one in use until it is promoted.
@@ -78,7 +80,7 @@ impl Keyring {
         };
         let changed = self.step_secrets(name, now, &|record| match record.state {
             KeyState::Pending if record.secret == pending.secret => Some(LifeEvent::Activate),
-            KeyState::Active | KeyState::Disabled if waits() => Some(superseded.clone()),
+            KeyState::Active | KeyState::Disabled | KeyState::Revoked if waits() => Some(superseded.clone()),
             KeyState::Pending
             | KeyState::Active
             | KeyState::Disabled
@@ -93,6 +95,28 @@ impl Keyring {
             });
         }
         Ok(changed)
+    }
+
+    /// Revokes every value of a secret that somebody else may have, or this version, in one step. One that waits is left to wait unless it is
+    /// named: whoever issued it may take no other any more.
+    ///
+    /// # Errors
+    /// When the disk fails; then it is as it was.
+    pub(crate) fn compromise_secret(
+        &self,
+        name: &SecretName,
+        version: Option<KeyVersion>,
+        reason: &Reason,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        let event = LifeEvent::Compromise(reason.clone());
+        self.step_secrets(name, now, &|record| {
+            let affected = match version {
+                Some(version) => record.secret.version == version,
+                None => record.state != KeyState::Pending,
+            };
+            affected.then(|| event.clone())
+        })
     }
 
     /// Lets something happen to one version of a secret; nothing comes back if nothing changed.
@@ -153,7 +177,7 @@ impl Keyring {
     /// Sets how a secret is rotated, and locks its purge if that is asked; a lock is never taken away.
     ///
     /// # Errors
-    /// When there is no such secret, or the disk fails.
+    /// When there is no such secret, the plan is out of bounds, or the disk fails.
     pub(crate) fn set_secret_plan(
         &self,
         name: &SecretName,
@@ -162,6 +186,12 @@ impl Keyring {
         lock: Option<Lock>,
         now: Timestamp,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        let plan = RotationPlan {
+            every,
+            uses: None,
+            overlap,
+        };
+        plan.check()?;
         let mut file = self.file();
         let changed: Vec<SecretRecord> = self
             .secret_versions(name)

@@ -26,6 +26,7 @@ mod act;
 mod admit;
 mod approvals;
 mod backup;
+mod compromise;
 mod control;
 mod denials;
 mod evidence;
@@ -52,16 +53,18 @@ mod tokens;
 
 pub use approvals::{AnswerError, MAX_PENDING, MAX_PENDING_BYTES, MAX_PENDING_PER_AGENT, PendingApproval};
 pub use backup::{BackUpError, BackupMade};
+pub use compromise::Compromise;
 pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
 pub use hardware::{Enforced, ProofError};
 pub use import::KeyImport;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
-pub use rotation::{Compromise, Rotation};
+
 pub use rotator::{
     Replaced, SecretRotation, SecretRotationError, WITHDRAWAL, Withdrawal, WithdrawalEnd, due_secret,
 };
+pub use rotation::Rotation;
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};

@@ -16,7 +16,7 @@ use super::keys::IDLE;
 use super::send::Stop;
 use super::stops::STOPPED;
 use super::{LocalBroker, OpenError};
-use crate::keyring::{KeyState, KeyringError, NewSecret, SecretRecord, SecretReplacement};
+use crate::keyring::{KeyState, KeyringError, Lock, NewSecret, SecretRecord, SecretReplacement};
 use crate::ledger::Ledger;
 
 /// What to add.
@@ -63,6 +63,19 @@ impl LocalBroker {
     /// # Errors
     /// When the name is taken, the value does not fit its kind, or something cannot be written.
     pub async fn add_secret(&self, creation: SecretCreation) -> Result<Arc<SecretRecord>, NewSecretError> {
+        self.add_planned_secret(creation, Duration::ZERO, None).await
+    }
+
+    /// As [`LocalBroker::add_secret`]; after a replacement the value before is kept for so long, and its purge is locked if that is asked.
+    ///
+    /// # Errors
+    /// As there; and when the plan is out of bounds.
+    pub async fn add_planned_secret(
+        &self,
+        creation: SecretCreation,
+        overlap: Duration,
+        lock: Option<Lock>,
+    ) -> Result<Arc<SecretRecord>, NewSecretError> {
         let new = NewSecret {
             name: creation.name,
             kind: creation.kind,
@@ -70,8 +83,8 @@ impl LocalBroker {
             assurance: self.assurance,
             expires: creation.expires,
             rotate_every: creation.rotate_every,
-            overlap: Duration::ZERO,
-            locked: false,
+            overlap,
+            locked: lock.is_some(),
             value: creation.value,
         };
         let record = self.keyring.insert_secret(new, self.now())?;

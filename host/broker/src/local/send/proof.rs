@@ -286,8 +286,7 @@ impl LocalBroker {
                 rate_until: state.rate_until,
                 approval: None,
             };
-            ledger.saw(time);
-            ledger.used(&allowed, time);
+            ledger.used_by_host(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
