@@ -41,8 +41,15 @@ pub struct Ledger {
     keyring: u64,
 }
 
-/// What an approval of a first use covers: one grant of one agent, by these bytes, under this revision of the manifest.
-type Approved = (AgentName, GrantAlias, ComponentDigest, ManifestDigest);
+/// What an approval of a first use covers: one grant of one agent, by these bytes, under this revision of the manifest; of a grant with
+/// rights, one of them.
+type Approved = (
+    AgentName,
+    GrantAlias,
+    ComponentDigest,
+    ManifestDigest,
+    Option<Operation>,
+);
 
 /// A grant that an agent asked for, and that no operator has looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +137,7 @@ impl Ledger {
                 self.suspend(agent, grant);
                 // What was stopped is asked for again.
                 self.approved
-                    .retain(|(of, alias, _, _), _| of != agent || alias != grant);
+                    .retain(|(of, alias, ..), _| of != agent || alias != grant);
                 self.asked.retain(|_, (of, alias)| of != agent || alias != grant);
             }
             Event::ApprovalEnded { request, end } => match (request.mode, end) {
@@ -185,7 +192,7 @@ impl Ledger {
             Event::Resumed { agent, grant } => self.resume(agent, grant),
             Event::AgentSuspended { agent } => {
                 self.suspended.insert(agent.clone());
-                self.approved.retain(|(of, _, _, _), _| of != agent);
+                self.approved.retain(|(of, ..), _| of != agent);
                 self.asked.retain(|_, (of, _)| of != agent);
             }
             Event::AgentResumed { agent } => {
@@ -350,7 +357,7 @@ impl Ledger {
     }
 
     /// The approval that a use follows whose grant asks for the first one alone, if there was one for these bytes under this revision of
-    /// the manifest.
+    /// the manifest. Under a grant with rights, of the same right.
     #[must_use]
     pub fn approved(
         &self,
@@ -358,8 +365,9 @@ impl Ledger {
         alias: &GrantAlias,
         component: ComponentDigest,
         manifest: ManifestDigest,
+        operation: Option<Operation>,
     ) -> Option<ApprovalId> {
-        let covered = (agent.clone(), alias.clone(), component, manifest);
+        let covered = (agent.clone(), alias.clone(), component, manifest, operation);
         self.approved.get(&covered).copied()
     }
 
@@ -458,9 +466,10 @@ fn covered(request: &ApprovalRequest) -> Approved {
         grant,
         component,
         manifest,
+        operation,
         ..
     } = request;
-    (agent.clone(), grant.clone(), *component, *manifest)
+    (agent.clone(), grant.clone(), *component, *manifest, *operation)
 }
 
 /// What a request reserves of its grant's byte budget; of the host's own, nothing.

@@ -225,12 +225,6 @@ impl LocalBroker {
                         allow: allow.clone(),
                     }),
             };
-            // Under another capability nothing would ask, and a knob that nothing enforces is none.
-            let asks = matches!(grant.capability, Capability::Sign { .. } | Capability::Http(_));
-            if grant.constraints.approval.is_some() && !asks {
-                let text = "its uses cannot wait for an approval; only those of `sign` and `http` do";
-                reasons.push(problem(alias, text.to_owned()));
-            }
             match capability {
                 Ok(capability) => {
                     let constraints = grant.constraints.clone();
