@@ -78,7 +78,7 @@ impl LocalBroker {
             Err(Failure::Failed(error)) => Err(error),
             Err(Failure::NoToken { alias, denial }) => {
                 self.refuse(&instance, &alias, denial).await;
-                Err(Fault::Token.into())
+                Err(SendError::from(Fault::Token).under(&alias))
             }
             Err(Failure::Denied { alias, denial }) => {
                 let refusal = match &alias {
@@ -478,7 +478,7 @@ impl LocalBroker {
         if error == SendError::from(Fault::Reflected) {
             return reflected(&self.record, &self.exchanges, &instance.admitted.agent, alias).await;
         }
-        error
+        error.under(alias)
     }
 }
 
