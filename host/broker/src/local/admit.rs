@@ -18,6 +18,7 @@ use claviger_core::{
 use super::evidence::AttestTerms;
 use super::send::HttpTerms;
 use super::{LocalBroker, write};
+use crate::fit::Shelf;
 use crate::keyring::KeyRecord;
 
 /// An admitted agent: what every use is decided by.
@@ -101,14 +102,6 @@ impl Granted {
 }
 
 impl LocalBroker {
-    /// Every reason against admitting these bytes under this manifest, without logging or admitting anything: for `claviger check`.
-    #[must_use]
-    pub fn check(&self, manifest: &Manifest, component: Option<ComponentDigest>) -> Vec<NotAdmittedReason> {
-        let mut reasons = component.map_or_else(Vec::new, |component| check_digest(manifest, component));
-        reasons.extend(self.resolve(manifest).err().unwrap_or_default());
-        reasons
-    }
-
     pub(super) async fn admit_agent(
         &self,
         manifest: &Manifest,
@@ -196,7 +189,13 @@ impl LocalBroker {
     ) -> Result<BTreeMap<GrantAlias, AdmittedGrant>, Vec<NotAdmittedReason>> {
         let mut grants = BTreeMap::new();
         let mut reasons = overlaps(manifest);
+        let shelf = Shelf::new(self.keyring.keys(), self.keyring.secrets());
+        let now = self.clock.now();
         for (alias, grant) in &manifest.grants {
+            let needs = shelf.needs(grant, now).into_iter();
+            let unmet: Vec<_> = needs.filter_map(|need| need.found.err()).collect();
+            let all_met = unmet.is_empty();
+            reasons.extend(unmet.into_iter().map(|unmet| problem(alias, unmet.to_string())));
             let capability = match &grant.capability {
                 Capability::Sign { key, narrowing } => self
                     .resolve_key(key, |profile| profile.narrow(narrowing))
@@ -205,10 +204,7 @@ impl LocalBroker {
                         rule,
                     }),
                 Capability::Http(http) => self.resolve_http(http).map(Granted::Http),
-                Capability::Attest(attest) => self
-                    .resolve_attest(attest)
-                    .map(Granted::Attest)
-                    .map_err(|text| vec![text]),
+                Capability::Attest(attest) => self.resolve_attest(attest).map(Granted::Attest),
                 Capability::Seal { key, allow, bytes } => {
                     self.resolve_key(key, Profile::sealing).map(|rule| Granted::Seal {
                         key: key.clone(),
@@ -236,7 +232,9 @@ impl LocalBroker {
                         },
                     );
                 }
-                Err(texts) => reasons.extend(texts.into_iter().map(|text| problem(alias, text))),
+                // What it lacks was said.
+                Err(text) if all_met => reasons.push(problem(alias, text)),
+                Err(_) => {}
             }
         }
         if reasons.is_empty() {
@@ -246,50 +244,20 @@ impl LocalBroker {
         }
     }
 
-    /// What a grant makes of the profile of its key, or the one reason against it.
+    /// What a grant makes of the profile of its key.
     fn resolve_key<T>(
         &self,
         key: &KeyName,
         rule: impl FnOnce(&Profile) -> Result<T, ProfileError>,
-    ) -> Result<T, Vec<String>> {
+    ) -> Result<T, String> {
         self.active_key(key)
             .and_then(|record| rule(&record.profile).map_err(|error| format!("key `{key}`: {error}")))
-            .map_err(|text| vec![text])
     }
 
-    /// Every reason against serving a grant of outbound HTTP now.
-    fn resolve_http(&self, grant: &Arc<HttpGrant>) -> Result<HttpTerms, Vec<String>> {
-        let mut problems = Vec::new();
-        if self.egress.is_none() {
-            problems.push("this host sends no requests: it was opened without egress".to_owned());
-        }
-        let terms = HttpTerms::new(Arc::clone(grant));
-        let now = self.clock.now();
-        for (name, kind, origin) in terms.secrets() {
-            if let Err(denial) = self.active_secret(name, kind, origin, now) {
-                problems.push(denial.detail);
-            }
-        }
-        for (key, profile) in terms.keys() {
-            match self.active_key(key) {
-                Err(text) => problems.push(text),
-                Ok(record) if record.profile.kind() != profile => problems.push(format!(
-                    "key `{key}` is for `{}`; `inject` needs one for `{profile}`",
-                    record.profile.kind()
-                )),
-                Ok(record) => {
-                    let fits = grant
-                        .inject
-                        .as_ref()
-                        .map_or(Ok(()), |inject| super::send::fits(inject, &grant.origin, &record));
-                    problems.extend(fits.err());
-                }
-            }
-        }
-        if problems.is_empty() {
-            Ok(terms)
-        } else {
-            Err(problems)
+    fn resolve_http(&self, grant: &Arc<HttpGrant>) -> Result<HttpTerms, String> {
+        match &self.egress {
+            Some(_) => Ok(HttpTerms::new(Arc::clone(grant))),
+            None => Err("this host sends no requests: it was opened without egress".to_owned()),
         }
     }
 

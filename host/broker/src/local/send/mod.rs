@@ -31,7 +31,6 @@ mod terms;
 pub(super) use exchange::{Exchange, Exchanges, Stop, may_have_left};
 pub use hook::{HookError, MAX_HOOK_ANSWER, Webhook};
 pub(super) use memory::{Memory, Wasted};
-pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 
 use body::outgoing;
