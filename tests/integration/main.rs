@@ -7,6 +7,7 @@
     reason = "clippy.toml allows these in tests; what tests share stands beside them"
 )]
 
+mod approvals;
 mod cli_approvals;
 mod cli_components;
 mod cli_control;

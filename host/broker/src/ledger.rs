@@ -44,8 +44,15 @@ pub struct Ledger {
     keyring: u64,
 }
 
-/// What an approval of a first use covers: one grant of one agent, by these bytes, under this revision of the manifest.
-type Approved = (AgentName, GrantAlias, ComponentDigest, ManifestDigest);
+/// What an approval of a first use covers: one grant of one agent, by these bytes, under this revision of the manifest; of a grant with
+/// rights, one of them.
+type Approved = (
+    AgentName,
+    GrantAlias,
+    ComponentDigest,
+    ManifestDigest,
+    Option<Operation>,
+);
 
 /// So many credentials of one secret are remembered until they are withdrawn: a provider that agrees to no withdrawal fills no memory.
 const KEPT_ISSUED: usize = 64;
@@ -145,7 +152,7 @@ impl Ledger {
                 self.suspend(agent, grant);
                 // What was stopped is asked for again.
                 self.approved
-                    .retain(|(of, alias, _, _), _| of != agent || alias != grant);
+                    .retain(|(of, alias, ..), _| of != agent || alias != grant);
                 self.asked.retain(|_, (of, alias)| of != agent || alias != grant);
             }
             Event::ApprovalEnded { request, end } => match (request.mode, end) {
@@ -200,7 +207,7 @@ impl Ledger {
             Event::Resumed { agent, grant } => self.resume(agent, grant),
             Event::AgentSuspended { agent } => {
                 self.suspended.insert(agent.clone());
-                self.approved.retain(|(of, _, _, _), _| of != agent);
+                self.approved.retain(|(of, ..), _| of != agent);
                 self.asked.retain(|_, (of, _)| of != agent);
             }
             Event::AgentResumed { agent } => {
@@ -405,7 +412,7 @@ impl Ledger {
     }
 
     /// The approval that a use follows whose grant asks for the first one alone, if there was one for these bytes under this revision of
-    /// the manifest.
+    /// the manifest. Under a grant with rights, of the same right.
     #[must_use]
     pub fn approved(
         &self,
@@ -413,8 +420,9 @@ impl Ledger {
         alias: &GrantAlias,
         component: ComponentDigest,
         manifest: ManifestDigest,
+        operation: Option<Operation>,
     ) -> Option<ApprovalId> {
-        let covered = (agent.clone(), alias.clone(), component, manifest);
+        let covered = (agent.clone(), alias.clone(), component, manifest, operation);
         self.approved.get(&covered).copied()
     }
 
@@ -513,9 +521,10 @@ fn covered(request: &ApprovalRequest) -> Approved {
         grant,
         component,
         manifest,
+        operation,
         ..
     } = request;
-    (agent.clone(), grant.clone(), *component, *manifest)
+    (agent.clone(), grant.clone(), *component, *manifest, *operation)
 }
 
 /// What a request reserves of its grant's byte budget; of the host's own, nothing.

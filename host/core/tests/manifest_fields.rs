@@ -144,12 +144,6 @@ fn every_field() -> Vec<(String, &'static [Field])> {
             .collect()
     };
     let bare = without(&["sign", "http", "inject", "seal", "mac", "attest"]);
-    // Nobody is asked about uses of the rest.
-    let unasked: Vec<&str> = bare
-        .iter()
-        .copied()
-        .filter(|name| !name.starts_with("approval"))
-        .collect();
     let http: Vec<&str> = fields::HTTP
         .iter()
         .map(|field| field.name)
@@ -197,47 +191,23 @@ fn every_field() -> Vec<(String, &'static [Field])> {
         section(
             "[grants.h]",
             fields::GRANT,
-            &without(&[
-                "sign",
-                "http",
-                "inject",
-                "mac",
-                "attest",
-                "approval",
-                "approval-timeout",
-            ]),
+            &without(&["sign", "http", "inject", "mac", "attest"]),
         ),
-        section("[grants.i]", fields::GRANT, &unasked),
+        section("[grants.i]", fields::GRANT, &bare),
         section("[grants.i.seal]", fields::SEAL, &[]),
         section(
             "[grants.j]",
             fields::GRANT,
-            &without(&[
-                "sign",
-                "http",
-                "inject",
-                "seal",
-                "attest",
-                "approval",
-                "approval-timeout",
-            ]),
+            &without(&["sign", "http", "inject", "seal", "attest"]),
         ),
-        section("[grants.l]", fields::GRANT, &unasked),
+        section("[grants.l]", fields::GRANT, &bare),
         section("[grants.l.mac]", fields::MAC, &[]),
         section(
             "[grants.m]",
             fields::GRANT,
-            &without(&[
-                "sign",
-                "http",
-                "inject",
-                "seal",
-                "mac",
-                "approval",
-                "approval-timeout",
-            ]),
+            &without(&["sign", "http", "inject", "seal", "mac"]),
         ),
-        section("[grants.n]", fields::GRANT, &unasked),
+        section("[grants.n]", fields::GRANT, &bare),
         section(
             "[grants.n.attest]",
             fields::ATTEST,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
+use claviger_core::approval::Subject;
 use claviger_core::audit::{Event, InstanceEnd, Recovered};
 use claviger_core::custody::{Assurance, Custody, Sealer};
 use claviger_core::egress::{Answer, BodyStream, Egress, RequestHead, SendError};
@@ -12,7 +13,7 @@ use claviger_core::manifest::Manifest;
 use claviger_core::name::escape;
 use claviger_core::{
     Admission, AdmissionId, Approver, AuditError, AuditSink, BoxFuture, Broker, Clock, ComponentDigest,
-    InstanceId, NotAdmitted, Outcome, Refusal, Request, Secret,
+    GrantAlias, InstanceId, NotAdmitted, Outcome, Refusal, Request, RequestDigest, Secret,
 };
 
 use crate::audit::{Durability, LogKey, LogKeyError, LogOptions, OpenError as LogOpenError, TileLog};
@@ -61,10 +62,10 @@ pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
 
+pub use rotation::Rotation;
 pub use rotator::{
     Replaced, SecretRotation, SecretRotationError, WITHDRAWAL, Withdrawal, WithdrawalEnd, due_secret,
 };
-pub use rotation::Rotation;
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};
@@ -223,6 +224,19 @@ struct Instance {
     // For the bodies of its requests that are held whole, and what was read of some in vain.
     bodies: Memory,
     wasted: Wasted,
+}
+
+impl Instance {
+    /// What an approval of this under one of its grants is bound to.
+    fn request_of(&self, alias: &GrantAlias, subject: &Subject) -> RequestDigest {
+        let Admitted {
+            agent,
+            component,
+            manifest,
+            ..
+        } = &*self.admitted;
+        subject.request(agent, component, manifest, alias)
+    }
 }
 
 impl LocalBroker {

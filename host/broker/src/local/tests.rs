@@ -2,6 +2,7 @@
 
 mod approvals;
 mod approved_requests;
+mod approved_symmetric;
 mod backups;
 mod certify;
 mod commands;

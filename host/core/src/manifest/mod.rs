@@ -19,6 +19,7 @@ pub mod fields;
 mod hours;
 mod parse;
 mod pin;
+mod place;
 mod problem;
 mod quantity;
 mod rights;

@@ -33,7 +33,6 @@ mod terms;
 pub(super) use exchange::{Exchange, Exchanges, Stop, may_have_left};
 pub use hook::{HookError, MAX_HOOK_ANSWER, Webhook};
 pub(super) use memory::{Memory, Wasted};
-pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 
 use body::outgoing;
@@ -80,7 +79,7 @@ impl LocalBroker {
             Err(Failure::Failed(error)) => Err(error),
             Err(Failure::NoToken { alias, denial }) => {
                 self.refuse(&instance, &alias, denial).await;
-                Err(Fault::Token.into())
+                Err(SendError::from(Fault::Token).under(&alias))
             }
             Err(Failure::Denied { alias, denial }) => {
                 let refusal = match &alias {
@@ -495,7 +494,7 @@ impl LocalBroker {
         if error == SendError::from(Fault::Reflected) {
             return reflected(&self.record, &self.exchanges, &instance.admitted.agent, alias).await;
         }
-        error
+        error.under(alias)
     }
 }
 
