@@ -254,6 +254,9 @@ pub enum CustodyError {
     /// Sealed or wrapped by another machine or passphrase, or changed since.
     #[error("{0}")]
     NotOurs(String),
+    /// The machine was started otherwise than when this was bound to its start; the text says what changed.
+    #[error("{0}")]
+    StartChanged(String),
     /// The device refuses the key: it was revoked there.
     #[error("{0}")]
     Revoked(String),

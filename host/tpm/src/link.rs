@@ -79,6 +79,11 @@ impl Link {
         &self.srk_name
     }
 
+    /// The storage root key.
+    pub(crate) const fn root(&self) -> KeyHandle {
+        self.srk
+    }
+
     pub(crate) fn context(&mut self) -> &mut Context {
         &mut self.context
     }

@@ -39,7 +39,7 @@ impl TpmMacs {
     }
 
     async fn generate(&self, key: &KeyRef) -> Result<Secret, CustodyError> {
-        let template = template::mac_key().map_err(|error| CustodyError::Fault(error.to_string()))?;
+        let template = template::mac_key(None).map_err(|error| CustodyError::Fault(error.to_string()))?;
         let bound = bound_to(key);
         let made = self.actor.run(Lane::Host, move |device| {
             let (_, blob) = make(device, &template)?;
@@ -84,7 +84,7 @@ pub(crate) fn read(key: &KeyRef, stored: &[u8]) -> Result<KeyBlob, CustodyError>
         ));
     }
     let parts = blob::decode(Kind::Key, rest).map_err(not_ours)?;
-    let template = template::mac_key().map_err(|error| CustodyError::Fault(error.to_string()))?;
+    let template = template::mac_key(None).map_err(|error| CustodyError::Fault(error.to_string()))?;
     if !template::is_of(&parts.public, &template) {
         return Err(CustodyError::NotOurs(
             "the blob's key is not one for MACs that was made in the TPM and stays there".to_owned(),

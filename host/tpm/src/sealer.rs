@@ -13,7 +13,8 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::actor::{Actor, Lane};
-use crate::blob::{self, AUTH, Kind};
+use crate::blob::{self, AUTH, Blob, Kind};
+use crate::device::Created;
 use crate::template;
 
 /// The most bytes that are sealed at once: the least that every TPM 2.0 takes (MAX_SYM_DATA, Library Part 2).
@@ -34,17 +35,23 @@ impl TpmSealer {
     }
 
     async fn seal(&self, purpose: &str, secret: &Secret) -> Result<Vec<u8>, CustodyError> {
+        let salt = random_salt()?;
+        self.seal_under(salt, value(&salt, purpose), secret).await
+    }
+
+    /// Seals under this authorisation value, with the salt that it was made of beside it.
+    pub(crate) async fn seal_under(
+        &self,
+        salt: [u8; AUTH],
+        auth: Zeroizing<[u8; AUTH]>,
+        secret: &Secret,
+    ) -> Result<Vec<u8>, CustodyError> {
         if secret.len() > MAX_SEALED {
             return Err(CustodyError::Fault(format!(
                 "a TPM seals at most {MAX_SEALED} bytes, not {}",
                 secret.len()
             )));
         }
-        let mut salt = [0_u8; AUTH];
-        OsRng
-            .try_fill_bytes(&mut salt)
-            .map_err(|e| CustodyError::Unavailable(format!("the system gives no random numbers: {e}")))?;
-        let auth = value(&salt, purpose);
         // The future may be dropped while the device is at work, so the work has a copy of its own, in locked memory too.
         let data = Secret::fill_with(secret.len(), |bytes| {
             bytes.copy_from_slice(secret.expose());
@@ -54,29 +61,57 @@ impl TpmSealer {
             .actor
             .run(Lane::Host, move |device| device.seal(&auth, &data))
             .await?;
-        let bytes = blob::encode(Kind::Sealed, &salt, &created.public, &created.private)
-            .map_err(|error| CustodyError::Fault(error.to_string()))?;
-        Ok(bytes.to_vec())
+        sealed_blob(&salt, &created)
     }
 
     async fn unseal(&self, purpose: &str, sealed: &[u8]) -> Result<Secret, CustodyError> {
-        let not_ours = |error: blob::BlobError| CustodyError::NotOurs(error.to_string());
-        let blob = blob::decode(Kind::Sealed, sealed).map_err(not_ours)?;
-        let template = template::sealed_data().map_err(|error| CustodyError::Fault(error.to_string()))?;
-        if !template::is_of(&blob.public, &template) {
-            return Err(CustodyError::NotOurs(
-                "the blob is not one that this crate sealed".to_owned(),
-            ));
-        }
-        let auth = value(&blob.value, purpose);
+        let salt = decoded(sealed)?.value;
+        self.unseal_under(sealed, value(&salt, purpose)).await
+    }
+
+    /// Opens what was sealed under this authorisation value.
+    pub(crate) async fn unseal_under(
+        &self,
+        sealed: &[u8],
+        auth: Zeroizing<[u8; AUTH]>,
+    ) -> Result<Secret, CustodyError> {
+        let blob = decoded(sealed)?;
         self.actor
             .run(Lane::Host, move |device| device.unseal(&blob, &auth))
             .await
     }
 }
 
+/// A blob of what this crate sealed, without a policy.
+fn decoded(sealed: &[u8]) -> Result<Blob, CustodyError> {
+    let blob =
+        blob::decode(Kind::Sealed, sealed).map_err(|error| CustodyError::NotOurs(error.to_string()))?;
+    let template = template::sealed_data(None).map_err(|error| CustodyError::Fault(error.to_string()))?;
+    if !template::is_of(&blob.public, &template) {
+        return Err(CustodyError::NotOurs(
+            "the blob is not one that this crate sealed".to_owned(),
+        ));
+    }
+    Ok(blob)
+}
+
+pub(crate) fn random_salt() -> Result<[u8; AUTH], CustodyError> {
+    let mut salt = [0_u8; AUTH];
+    OsRng
+        .try_fill_bytes(&mut salt)
+        .map_err(|e| CustodyError::Unavailable(format!("the system gives no random numbers: {e}")))?;
+    Ok(salt)
+}
+
+/// What is stored of a sealed object.
+pub(crate) fn sealed_blob(salt: &[u8; AUTH], created: &Created) -> Result<Vec<u8>, CustodyError> {
+    let bytes = blob::encode(Kind::Sealed, salt, &created.public, &created.private)
+        .map_err(|error| CustodyError::Fault(error.to_string()))?;
+    Ok(bytes.to_vec())
+}
+
 /// The salt has a fixed length, so no two pairs of salt and purpose give the same input.
-fn value(salt: &[u8; AUTH], purpose: &str) -> Zeroizing<[u8; AUTH]> {
+pub(crate) fn value(salt: &[u8; AUTH], purpose: &str) -> Zeroizing<[u8; AUTH]> {
     let hash = Sha256::new()
         .chain_update(DOMAIN)
         .chain_update(salt)

@@ -47,10 +47,7 @@ pub(crate) fn signing_key(algorithm: Algorithm, policy: Option<&[u8; 32]>) -> Re
         .with_no_da(true)
         .with_sign_encrypt(true)
         .build()?;
-    let policy = policy.map_or_else(
-        || Ok(Digest::default()),
-        |policy| Digest::try_from(policy.as_slice()),
-    )?;
+    let policy = digest(policy)?;
     match algorithm {
         Algorithm::Ed25519 => Ok(None),
         Algorithm::P256 => {
@@ -109,34 +106,46 @@ pub(crate) fn attestation_key() -> Result<Public, Error> {
 }
 
 /// A key for MACs (HMAC-SHA-256) that never leaves the TPM, likewise.
-pub(crate) fn mac_key() -> Result<Public, Error> {
+pub(crate) fn mac_key(policy: Option<&[u8; 32]>) -> Result<Public, Error> {
     let attributes = ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
         .with_sensitive_data_origin(true)
-        .with_user_with_auth(true)
+        .with_user_with_auth(policy.is_none())
         .with_no_da(true)
         .with_sign_encrypt(true)
         .build()?;
-    keyed_hash(attributes, KeyedHashScheme::HMAC_SHA_256)
+    keyed_hash(attributes, KeyedHashScheme::HMAC_SHA_256, digest(policy)?)
 }
 
-/// Sealed data, likewise noDA with a random authorisation value.
-pub(crate) fn sealed_data() -> Result<Public, Error> {
+/// Sealed data, likewise noDA with a random authorisation value, and likewise with a policy or without.
+pub(crate) fn sealed_data(policy: Option<&[u8; 32]>) -> Result<Public, Error> {
     let attributes = ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
-        .with_user_with_auth(true)
+        .with_user_with_auth(policy.is_none())
         .with_no_da(true)
         .build()?;
-    keyed_hash(attributes, KeyedHashScheme::Null)
+    keyed_hash(attributes, KeyedHashScheme::Null, digest(policy)?)
 }
 
-fn keyed_hash(attributes: ObjectAttributes, scheme: KeyedHashScheme) -> Result<Public, Error> {
+fn digest(policy: Option<&[u8; 32]>) -> Result<Digest, Error> {
+    policy.map_or_else(
+        || Ok(Digest::default()),
+        |policy| Digest::try_from(policy.as_slice()),
+    )
+}
+
+fn keyed_hash(
+    attributes: ObjectAttributes,
+    scheme: KeyedHashScheme,
+    policy: Digest,
+) -> Result<Public, Error> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::KeyedHash)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
         .with_object_attributes(attributes)
+        .with_auth_policy(policy)
         .with_keyed_hash_parameters(PublicKeyedHashParameters::new(scheme))
         .with_keyed_hash_unique_identifier(Digest::default())
         .build()
@@ -283,8 +292,10 @@ mod tests {
             key(Algorithm::Rsa2048, None),
             key(Algorithm::Rsa2048, Some(&[1; 32])),
             attestation_key(),
-            mac_key(),
-            sealed_data(),
+            mac_key(None),
+            mac_key(Some(&[1; 32])),
+            sealed_data(None),
+            sealed_data(Some(&[1; 32])),
         ]
         .map(Result::unwrap);
         for (i, one) in all.iter().enumerate() {

@@ -2,6 +2,7 @@
 //! beside their code.
 
 mod attesting;
+mod bound;
 mod custody;
 mod device;
 mod formats;
