@@ -8,6 +8,7 @@
 )]
 
 mod cli_approvals;
+mod cli_bound;
 mod cli_components;
 mod cli_control;
 mod cli_files;

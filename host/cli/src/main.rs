@@ -13,6 +13,7 @@ use crate::output::Output;
 
 mod args;
 mod asking;
+mod bound;
 mod command;
 mod context;
 mod credentials;

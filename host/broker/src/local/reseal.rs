@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use claviger_core::audit::Event;
 use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, Sealer};
+use claviger_core::profile::Profile;
 use claviger_core::{AuditError, KeyRef, Secret};
 
 use super::LocalBroker;
@@ -137,11 +138,21 @@ impl LocalBroker {
 
     /// Whether a key that lives in a TPM lives in the one of the new root, as when the same TPM is named otherwise.
     async fn moves(&self, record: &KeyRecord, resident: Option<&dyn Custody>) -> Result<bool, KeyringError> {
-        let (Some(custody), Some(public)) = (resident, record.public()) else {
+        let Some(custody) = resident else {
             return Ok(false);
         };
         let material = self.keyring.material(&record.key)?;
-        Ok(custody.open(&record.key, public, material).await.is_ok())
+        Ok(match (&record.profile, record.public()) {
+            (Profile::Attest {}, Some(public)) => match custody.attester() {
+                Some(attester) => attester.open(&record.key, public, material).await.is_ok(),
+                None => false,
+            },
+            (_, Some(public)) => custody.open(&record.key, public, material).await.is_ok(),
+            (_, None) => match custody.macs() {
+                Some(macs) => macs.open(&record.key, material).await.is_ok(),
+                None => false,
+            },
+        })
     }
 
     async fn taken_over(&self, record: &KeyRecord, root: &NewRoot) -> Result<Resealed, ResealError> {
