@@ -18,7 +18,7 @@ use tss_esapi::{Error, WrapperErrorKind};
 
 use crate::blob::{AUTH, Blob};
 use crate::choice::TpmChoice;
-use crate::code::{Code, describe};
+use crate::code::{Code, LOCKED, describe};
 use crate::counter::Counter;
 use crate::error::TpmError;
 use crate::link::{Link, LinkPlan};
@@ -297,12 +297,7 @@ impl Device {
                     waits += 1;
                 }
                 Code::Wait => return Err(unavailable("it is busy")),
-                Code::Lockout => {
-                    return Err(unavailable(
-                        "it is locked against guessing; no key of ours causes this; see `tpm2_getcap properties-variable` and \
-                         `tpm2_dictionarylockout --clear-lockout`",
-                    ));
-                }
+                Code::Lockout => return Err(unavailable(LOCKED)),
                 Code::Auth | Code::Integrity => {
                     return Err(CustodyError::NotOurs(format!(
                         "this was made by another TPM or for another purpose, or was changed ({said})"

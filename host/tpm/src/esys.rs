@@ -26,7 +26,7 @@ use crate::counter::Counter;
 use crate::device::KeyBlob;
 
 /// TPM_RC_HANDLE about the first handle: nothing has that number.
-const NOTHING_THERE: u32 = 0x18B;
+pub(crate) const NOTHING_THERE: u32 = 0x18B;
 
 /// Why a unit failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

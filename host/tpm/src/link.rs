@@ -79,6 +79,15 @@ impl Link {
         &self.srk_name
     }
 
+    /// Whether the TPM has the storage root key still that this connection found.
+    pub(crate) fn has_root(&mut self) -> bool {
+        let srk = self.srk;
+        let read = self
+            .context
+            .execute_without_session(|context| context.read_public(srk));
+        read.is_ok_and(|(_, name, _)| name.value() == self.srk_name)
+    }
+
     /// The storage root key.
     pub(crate) const fn root(&self) -> KeyHandle {
         self.srk
@@ -233,7 +242,7 @@ fn connect(plan: &LinkPlan<'_>) -> Result<(Context, String), TpmError> {
     Ok((context, name))
 }
 
-fn failed(doing: &'static str) -> impl Fn(Error) -> TpmError {
+pub(crate) fn failed(doing: &'static str) -> impl Fn(Error) -> TpmError {
     move |error| TpmError::Command {
         doing,
         cause: describe(&error),

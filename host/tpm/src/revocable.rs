@@ -14,7 +14,7 @@ use tss_esapi::structures::{NvPublic, NvPublicBuilder};
 use crate::code::{Code, describe, raw};
 use crate::counter::{ATTRIBUTES, Counter, FIRST_INDEX, INDEXES, SIZE};
 use crate::device::{Device, Failure, KeyBlob, signature_of};
-use crate::esys::{Esys, Refused};
+use crate::esys::{Esys, NOTHING_THERE, Refused};
 use crate::link::{Link, SRK_HANDLE};
 
 /// Random indexes that are tried before giving up: another program may have one by chance, but not so many.
@@ -99,18 +99,28 @@ impl Link {
             None => Esys::open(self.tcti()).map_err(refused)?,
         };
         // Dropped on any failure, so that nothing of a broken unit is left.
-        let signature = unit
-            .sign((SRK_HANDLE, &name), key, counter, digest)
-            .map_err(refused)?;
+        let signed = unit.sign((SRK_HANDLE, &name), key, counter, digest);
+        let signature = signed.map_err(|why| self.refused(why))?;
         self.keep_unit(unit);
         signature_of(&signature).ok_or_else(|| fault("the TPM gave a signature of another kind"))
+    }
+
+    /// What an answer of the unit means here.
+    fn refused(&mut self, why: Refused) -> Failure {
+        // The TPM may be another one by now, or have been cleared: connecting anew tells.
+        if why == Refused::OtherRoot && !self.has_root() {
+            return Failure::Code(NOTHING_THERE);
+        }
+        refused(why)
     }
 
     fn end_counter(&mut self, counter: Counter) -> Result<(), Failure> {
         let handle = match self.known_index(counter.index()) {
             Ok(handle) => handle,
             // It was ended, and then removed to make room. If it is ever made again it starts higher.
-            Err(error) if Code::of(&error) == Code::Stale && raw(&error) == Some(0x18B) => return Ok(()),
+            Err(error) if Code::of(&error) == Code::Stale && raw(&error) == Some(NOTHING_THERE) => {
+                return Ok(());
+            }
             Err(error) => return Err(error.into()),
         };
         let ended = self.count_on(handle, counter);

@@ -13,6 +13,7 @@ mod queues;
 mod recovery;
 mod revocation;
 mod sealing;
+mod unusable;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
