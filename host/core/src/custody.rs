@@ -133,8 +133,8 @@ pub trait Custody: Debug + Send + Sync {
         material: Secret,
     ) -> BoxFuture<'a, Result<Arc<dyn SigningKey>, CustodyError>>;
 
-    /// Takes a key that was made elsewhere, by its seed (RFC 8032) or scalar (SEC 1, big endian). Custody whose keys never were anywhere
-    /// else refuses.
+    /// Takes a key that was made elsewhere, by its seed (RFC 8032), its scalar (SEC 1, big endian), or, of RSA, its modulus and one of its
+    /// primes (both big endian, of full length). Custody whose keys never were anywhere else refuses.
     ///
     /// # Errors
     /// [`CustodyError::NotTaken`] where nothing is taken; else when the algorithm is not there, the private key is none, or the device fails.

@@ -19,6 +19,7 @@ use crate::attester::TpmAttester;
 use crate::blob::{self, Blob, Kind};
 use crate::counter::{Counter, Record};
 use crate::device::{Device, KeyBlob, KeyId, RESIDENT, random_secret};
+use crate::import::import;
 use crate::mac::TpmMacs;
 use crate::template;
 
@@ -176,7 +177,7 @@ pub(crate) fn open(mut blob: Blob, counter: Option<Counter>) -> Result<KeyBlob, 
 }
 
 /// The public key of a blob, if its public area is one that this crate makes: a key that signs here and nowhere else, and only while
-/// its counter stands, if it hangs on one.
+/// its counter stands, if it hangs on one. Or one that was imported: where else it is, nobody knows.
 pub(crate) fn resident_key(public: &Public, counter: Option<Counter>) -> Result<PublicKey, CustodyError> {
     for algorithm in RESIDENT {
         let template = template(algorithm, counter)?;
@@ -186,8 +187,18 @@ pub(crate) fn resident_key(public: &Public, counter: Option<Counter>) -> Result<
             });
         }
     }
+    if counter.is_none()
+        && let Some(key) = template::public_key(public)
+    {
+        let imported =
+            template::imported_key(&key).map_err(|error| CustodyError::Fault(error.to_string()))?;
+        if imported.is_some_and(|template| template == *public) {
+            return Ok(key);
+        }
+    }
     Err(CustodyError::NotOurs(
-        "the blob's key is not one that was made in the TPM and stays there".to_owned(),
+        "the blob's key is not one that was made in the TPM and stays there, or was imported into it"
+            .to_owned(),
     ))
 }
 
@@ -215,6 +226,15 @@ impl Custody for TpmCustody {
         material: Secret,
     ) -> BoxFuture<'a, Result<Arc<dyn SigningKey>, CustodyError>> {
         Box::pin(self.open(key, public, material))
+    }
+
+    fn import<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        algorithm: Algorithm,
+        private: Secret,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        Box::pin(import(&self.actor, algorithm, private))
     }
 
     fn generate_revocable<'a>(

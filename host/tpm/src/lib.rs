@@ -21,6 +21,7 @@ mod custody;
 mod device;
 mod error;
 mod esys;
+mod import;
 mod link;
 mod mac;
 mod process;
@@ -33,6 +34,7 @@ mod sealer;
 mod swtpm;
 mod template;
 mod tpm;
+mod wrap;
 
 #[cfg(test)]
 mod tests;

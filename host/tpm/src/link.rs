@@ -27,6 +27,9 @@ use crate::tpm::SessionKind;
 /// Where the TCG puts the ECC storage root key (TPM v2.0 Provisioning Guidance §7.8).
 pub(crate) const SRK_HANDLE: u32 = 0x8100_0001;
 
+/// TPM_RC_BINDING: public and private half are not of one key.
+const BINDING: u32 = 0xA5;
+
 /// A TPM has three slots for objects at least, and the storage root key takes one while a command uses it.
 const MAX_LOADED: usize = 2;
 
@@ -156,7 +159,7 @@ impl Link {
         let loaded = self.context.load(self.srk, private.clone(), public.clone());
         let handle = loaded.map_err(|error| match Code::of(&error) {
             // The TPM read the blob and found it malformed.
-            Code::Parameter(_) | Code::Local => Failure::Final(CustodyError::NotOurs(format!(
+            Code::Parameter(_) | Code::Other(BINDING) | Code::Local => Failure::Final(CustodyError::NotOurs(format!(
                 "the blob is damaged or not of this TPM ({})",
                 describe(&error)
             ))),

@@ -9,8 +9,8 @@ use tss_esapi::interface_types::algorithm::{
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::structures::{
-    Digest, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Public, PublicBuilder,
-    PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicKeyedHashParameters,
+    Digest, EccParameter, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Public,
+    PublicBuilder, PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicKeyedHashParameters,
     PublicRsaParametersBuilder, RsaExponent, RsaScheme, SymmetricDefinitionObject,
 };
 
@@ -77,6 +77,50 @@ pub(crate) fn signing_key(algorithm: Algorithm, policy: Option<&[u8; 32]>) -> Re
                 .map(Some)
         }
     }
+}
+
+/// A key that was made elsewhere and signs here, if TPMs have the algorithm: as [`signing_key`], but not fixed to this TPM or its parent, which
+/// only a key can be that was made here, and with the key itself.
+pub(crate) fn imported_key(key: &PublicKey) -> Result<Option<Public>, Error> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_sign_encrypt(true)
+        .build()?;
+    Ok(match signing_key(key.algorithm(), None)? {
+        Some(Public::Ecc {
+            object_attributes: _,
+            name_hashing_algorithm,
+            auth_policy,
+            parameters,
+            unique: _,
+        }) => {
+            // A point as SEC 1 has it: a tag, then both coordinates.
+            let coordinates = key.as_bytes().get(1..).and_then(|both| both.split_at_checked(32));
+            let (x, y) = coordinates.unwrap_or_default();
+            Some(Public::Ecc {
+                object_attributes: attributes,
+                name_hashing_algorithm,
+                auth_policy,
+                parameters,
+                unique: EccPoint::new(EccParameter::try_from(x)?, EccParameter::try_from(y)?),
+            })
+        }
+        Some(Public::Rsa {
+            object_attributes: _,
+            name_hashing_algorithm,
+            auth_policy,
+            parameters,
+            unique: _,
+        }) => Some(Public::Rsa {
+            object_attributes: attributes,
+            name_hashing_algorithm,
+            auth_policy,
+            parameters,
+            unique: PublicKeyRsa::try_from(key.rsa_modulus().unwrap_or_default())?,
+        }),
+        Some(Public::KeyedHash { .. } | Public::SymCipher { .. }) | None => None,
+    })
 }
 
 /// A restricted key: it signs what the TPM says of itself and its keys, and nothing that a program gives it (Library Part 1 §15.5).

@@ -6,6 +6,7 @@ mod bound;
 mod custody;
 mod device;
 mod formats;
+mod importing;
 mod interposer;
 mod lost;
 mod macs;
