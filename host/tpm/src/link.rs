@@ -159,10 +159,9 @@ impl Link {
         let loaded = self.context.load(self.srk, private.clone(), public.clone());
         let handle = loaded.map_err(|error| match Code::of(&error) {
             // The TPM read the blob and found it malformed.
-            Code::Parameter(_) | Code::Other(BINDING) | Code::Local => Failure::Final(CustodyError::NotOurs(format!(
-                "the blob is damaged or not of this TPM ({})",
-                describe(&error)
-            ))),
+            Code::Parameter(_) | Code::Other(BINDING) | Code::Local => Failure::Final(CustodyError::NotOurs(
+                format!("the blob is damaged or not of this TPM ({})", describe(&error)),
+            )),
             Code::Dead
             | Code::Stale
             | Code::Wait
