@@ -17,6 +17,7 @@ mod bound;
 mod command;
 mod context;
 mod credentials;
+mod decrypt;
 mod diagnose;
 mod entry;
 mod errors;

@@ -1,5 +1,7 @@
 //! What a new key is for, as arguments. Whether they go together is decided by `command::key`.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use claviger_core::http::Origin;
 use claviger_core::name::{Label, Namespace, Principal, SshUser, TokenType};
