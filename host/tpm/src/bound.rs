@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use claviger_core::custody::{Assurance, CustodyError, Sealer};
+use claviger_core::custody::{Assurance, CustodyError, RevocableMaterial, Sealer};
 use claviger_core::{BoxFuture, Secret};
 use sha2::{Digest as _, Sha256};
 use tss_esapi::attributes::SessionAttributesBuilder;
@@ -246,6 +246,18 @@ impl Sealer for BoundSealer {
         } else {
             Sealer::unseal(&self.plain, purpose, sealed)
         }
+    }
+
+    fn seal_revocable<'a>(
+        &'a self,
+        purpose: &'a str,
+        secret: &'a Secret,
+    ) -> BoxFuture<'a, Result<RevocableMaterial, CustodyError>> {
+        Sealer::seal_revocable(&self.plain, purpose, secret)
+    }
+
+    fn revoke<'a>(&'a self, revocation: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, CustodyError>> {
+        Sealer::revoke(&self.plain, revocation)
     }
 }
 

@@ -13,6 +13,7 @@ mod macs;
 mod queues;
 mod recovery;
 mod revocation;
+mod revocation_kinds;
 mod sealing;
 mod unusable;
 

@@ -10,6 +10,7 @@ use tss_esapi::constants::response_code::Tss2ResponseCode;
 use super::attesting::{Witness, to_prove, token, witness};
 use super::formats::{port, run, succeed};
 use super::revocation::revocable;
+use super::revocation_kinds::{mac, revocable_mac};
 use super::*;
 use crate::actor::Lane;
 use crate::device::Device;
@@ -24,6 +25,8 @@ struct Owned {
     revocable: TestKey,
     revocation: Vec<u8>,
     mac: (KeyRef, Vec<u8>, Arc<dyn MacKey>),
+    revocable_mac: (KeyRef, Arc<dyn MacKey>),
+    revocable_sealed: Vec<u8>,
     witness: Witness,
     sealed: Vec<u8>,
     bound: Tpm,
@@ -64,6 +67,15 @@ async fn owned(rig: &Rig) -> Owned {
         revocable: key,
         revocation,
         mac: (name, stored, open),
+        revocable_mac: {
+            let name = key_ref("revocable-hook");
+            let (open, _, _) = revocable_mac(rig, &name).await;
+            (name, open)
+        },
+        revocable_sealed: {
+            let made = rig.tpm.sealer().seal_revocable(ROOT, &secret(&[7; 32])).await;
+            made.unwrap().material.expose().to_vec()
+        },
         witness: witness(rig, "evidence").await,
         sealed: rig.tpm.sealer().seal(ROOT, &secret(&[7; 32])).await.unwrap(),
         bound_sealed: bound.sealer().seal(ROOT, &secret(&[7; 32])).await.unwrap(),
@@ -161,6 +173,10 @@ async fn every_path(rig: &Rig, owned: &Owned) -> Vec<(&'static str, Result<(), C
         "seal by registers",
         bound.seal(ROOT, &secret(&[1; 32])).await.map(drop),
     );
+    let (name, open) = &owned.revocable_mac;
+    way("make a revocable MAC", mac(open, name).await.map(drop));
+    let opened = sealer.unseal(ROOT, &owned.revocable_sealed).await;
+    way("unseal what is revocable", opened.map(drop));
     // Last: what is revoked signs no more.
     let (name, revocation) = (&owned.revocable.name, &owned.revocation);
     way("revoke", custody.revoke(name, revocation).await.map(drop));
