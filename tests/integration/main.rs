@@ -9,6 +9,7 @@
 
 mod approvals;
 mod cli_approvals;
+mod cli_bound;
 mod cli_components;
 mod cli_control;
 mod cli_files;
