@@ -320,11 +320,7 @@ const fn is_plain(c: char) -> bool {
 
 fn keygen(cx: &Context, out: &Path) -> Result<Exit, Failure> {
     let new = NewFile::at(out)?;
-    let identity = Identity::generate().map_err(|error| Failure::of(Exit::Failed, &error))?;
-    let recipient = identity.recipient();
-    let text = identity
-        .to_text()
-        .map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let (text, recipient) = Identity::generate().map_err(|error| Failure::of(Exit::Failed, &error))?;
     let cannot = |error: io::Error| cannot_write(out, &error);
     let mut file = new.file.as_file();
     io::Write::write_all(&mut file, format!("# public key: {recipient}\n").as_bytes())
