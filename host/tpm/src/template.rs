@@ -121,6 +121,29 @@ pub(crate) fn mac_key() -> Result<Public, Error> {
     keyed_hash(attributes, KeyedHashScheme::HMAC_SHA_256)
 }
 
+/// A key that agrees on a secret (ECDH on P-256) and never leaves the TPM, likewise.
+pub(crate) fn agreement_key() -> Result<Public, Error> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_decrypt(true)
+        .build()?;
+    let parameters = PublicEccParametersBuilder::new()
+        .with_is_decryption_key(true)
+        .with_ecc_scheme(EccScheme::create(
+            EccSchemeAlgorithm::EcDh,
+            Some(HashingAlgorithm::Sha256),
+            None,
+        )?)
+        .with_curve(EccCurve::NistP256)
+        .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
+        .build()?;
+    ecc(attributes, parameters, Digest::default())
+}
+
 /// Sealed data, likewise noDA with a random authorisation value.
 pub(crate) fn sealed_data() -> Result<Public, Error> {
     let attributes = ObjectAttributesBuilder::new()
@@ -284,6 +307,7 @@ mod tests {
             key(Algorithm::Rsa2048, Some(&[1; 32])),
             attestation_key(),
             mac_key(),
+            agreement_key(),
             sealed_data(),
         ]
         .map(Result::unwrap);
