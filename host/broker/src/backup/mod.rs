@@ -10,6 +10,7 @@ mod item;
 mod names;
 mod read;
 mod stream;
+mod tag;
 #[cfg(test)]
 mod tests;
 mod write;

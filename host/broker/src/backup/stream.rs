@@ -12,7 +12,7 @@ use super::{BackupError, Identity, Recipient, STACK_WORDS};
 /// What age encrypts at once, and keeps until it does (<https://c2sp.org/age>, Payload).
 pub(super) const CHUNK: usize = 64 * 1024;
 const TAG: usize = 16;
-const NONCE: usize = 16;
+pub(super) const NONCE: usize = 16;
 
 const VERSION: &[u8] = b"age-encryption.org/v1\n";
 const ARMOUR: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
@@ -21,7 +21,7 @@ const MAC: &[u8] = b"---";
 /// With 32 bytes in base64.
 const MAC_LINE: usize = 48;
 /// Stanzas that are for recipients of ours.
-const STANZAS: [&[u8]; 1] = [b"-> X25519 "];
+const STANZAS: [&[u8]; 2] = [b"-> X25519 ", b"-> p256tag "];
 
 /// A header has at most this many bytes: sixteen recipients take 2 KiB, and other programs may add stanzas of their own.
 const MAX_HEADER: usize = 32 * 1024;
@@ -197,7 +197,7 @@ impl<R: Read> Opened<R> {
 }
 
 /// A header, read no further than to its end. What it says is for `age` to read.
-fn read_header(source: &mut impl BufRead) -> Result<Vec<u8>, BackupError> {
+pub(super) fn read_header(source: &mut impl BufRead) -> Result<Vec<u8>, BackupError> {
     let mut header = Vec::new();
     let mut lines = 0_usize;
     loop {

@@ -172,6 +172,7 @@ impl LocalBroker {
         source: &mut (impl Read + Seek + Send),
         how: Restoring<'_>,
     ) -> Result<Restored, RestoreError> {
+        self.agree(source, how.identities).await?;
         let mut reader = Reader::new(&mut *source, how.identities)?;
         let head = reader.head().clone();
         if let Some(of) = how.of.filter(|of| *of != head.vkey) {

@@ -9,7 +9,7 @@ fn identity() -> (Vec<Identity>, Recipient) {
     (Identity::read_all(&text).unwrap(), recipient)
 }
 
-fn sealed(recipients: &[Recipient], text: &[u8]) -> Vec<u8> {
+pub(super) fn sealed(recipients: &[Recipient], text: &[u8]) -> Vec<u8> {
     let mut sealing = Sealing::new(Vec::new(), recipients).unwrap();
     // In pieces that do not fall together with chunks.
     for piece in text.chunks(7001) {
@@ -18,7 +18,7 @@ fn sealed(recipients: &[Recipient], text: &[u8]) -> Vec<u8> {
     sealing.finish().unwrap()
 }
 
-fn opened(file: &[u8], identities: &[Identity]) -> Result<Vec<u8>, BackupError> {
+pub(super) fn opened(file: &[u8], identities: &[Identity]) -> Result<Vec<u8>, BackupError> {
     let mut opened = Opened::new(file, identities)?;
     let mut text = Vec::new();
     let mut piece = [0; 777];
