@@ -143,12 +143,15 @@ impl LocalBroker {
         Contents::read(source, identities)
     }
 
-    /// Has the TPM do its part of opening a backup, and leaves the file at its start.
+    /// Has the TPM do its part of opening a backup, if it has one, and leaves the file at its start.
     pub(super) async fn agree(
         &self,
         source: &mut (impl Read + Seek + Send),
         identities: &[Identity],
     ) -> Result<(), BackupError> {
+        if !identities.iter().any(Identity::is_in_tpm) {
+            return Ok(());
+        }
         let custody = self.custodies.get(CustodyKind::Tpm.as_str());
         let keys = custody.and_then(|custody| custody.agreement());
         Identity::agree(identities, keys, source).await?;

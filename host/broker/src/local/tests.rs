@@ -15,6 +15,7 @@ mod proposals;
 mod races;
 mod recovery;
 mod resealing;
+mod restores;
 mod rollback;
 mod rotation;
 mod rotations;
