@@ -24,6 +24,7 @@ mod cli_recovery;
 mod cli_requests;
 mod cli_scene;
 mod cli_signals;
+mod cli_standby;
 mod cli_symmetric;
 mod cli_webhook;
 mod constraints;

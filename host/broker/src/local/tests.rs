@@ -18,6 +18,7 @@ mod proposals;
 mod races;
 mod recovery;
 mod resealing;
+mod restores;
 mod rollback;
 mod rotation;
 mod rotations;
