@@ -10,6 +10,7 @@ mod control;
 mod git;
 mod large;
 mod lives;
+mod needs;
 mod nonces;
 mod proofs;
 mod proposals;
