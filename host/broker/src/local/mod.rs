@@ -61,7 +61,7 @@ pub use restore::{RestoreError, Restored, Restoring};
 pub use rotation::{Compromise, Rotation};
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
-pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};
+pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, NotSigned, Webhook};
 
 use admit::Admitted;
 use approvals::Approvals;
