@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use base64ct::{Base64, Encoding as _};
-use hmac::{Hmac, Mac as _};
+use hkdf::hmac::{Hmac, Mac as _};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -264,7 +264,7 @@ fn a_web_service_that_cannot_answer_yet_is_asked_again() {
 
 /// As Standard Webhooks says: over id, time and body.
 fn signature(id: &str, time: &str, body: &str) -> String {
-    let mut mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(SECRET.as_bytes()).unwrap();
+    let mut mac = <Hmac<Sha256> as hkdf::hmac::Mac>::new_from_slice(SECRET.as_bytes()).unwrap();
     mac.update(format!("{id}.{time}.{body}").as_bytes());
     format!("v1,{}", Base64::encode_string(&mac.finalize().into_bytes()))
 }
