@@ -9,6 +9,7 @@
 
 mod approvals;
 mod cli_approvals;
+mod cli_bound;
 mod cli_components;
 mod cli_control;
 mod cli_files;
@@ -23,6 +24,7 @@ mod cli_recovery;
 mod cli_requests;
 mod cli_scene;
 mod cli_signals;
+mod cli_standby;
 mod cli_symmetric;
 mod cli_webhook;
 mod constraints;

@@ -165,7 +165,8 @@ pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
         | Rule::Header
         | Rule::Body
         | Rule::Budget
-        | Rule::Guesses => true,
+        | Rule::Guesses
+        | Rule::Rotation => true,
         Rule::Instance
         | Rule::Grant
         | Rule::Capability

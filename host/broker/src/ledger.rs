@@ -8,6 +8,7 @@ use claviger_core::audit::{
 };
 use claviger_core::key::{KeyRef, KeyVersion};
 use claviger_core::proposal::Wish;
+use claviger_core::rotator::ProviderId;
 use claviger_core::{AgentName, ComponentDigest, EntryIndex, GrantAlias, ManifestDigest, SecretName};
 use jiff::Timestamp;
 
@@ -25,6 +26,8 @@ pub struct Ledger {
     keys: BTreeMap<String, (KeyRef, String)>,
     // The newest version of each secret that was added.
     secrets: BTreeMap<SecretName, KeyVersion>,
+    // What providers have issued and not withdrawn, the oldest first; at most `KEPT_ISSUED` of each secret.
+    issued: BTreeMap<SecretName, Vec<Issued>>,
     standings: Standings,
     usages: Usages,
     // Requests that may still move fewer bytes than were reserved for them. What a crash leaves here stays reserved.
@@ -50,6 +53,18 @@ type Approved = (
     ManifestDigest,
     Option<Operation>,
 );
+
+/// So many credentials of one secret are remembered until they are withdrawn: a provider that agrees to no withdrawal fills no memory.
+const KEPT_ISSUED: usize = 64;
+
+/// A credential that a provider issued and, as far as the log says, takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The version that it became, or would have become.
+    pub version: KeyVersion,
+    /// What its provider calls it.
+    pub id: ProviderId,
+}
 
 /// A grant that an agent asked for, and that no operator has looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -224,6 +239,22 @@ impl Ledger {
                 *newest = (*newest).max(secret.version);
                 self.standings.secret(secret, "active");
             }
+            Event::SecretIssued {
+                secret, id: Some(id), ..
+            } => {
+                let issued = self.issued.entry(secret.name.clone()).or_default();
+                issued.push(Issued {
+                    version: secret.version,
+                    id: id.clone(),
+                });
+                let over = issued.len().saturating_sub(KEPT_ISSUED);
+                issued.drain(..over);
+            }
+            Event::SecretWithdrawn { secret, id, .. } => {
+                if let Some(issued) = self.issued.get_mut(&secret.name) {
+                    issued.retain(|one| one.version != secret.version || one.id != *id);
+                }
+            }
             Event::Settled { of, traffic, .. } => {
                 // Without a word about traffic, all of it may have gone.
                 if let (Some(reserved), Some(traffic)) = (self.reserved.remove(of), traffic) {
@@ -248,11 +279,22 @@ impl Ledger {
             | Event::ResealRequested { .. }
             | Event::ProofRequested { .. }
             | Event::RotationFailed { .. }
+            | Event::SecretRotationFailed { .. }
+            | Event::SecretIssued { id: None, .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
             | Event::Denied { .. }
             | Event::Alert { .. }
             | Event::ClockAccepted => {}
+        }
+    }
+
+    /// All that is said to anybody: not which reservations may still come back.
+    #[cfg(test)]
+    pub(crate) fn said(&self) -> Self {
+        Self {
+            reserved: HashMap::new(),
+            ..self.clone()
         }
     }
 
@@ -304,6 +346,11 @@ impl Ledger {
         })
     }
 
+    /// What providers have issued for a secret and not withdrawn, the oldest first.
+    pub fn issued(&self, secret: &SecretName) -> impl Iterator<Item = &Issued> {
+        self.issued.get(secret).into_iter().flatten()
+    }
+
     /// The state in which the log last saw a version of a key, or `deleted`.
     #[must_use]
     pub fn key_standing(&self, key: &KeyRef) -> Option<&str> {
@@ -337,6 +384,14 @@ impl Ledger {
     /// Counts a use of its credentials, which whoever decides it does when it is decided.
     pub(crate) fn used(&mut self, allowed: &Use, time: Timestamp) {
         self.usages.count(allowed, time);
+    }
+
+    /// As [`Ledger::used`], of a use that the host makes for itself under a grant: one of its credential, and none of the grant's.
+    pub(crate) fn used_by_host(&mut self, allowed: &Use, time: Timestamp) {
+        self.saw(time);
+        // The grant is one that something was done under, from now on, and after a restart.
+        self.state(&allowed.agent, &allowed.grant);
+        self.used(allowed, time);
     }
 
     /// As [`Ledger::used`], of a request for a certificate.

@@ -3,7 +3,7 @@
 
 use claviger_broker::fit::{Need, Shelf, Unmet};
 use claviger_broker::keyring::{Keyring, SecretRecord};
-use claviger_core::manifest::{Capability, Grant};
+use claviger_core::manifest::Capability;
 use claviger_core::{GrantAlias, Manifest};
 use jiff::Timestamp;
 
@@ -38,15 +38,15 @@ pub(crate) fn shown(cx: &Context) -> Result<Shown, Failure> {
 
 impl Shown {
     /// Every credential that a grant uses.
-    pub(crate) fn needs(&self, grant: &Grant, now: Timestamp) -> Vec<Need> {
-        self.shelf.needs(grant, now)
+    pub(crate) fn needs(&self, manifest: &Manifest, alias: &GrantAlias, now: Timestamp) -> Vec<Need> {
+        self.shelf.needs(manifest, alias, now)
     }
 
     /// What stands against a manifest's grants.
     pub(crate) fn lacks<'a>(&self, manifest: &'a Manifest, now: Timestamp) -> Vec<Lack<'a>> {
         let mut lacks = Vec::new();
-        for (alias, grant) in &manifest.grants {
-            for need in self.needs(grant, now) {
+        for alias in manifest.grants.keys() {
+            for need in self.needs(manifest, alias, now) {
                 if let Err(unmet) = need.found {
                     lacks.push(Lack {
                         alias,

@@ -2,6 +2,7 @@
 
 use claviger_broker::keyring::{KeyRecord, Keyring};
 use claviger_core::KeyName;
+use claviger_core::key::{KeySpec, KeyVersion};
 use claviger_core::name::nearest;
 
 use crate::context::Context;
@@ -25,6 +26,43 @@ pub(crate) fn find<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Result<&'a KeyR
                 None => failure.help("`claviger key list` shows the keys there are"),
             }
         })
+}
+
+/// The version of a key that was named; of a bare name as [`find`]. Whatever its state: a public half is there to verify old signatures.
+pub(crate) fn named<'a>(keys: &'a [KeyRecord], spec: &KeySpec) -> Result<&'a KeyRecord, Failure> {
+    let found = find(keys, &spec.name)?;
+    let Some(version) = spec.version else {
+        return Ok(found);
+    };
+    let versions = keys.iter().filter(|record| record.key.name == spec.name);
+    versions
+        .clone()
+        .find(|record| record.key.version == version)
+        .ok_or_else(|| {
+            let there = versions.map(|record| (record.key.version, record.standing()));
+            Failure::failed(format!("there is no key `{spec}`")).help(those_there(there))
+        })
+}
+
+/// So many versions are listed where another was asked for.
+const LISTED: usize = 16;
+
+/// Which versions of a credential there are, the newest last.
+pub(crate) fn those_there<'a>(versions: impl Iterator<Item = (KeyVersion, &'a str)>) -> String {
+    let mut versions: Vec<_> = versions.collect();
+    versions.sort_unstable();
+    let older = versions.len().saturating_sub(LISTED);
+    let each: Vec<_> = versions
+        .iter()
+        .skip(older)
+        .map(|(version, standing)| format!("{version} ({standing})"))
+        .collect();
+    let older = if older == 0 {
+        String::new()
+    } else {
+        format!("{older} older ones, ")
+    };
+    format!("it has {older}{}", each.join(", "))
 }
 
 fn near<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Option<&'a str> {

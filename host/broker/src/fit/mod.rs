@@ -4,14 +4,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use claviger_core::KeyName;
-use claviger_core::SecretName;
 use claviger_core::custody::CustodyKind;
 use claviger_core::http::{HttpGrant, Injection, InjectionKind, Origin};
-use claviger_core::manifest::{Capability, Grant};
+use claviger_core::manifest::Capability;
 use claviger_core::name::nearest;
 use claviger_core::profile::{Narrowing, Profile, ProfileError};
 use claviger_core::refusal::Rule;
+use claviger_core::{GrantAlias, KeyName, Manifest, SecretName};
 use jiff::Timestamp;
 
 use crate::keyring::{KeyRecord, KeyState, SecretRecord};
@@ -71,9 +70,18 @@ impl Shelf {
         }
     }
 
-    /// Every credential that a grant uses at this time. Whether a device or an egress is there to use them, whoever has them knows.
+    /// Every credential that a grant of a manifest uses at this time; none of a grant that it does not have. Whether a device or an egress
+    /// is there to use them, whoever has them knows.
     #[must_use]
-    pub fn needs(&self, grant: &Grant, now: Timestamp) -> Vec<Need> {
+    pub fn needs(&self, manifest: &Manifest, alias: &GrantAlias, now: Timestamp) -> Vec<Need> {
+        let Some(grant) = manifest.grants.get(alias) else {
+            return Vec::new();
+        };
+        let tried = manifest
+            .rotates
+            .as_ref()
+            .is_some_and(|rotates| rotates.probe == *alias);
+        let versions = if tried { Versions::Any } else { Versions::InUse };
         let found = match &grant.capability {
             Capability::Sign { key, narrowing } => {
                 let fits = |profile: &Profile| profile.narrow(narrowing).map(drop);
@@ -91,7 +99,7 @@ impl Shelf {
                 let found = self.granted(&attest.key, Some("attest"), Profile::evidences);
                 found.and_then(|found| self.in_a_device(&attest.key).map(|()| found))
             }
-            Capability::Http(http) => return self.attached(http, now),
+            Capability::Http(http) => return self.attached(http, versions, now),
         };
         vec![Need {
             rule: Rule::KeyState,
@@ -100,7 +108,7 @@ impl Shelf {
         }]
     }
 
-    fn attached(&self, http: &HttpGrant, now: Timestamp) -> Vec<Need> {
+    fn attached(&self, http: &HttpGrant, versions: Versions, now: Timestamp) -> Vec<Need> {
         let Some(inject) = &http.inject else {
             return Vec::new();
         };
@@ -112,7 +120,12 @@ impl Shelf {
         let secrets = inject
             .secrets(&http.origin)
             .into_iter()
-            .map(|(name, kind, origin)| need(Rule::SecretState, self.secret(name, kind, origin, now)));
+            .map(|(name, kind, origin)| {
+                need(
+                    Rule::SecretState,
+                    self.secret(name, kind, origin, (versions, now)),
+                )
+            });
         let keys = inject.keys().into_iter().map(|(name, profile)| {
             let found = self.proving(name, profile, inject, &http.origin);
             need(Rule::KeyState, found)
@@ -226,7 +239,7 @@ impl Shelf {
         name: &SecretName,
         kind: InjectionKind,
         origin: &Origin,
-        now: Timestamp,
+        (wanted, now): (Versions, Timestamp),
     ) -> Result<String, Unmet> {
         let add = |name: &str| format!("`claviger secret add {name} --kind {kind} --origin {origin}`");
         let versions = || self.secrets.iter().filter(|record| record.secret.name == *name);
@@ -234,6 +247,12 @@ impl Shelf {
         let used = versions()
             .filter(|record| record.is_in_use())
             .max_by_key(by_version);
+        let used = used.or_else(|| match wanted {
+            Versions::InUse => None,
+            Versions::Any => versions()
+                .filter(|record| record.deleted.is_none())
+                .max_by_key(by_version),
+        });
         let Some(record) = used else {
             let Some(last) = versions().max_by_key(by_version) else {
                 let names = self.secrets.iter().map(|record| record.secret.name.as_str());
@@ -283,6 +302,12 @@ impl Shelf {
                 format!("add one for it under another name: {}", add("NAME")),
             );
         }
+        if wanted == Versions::Any {
+            return Ok(format!(
+                "secret `{}` is tried by a rotation, for `{kind}` at {origin}",
+                secret.name
+            ));
+        }
         if let Some(expires) = record.expires.filter(|_| record.is_expired(now)) {
             return unmet(
                 format!("secret `{secret}` expired {expires}"),
@@ -291,6 +316,15 @@ impl Shelf {
         }
         Ok(format!("secret `{secret}` is active, for `{kind}` at {origin}"))
     }
+}
+
+/// Which versions of a secret a grant attaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Versions {
+    /// The one in use.
+    InUse,
+    /// The one that a rotation tries: none need be in use.
+    Any,
 }
 
 fn usable(record: &KeyRecord) -> String {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use claviger_core::admission::{CapabilityKind, NotAdmittedReason};
 use claviger_core::audit::{CredentialName, Event};
 use claviger_core::http::{HttpGrant, Router, overlapping};
-use claviger_core::manifest::{Bytes, Capability, Constraints, MacRight, Manifest, SealRight};
+use claviger_core::manifest::{Bytes, Capability, Constraints, MacRight, Manifest, Rotates, SealRight};
 use claviger_core::name::{escape, nearest};
 use claviger_core::profile::{MacRule, Profile, ProfileError, SealRule, SigningRule};
 use claviger_core::{
@@ -29,6 +29,8 @@ pub(super) struct Admitted {
     pub(super) grants: BTreeMap<GrantAlias, AdmittedGrant>,
     /// Which of them a request falls under.
     pub(super) router: Router,
+    /// Which secret it replaces, if it is a rotator.
+    pub(super) rotates: Option<Rotates>,
     /// Every secret that any of them can attach: what must not come back in any answer.
     pub(super) watched: BTreeSet<SecretName>,
 }
@@ -171,6 +173,7 @@ impl LocalBroker {
             manifest: manifest.digest,
             grants,
             router,
+            rotates: manifest.rotates.clone(),
             watched,
         };
         write(&self.admissions).insert(id, Arc::new(admitted));
@@ -192,7 +195,7 @@ impl LocalBroker {
         let shelf = Shelf::new(self.keyring.keys(), self.keyring.secrets());
         let now = self.clock.now();
         for (alias, grant) in &manifest.grants {
-            let needs = shelf.needs(grant, now).into_iter();
+            let needs = shelf.needs(manifest, alias, now).into_iter();
             let unmet: Vec<_> = needs.filter_map(|need| need.found.err()).collect();
             let all_met = unmet.is_empty();
             reasons.extend(unmet.into_iter().map(|unmet| problem(alias, unmet.to_string())));

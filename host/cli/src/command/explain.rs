@@ -101,7 +101,7 @@ pub(crate) fn run(cx: &Context, args: &Explain) -> Result<Exit, Failure> {
         Some((alias, None)) => rules.push(no_such_grant(&manifest, alias)),
         Some((alias, Some(grant))) => {
             let ledger = log::ledger(cx)?;
-            rules.extend(credential(cx, grant, at)?);
+            rules.extend(credential(cx, &manifest, (alias, grant), at)?);
             if args.at.is_none() {
                 let row = match guard::trusted_time(at, ledger.latest()) {
                     Ok(trusted) => {
@@ -203,7 +203,12 @@ fn no_such_grant(manifest: &Manifest, alias: &GrantAlias) -> Row {
 }
 
 /// Whether what the grant uses is there, active, and made for it.
-fn credential(cx: &Context, grant: &Grant, at: Timestamp) -> Result<Vec<Row>, Failure> {
+fn credential(
+    cx: &Context,
+    manifest: &Manifest,
+    (alias, grant): (&GrantAlias, &Grant),
+    at: Timestamp,
+) -> Result<Vec<Row>, Failure> {
     match &grant.capability {
         Capability::Http(http) if http.inject.is_none() => return Ok(Vec::new()),
         Capability::Http(_)
@@ -212,7 +217,7 @@ fn credential(cx: &Context, grant: &Grant, at: Timestamp) -> Result<Vec<Row>, Fa
         | Capability::Mac { .. }
         | Capability::Attest(_) => {}
     }
-    let needs = credentials::shown(cx)?.needs(grant, at).into_iter();
+    let needs = credentials::shown(cx)?.needs(manifest, alias, at).into_iter();
     Ok(needs
         .map(|need| match need.found {
             Ok(detail) => Row::new(need.rule, true, detail),

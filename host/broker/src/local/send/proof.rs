@@ -66,7 +66,7 @@ impl LocalBroker {
         let Some(inject) = &prepared.decided.grant.inject else {
             return Ok(None);
         };
-        let credentials = self.credentials(prepared.terms)?;
+        let credentials = self.credentials_of(instance, prepared.decided.alias, prepared.terms)?;
         let decided = &prepared.decided;
         match inject {
             Injection::HttpSignature { key, lifetime } => {
@@ -212,8 +212,7 @@ impl LocalBroker {
                 rate_until: state.rate_until,
                 approval: None,
             };
-            ledger.saw(time);
-            ledger.used(&allowed, time);
+            ledger.used_by_host(&allowed, time);
             Permit::to_sign(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),

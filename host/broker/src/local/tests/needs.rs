@@ -22,8 +22,8 @@ async fn said(scene: &Scene, grants: &str) -> (Vec<String>, Vec<String>) {
         Keyring::list_public_secrets(&folder).unwrap(),
     );
     let now = scene.fixture.clock.now();
-    let lacks = manifest.grants.iter().flat_map(|(alias, grant)| {
-        let needs = shelf.needs(grant, now).into_iter();
+    let lacks = manifest.grants.keys().flat_map(|alias| {
+        let needs = shelf.needs(&manifest, alias, now).into_iter();
         needs.filter_map(move |need| Some(format!("grant `{alias}`: {}", need.found.err()?)))
     });
     (refused, lacks.collect())
