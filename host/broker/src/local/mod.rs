@@ -69,7 +69,7 @@ pub use rotator::{
 };
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
-pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};
+pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, NotSigned, Webhook};
 
 use admit::Admitted;
 use approvals::Approvals;
