@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use claviger_core::approval::{AnsweredBy, ApprovalId, Question};
 use claviger_core::audit::SecretRef;
-use claviger_core::custody::{CustodyError, CustodyKind};
+use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::key::{Algorithm, KeyRef};
 use claviger_core::name::nearest;
@@ -357,7 +357,8 @@ impl LocalBroker {
                         match enforced {
                             Enforced::Keyring => self.create_symmetric_key(name, profile, custody).await?,
                             Enforced::Hardware => {
-                                return Err(NewKeyError::from(CustodyError::NotEnforced(custody)).into());
+                                self.create_symmetric_key_revocable_by_hardware(name, profile, custody)
+                                    .await?
                             }
                         }
                     }

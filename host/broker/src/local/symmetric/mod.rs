@@ -14,13 +14,13 @@ use claviger_core::{
 };
 
 use super::admit::AdmittedGrant;
-use super::perform::no_such_grant;
+use super::perform::{failed, no_such_grant};
 use super::{Instance, LocalBroker};
 use crate::guard;
 
 mod find;
 
-use find::{failed, identifier, macs, sealing, unfit};
+use find::{identifier, macs, sealing, unfit};
 
 /// One use, before it is decided.
 struct Wanted {
