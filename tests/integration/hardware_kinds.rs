@@ -210,7 +210,7 @@ async fn sealed_anew_by_the_same_tpm_a_key_hangs_on_its_counter_still_and_it_goe
 async fn a_backup_holds_no_key_that_the_tpm_could_not_refuse_afterwards() {
     let temporary = TempDir::new().unwrap();
     let vault = keys(temporary.path()).await;
-    let recipient = Identity::generate().unwrap().recipient();
+    let (_, recipient) = Identity::generate().unwrap();
     let made = vault.broker.back_up(&[recipient], "x", Vec::new()).await.unwrap();
     let mut held: Vec<_> = made.keys.iter().map(|key| key.name.to_string()).collect();
     held.sort();

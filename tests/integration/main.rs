@@ -7,6 +7,7 @@
     reason = "clippy.toml allows these in tests; what tests share stands beside them"
 )]
 
+mod approvals;
 mod cli_approvals;
 mod cli_bound;
 mod cli_components;
@@ -23,6 +24,7 @@ mod cli_recovery;
 mod cli_requests;
 mod cli_scene;
 mod cli_signals;
+mod cli_standby;
 mod cli_symmetric;
 mod cli_tpm;
 mod cli_webhook;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
+use claviger_core::key::{KeySpec, SecretSpec};
 use claviger_core::manifest::parse_duration;
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
 use claviger_tpm::Registers;
@@ -213,8 +214,8 @@ pub(crate) enum Key {
     List,
     /// Show a key: profile, custody, assurance, public key
     Show {
-        /// The key
-        name: KeyName,
+        /// The key, for the version in use; or `NAME@vN` for any
+        key: KeySpec,
     },
     #[command(flatten)]
     Life(life::KeyLife),
@@ -241,8 +242,8 @@ pub(crate) enum Secret {
     List,
     /// Show everything about a secret but its value
     Show {
-        /// The secret
-        name: SecretName,
+        /// The secret, for the version in use; or `NAME@vN` for any
+        secret: SecretSpec,
     },
     /// Put a new value in the place of the old one, which is gone afterwards, or after its overlap
     Replace(SecretReplace),
@@ -268,6 +269,12 @@ pub(crate) struct SecretAdd {
     /// How often it shall be replaced, such as `90d`; `doctor` and `check` say when it is due [default: no plan]
     #[arg(long, value_name = "DURATION", value_parser = plan)]
     pub(crate) rotate_every: Option<Duration>,
+    /// How long the value before is kept after a replacement, unused
+    #[arg(long, value_name = "DURATION", value_parser = life::overlap, default_value = "0s")]
+    pub(crate) overlap: Duration,
+    /// Once deleted, keep it recoverable for at least 30 days; cannot be taken back
+    #[arg(long)]
+    pub(crate) purge_lock: bool,
     #[command(flatten)]
     pub(crate) value: SecretValue,
 }

@@ -12,8 +12,10 @@ use crate::permit::Permit;
 use crate::profile::Framed;
 use crate::secret::Secret;
 
+mod agreement;
 mod symmetric;
 
+pub use agreement::AgreementCustody;
 pub use symmetric::{MacCustody, MacKey, SealingCustody, SealingKey};
 
 /// Where key material lives.
@@ -211,6 +213,11 @@ pub trait Custody: Debug + Send + Sync {
 
     /// Its keys for MACs; none unless it says otherwise.
     fn macs(&self) -> Option<&dyn MacCustody> {
+        None
+    }
+
+    /// Its keys that agree on a secret, for backups; none unless it says otherwise.
+    fn agreement(&self) -> Option<&dyn AgreementCustody> {
         None
     }
 }

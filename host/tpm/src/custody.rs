@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use claviger_core::attest::Attester;
 use claviger_core::custody::{
-    Custody, CustodyError, CustodyKind, Generated, MacCustody, Revocable, RevocableMaterial, SigningKey,
+    AgreementCustody, Custody, CustodyError, CustodyKind, Generated, MacCustody, Revocable,
+    RevocableMaterial, SigningKey,
 };
 use claviger_core::key::SymmetricAlgorithm;
 use claviger_core::profile::Framed;
@@ -16,6 +17,7 @@ use tss_esapi::structures::Public;
 use zeroize::Zeroizing;
 
 use crate::actor::{Actor, Lane};
+use crate::agreement::TpmAgreement;
 use crate::attester::TpmAttester;
 use crate::blob::{self, Blob, Kind};
 use crate::counter::{Counter, Record, Use};
@@ -32,16 +34,19 @@ pub(crate) struct TpmCustody {
     actor: Arc<Actor>,
     attester: TpmAttester,
     macs: TpmMacs,
+    agreement: TpmAgreement,
 }
 
 impl TpmCustody {
     pub(crate) fn new(actor: Arc<Actor>) -> Self {
         let attester = TpmAttester::new(Arc::clone(&actor));
         let macs = TpmMacs::new(Arc::clone(&actor));
+        let agreement = TpmAgreement::new(Arc::clone(&actor));
         Self {
             actor,
             attester,
             macs,
+            agreement,
         }
     }
 
@@ -287,6 +292,10 @@ impl Custody for TpmCustody {
 
     fn macs(&self) -> Option<&dyn MacCustody> {
         Some(&self.macs)
+    }
+
+    fn agreement(&self) -> Option<&dyn AgreementCustody> {
+        Some(&self.agreement)
     }
 }
 

@@ -10,6 +10,7 @@
 //! [`Permit`]: claviger_core::Permit
 
 mod actor;
+mod agreement;
 mod attester;
 mod blob;
 mod bound;

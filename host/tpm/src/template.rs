@@ -162,6 +162,29 @@ pub(crate) fn mac_key(policy: Option<&[u8; 32]>) -> Result<Public, Error> {
     keyed_hash(attributes, KeyedHashScheme::HMAC_SHA_256, digest(policy)?)
 }
 
+/// A key that agrees on a secret (ECDH on P-256) and never leaves the TPM, likewise.
+pub(crate) fn agreement_key() -> Result<Public, Error> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_decrypt(true)
+        .build()?;
+    let parameters = PublicEccParametersBuilder::new()
+        .with_is_decryption_key(true)
+        .with_ecc_scheme(EccScheme::create(
+            EccSchemeAlgorithm::EcDh,
+            Some(HashingAlgorithm::Sha256),
+            None,
+        )?)
+        .with_curve(EccCurve::NistP256)
+        .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
+        .build()?;
+    ecc(attributes, parameters, Digest::default())
+}
+
 /// Sealed data, likewise noDA with a random authorisation value, and likewise with a policy or without.
 pub(crate) fn sealed_data(policy: Option<&[u8; 32]>) -> Result<Public, Error> {
     let attributes = ObjectAttributesBuilder::new()
@@ -338,6 +361,7 @@ mod tests {
             attestation_key(),
             mac_key(None),
             mac_key(Some(&[1; 32])),
+            agreement_key(),
             sealed_data(None),
             sealed_data(Some(&[1; 32])),
         ]

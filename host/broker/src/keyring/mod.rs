@@ -239,6 +239,7 @@ impl Keyring {
                 sent: hardware.len(),
             });
         }
+        new.plan.check()?;
         let mut file = self.file();
         self.refuse_version(&key)?;
         let mut list = file.meta.list()?;

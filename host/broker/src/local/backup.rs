@@ -1,7 +1,7 @@
 //! Backups in the hands of the broker: what is in one, put on the log before it is written. Not its format, and not the file: whoever
 //! calls has that. There is no other way for private material out of a keyring.
 
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 
 use claviger_core::audit::Event;
 use claviger_core::custody::{CustodyError, CustodyKind};
@@ -11,7 +11,9 @@ use signed_note::Signer as _;
 
 use super::act::{Act, who};
 use super::{LocalBroker, log_key};
-use crate::backup::{BackupError, Head, KeyItem, Recipient, SecretItem, Writer, check_recipients};
+use crate::backup::{
+    BackupError, Contents, Head, Identity, KeyItem, Recipient, SecretItem, Writer, check_recipients,
+};
 use crate::custody::purpose_of;
 use crate::keyring::{KeyRecord, KeyringError, SecretRecord, has_use};
 
@@ -126,6 +128,37 @@ impl LocalBroker {
         let result: Result<(), BackUpError> = written.await;
         act.end(result)?;
         Ok(made)
+    }
+
+    /// What a backup holds, as [`Contents::read`] says, opened by identities of which some are keys in the TPM of this keyring.
+    ///
+    /// # Errors
+    /// As [`Contents::read`], and when there is no TPM or it fails.
+    pub async fn read_backup(
+        &self,
+        source: &mut (impl Read + Seek + Send),
+        identities: &[Identity],
+    ) -> Result<Contents, BackupError> {
+        self.agree(source, identities).await?;
+        Contents::read(source, identities)
+    }
+
+    /// Has the TPM do its part of opening a backup, if it has one, and leaves the file at its start.
+    pub(super) async fn agree(
+        &self,
+        source: &mut (impl Read + Seek + Send),
+        identities: &[Identity],
+    ) -> Result<(), BackupError> {
+        if !identities.iter().any(Identity::is_in_tpm) {
+            return Ok(());
+        }
+        let custody = self.custodies.get(CustodyKind::Tpm.as_str());
+        let keys = custody.and_then(|custody| custody.agreement());
+        Identity::agree(identities, keys, source).await?;
+        source.rewind().map_err(|source| BackupError::Io {
+            action: "read",
+            source,
+        })
     }
 
     /// What a key is made of, outside of whatever holds it, if a backup has it.

@@ -11,6 +11,7 @@ use claviger_core::profile::ssh_auth::HostKeyId;
 use claviger_broker::import::KeyFormat;
 use claviger_broker::keyring::published::SignerName;
 use claviger_core::KeyName;
+use claviger_core::key::KeySpec;
 
 use super::{Custody, SecretValue, whole_seconds};
 
@@ -43,8 +44,8 @@ pub(crate) struct KeyImport {
 /// `claviger key public`.
 #[derive(Debug, Args)]
 pub(crate) struct KeyPublic {
-    /// The key
-    pub(crate) name: KeyName,
+    /// The key, for the version in use; or `NAME@vN` for any, retired ones included. jwks and allowed-signers: the key for all its versions
+    pub(crate) key: KeySpec,
     /// In which format
     #[arg(long, value_enum, default_value_t = PublicFormat::Openssh)]
     pub(crate) format: PublicFormat,

@@ -21,13 +21,17 @@ pub(crate) enum Backup {
         /// The file; it must not be there yet
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// Make it in the TPM of this keyring: backups open on this machine then, with this file, and nowhere else
+        #[arg(long)]
+        tpm: bool,
     },
 }
 
 /// `claviger backup create`.
 #[derive(Debug, Args)]
 pub(crate) struct BackupCreate {
-    /// Who can open it: `age1…`, as `backup keygen` and `age-keygen` print it; may be given up to 16 times
+    /// Who can open it: `age1…`, as `backup keygen` and `age-keygen` print it, or `age1tag1…`, as `backup keygen --tpm` does; may be given
+    /// up to 16 times
     #[arg(long, value_name = "RECIPIENT", required = true)]
     pub(crate) recipient: Vec<String>,
     /// The file; it must not be there yet
@@ -116,6 +120,7 @@ mod tests {
             "claviger backup show f --identity-file i",
             "claviger backup restore f --identity-file i --key k+1+a --weaken",
             "claviger backup keygen --out i",
+            "claviger backup keygen --tpm --out i",
             "claviger keyring reseal",
             "claviger keyring reseal --custody passphrase --new-passphrase-file f --weaken",
             "claviger keyring reseal --recovery-file f",

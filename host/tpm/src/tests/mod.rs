@@ -1,6 +1,7 @@
 //! The crate against real software TPMs, each in a folder of its own and ended with its test. Not the rules: those are tested
 //! beside their code.
 
+mod agreement;
 mod attesting;
 mod bound;
 mod custody;
