@@ -13,7 +13,7 @@ use crate::cli_scene::{Said, Scene};
 pub(crate) struct Machine {
     // Dropped with the test: it ends the child.
     _tpm: Tpm,
-    tcti: String,
+    pub(crate) tcti: String,
 }
 
 impl Machine {

@@ -182,6 +182,104 @@ fn private_keys_of_every_form_are_brought_into_the_tpm_and_sign_there() {
 }
 
 #[test]
+fn a_key_that_tpm2_tools_had_this_tpm_wrap_is_taken_over() {
+    let (scene, machine) = on_tpm();
+    // Two more machines: one with another TPM, one without any.
+    let other = Machine::new(&scene, "chip2");
+    let elsewhere = [
+        "--keyring",
+        "other",
+        "init",
+        "--custody",
+        "swtpm",
+        "--tcti",
+        &other.tcti,
+    ];
+    scene.run(&elsewhere).expect(0);
+    let soft = [
+        "--keyring",
+        "soft",
+        "init",
+        "--custody",
+        "passphrase",
+        "--passphrase-file",
+        "passphrase",
+    ];
+    scene.run(&soft).expect(0);
+    let path = |name: &str| scene.path(name).to_str().unwrap().to_owned();
+    let (public, private, pem) = (path("k.pub"), path("k.priv"), path("k.pem"));
+    let attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign|decrypt";
+    let create = [
+        "create",
+        "-C",
+        "0x81000001",
+        "-G",
+        "ecc256",
+        "-a",
+        attributes,
+        "-u",
+        &public,
+        "-r",
+        &private,
+    ];
+    machine.tpm2(&create);
+    machine.tpm2(&["flushcontext", "-t"]);
+    machine.tpm2(&[
+        "encodeobject",
+        "-C",
+        "0x81000001",
+        "-u",
+        &public,
+        "-r",
+        &private,
+        "-o",
+        &pem,
+    ]);
+    machine.tpm2(&["flushcontext", "-t"]);
+    machine.tpm2(&["flushcontext", "-l"]);
+    let words = |text: &str| words(&scene, text);
+    let import = "key import release --profile sshsig --namespace file --accept-imported --file k.pem";
+    words(&format!("--keyring other {import}"))
+        .expect(1)
+        .says(&["another TPM"]);
+    words(&format!("--keyring soft --passphrase-file passphrase {import}"))
+        .expect(1)
+        .says(&["a keyring on that TPM"]);
+    words(&format!("{import} --custody software"))
+        .expect(1)
+        .says(&["a keyring on that TPM"]);
+    words(&format!("{import} --format pkcs8"))
+        .expect(1)
+        .says(&["in the form `tss2`"]);
+    words("key import release --profile attest --accept-imported --file k.pem")
+        .expect(1)
+        .says(&["is not imported"]);
+    words("key import app --profile github-app --app 42 --accept-imported --file k.pem").expect(2);
+    let taken = words(&format!("{import} --json --format tss2"))
+        .expect(0)
+        .says(&["may have it still"]);
+    let shown = json(&taken);
+    assert_eq!(
+        (&shown["custody"], &shown["source"]),
+        (&"tpm".into(), &"imported".into()),
+        "{shown}"
+    );
+    words("key import twin --profile sshsig --namespace file --accept-imported --file k.pem")
+        .expect(1)
+        .says(&["release"]);
+    let mut print = Command::new("tpm2");
+    print.args(["print", "-t", "TPM2B_PUBLIC", "-f", "pem", &public]);
+    scene.prepare(&mut print);
+    let expected = finish(print).expect(0).out;
+    assert_eq!(
+        words("key public release --format pem").expect(0).out.trim(),
+        expected.trim()
+    );
+    scene.run(&["pin", "bot.toml"]).expect(0);
+    scene.run(&["run", "bot.toml", "sign release x"]).expect(0);
+}
+
+#[test]
 fn a_locked_or_full_tpm_keeps_nobody_from_the_keyring() {
     let (scene, machine) = on_tpm();
     scene.manifest(

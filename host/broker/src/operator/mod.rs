@@ -21,10 +21,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::LocalBroker;
-use crate::import::{ImportedKey, KeyFormat};
+use crate::import::{ImportedKey, KeyFormat, is_wrapped};
 use crate::keyring::{KeyState, Lock, RotationPlan, SecretReplacement};
 use crate::local::{
     AnswerError, Enforced, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation,
+    WrappedImport,
 };
 
 mod client;
@@ -396,14 +397,20 @@ impl LocalBroker {
                 format,
                 custody,
             } => {
-                let private = ImportedKey::read(&value()?, format).map_err(NewKeyError::from)?;
-                let import = KeyImport {
-                    name,
-                    profile,
-                    custody,
-                    private,
+                let file = value()?;
+                let record = if is_wrapped(&file, format, custody).map_err(NewKeyError::from)? {
+                    let import = WrappedImport { name, profile, file };
+                    self.import_wrapped_key(import).await?
+                } else {
+                    let private = ImportedKey::read(&file, format).map_err(NewKeyError::from)?;
+                    let import = KeyImport {
+                        name,
+                        profile,
+                        custody,
+                        private,
+                    };
+                    self.import_key(import).await?
                 };
-                let record = self.import_key(import).await?;
                 Ok(Reply::Keys(vec![record.key.clone()]))
             }
             Command::ChangeKey { name, change } => {
