@@ -86,10 +86,10 @@ fn sensitive_area(sensitive: &Sensitive<'_>, auth: &[u8]) -> Result<Zeroizing<Ve
     // Room for all of it, so that nothing unwiped is left of a shorter one.
     let mut area = Zeroizing::new(Vec::with_capacity(16 + auth.len() + private.len()));
     area.extend_from_slice(&kind.to_be_bytes());
-    area.extend_from_slice(&*sized(auth)?);
+    area.extend_from_slice(&sized(auth)?);
     // No seed: it is for keys that have children, or no public half.
-    area.extend_from_slice(&*sized(&[])?);
-    area.extend_from_slice(&*sized(private)?);
+    area.extend_from_slice(&sized(&[])?);
+    area.extend_from_slice(&sized(private)?);
     sized(&area)
 }
 

@@ -125,7 +125,8 @@ impl LocalBroker {
         profile: Profile,
         custody: CustodyKind,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
-        self.create_symmetric_key_with(name, profile, custody, Enforced::Hardware)
+        let plan = RotationPlan::default();
+        self.create_symmetric_key_with(name, profile, custody, plan, None, Enforced::Hardware)
             .await
     }
 

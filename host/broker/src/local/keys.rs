@@ -236,23 +236,17 @@ impl LocalBroker {
         plan: RotationPlan,
         lock: Option<Lock>,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
-        let algorithm = profile
-            .symmetric()
-            .ok_or_else(|| NewKeyError::HasPublicHalf(profile.kind()))?;
-        let creation = Creation {
-            name,
-            profile,
-            algorithm: algorithm.into(),
-            custody,
-        };
-        self.create_first(creation, plan, lock, Enforced::Keyring).await
+        self.create_symmetric_key_with(name, profile, custody, plan, lock, Enforced::Keyring)
+            .await
     }
 
-    pub(super) async fn create_symmetric_key_with(
+    pub(crate) async fn create_symmetric_key_with(
         &self,
         name: KeyName,
         profile: Profile,
         custody: CustodyKind,
+        plan: RotationPlan,
+        lock: Option<Lock>,
         enforced: Enforced,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let algorithm = profile
@@ -264,8 +258,7 @@ impl LocalBroker {
             algorithm: algorithm.into(),
             custody,
         };
-        self.create_first(creation, RotationPlan::default(), None, enforced)
-            .await
+        self.create_first(creation, plan, lock, enforced).await
     }
 
     async fn create_first(

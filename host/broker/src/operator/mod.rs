@@ -365,16 +365,8 @@ impl LocalBroker {
                 let record = match (profile.symmetric(), algorithm) {
                     (Some(own), None) => {
                         let custody = custody.unwrap_or_else(|| self.default_custody(own));
-                        match enforced {
-                            Enforced::Keyring => {
-                                self.create_planned_symmetric_key(name, profile, custody, plan, lock)
-                                    .await?
-                            }
-                            Enforced::Hardware => {
-                                self.create_symmetric_key_revocable_by_hardware(name, profile, custody)
-                                    .await?
-                            }
-                        }
+                        self.create_symmetric_key_with(name, profile, custody, plan, lock, enforced)
+                            .await?
                     }
                     // Of what signs nothing an algorithm was named: that is refused with the right one.
                     (Some(_) | None, algorithm) => {
