@@ -138,7 +138,7 @@ fn another_start_opens_nothing_and_the_code_binds_to_the_new_one() {
         scene.write(name, text);
         fs::set_permissions(
             scene.path(name),
-            fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o600)),
+            std::os::unix::fs::PermissionsExt::from_mode(0o600),
         )
         .unwrap();
     };

@@ -125,13 +125,12 @@ pub(crate) fn imported_key(key: &PublicKey) -> Result<Option<Public>, Error> {
 }
 
 /// The key in a public area that another program made, if it can be taken: ECDSA on P-256 or RSA of 2048 bits, signing what it is given, by its
-/// authorisation value alone, without protection against guessing. It may be for more than signing, and leave its scheme open: who signs
+/// authorisation value alone. It may be protected against guessing: then it is not to be used while somebody guesses. It may be for more than signing, and leave its scheme open: who signs
 /// with it says the scheme, as [`scheme`] does.
 pub(crate) fn taken_key(public: &Public) -> Option<PublicKey> {
     let signs = |attributes: &ObjectAttributes, hash: &HashingAlgorithm, policy: &Digest| {
         attributes.sign_encrypt()
             && attributes.user_with_auth()
-            && attributes.no_da()
             && !attributes.restricted()
             && *hash == HashingAlgorithm::Sha256
             && policy.is_empty()

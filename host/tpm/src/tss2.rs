@@ -32,9 +32,10 @@ const PROBE: &[u8] = b"claviger: a key that was imported works";
 #[derive(Sequence)]
 pub(crate) struct WrappedKey {
     pub(crate) oid: ObjectIdentifier,
-    /// Not believed: tpm2-tools 5.4 say of a key without a password that it has one. The TPM knows.
+    /// Whether the authorisation value is empty. Not believed, the TPM knows: tpm2-tools 5.4 say of a key without a password that it has
+    /// one, and tpm2-openssl 1.1 writes a "true" that is none in DER.
     #[asn1(context_specific = "0", optional = "true", tag_mode = "EXPLICIT")]
-    pub(crate) empty_auth: Option<bool>,
+    pub(crate) empty_auth: Option<Any>,
     #[asn1(context_specific = "1", optional = "true", tag_mode = "EXPLICIT")]
     pub(crate) policy: Option<Any>,
     #[asn1(context_specific = "2", optional = "true", tag_mode = "EXPLICIT")]
@@ -93,8 +94,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Wrapped, CustodyError> {
     }
     let found = template::taken_key(&public).ok_or_else(|| {
         not_ours(
-            "expected a P-256 key or an RSA key of 2048 bits that signs, with SHA-256 names, without a policy, and with noDA set, so that \
-             nobody locks it by guessing",
+            "expected a P-256 key or an RSA key of 2048 bits that signs, with SHA-256 and without a policy",
         )
     })?;
     let private = Private::try_from(unsized_(key.private.as_bytes()).map_err(|_| form())?);

@@ -159,6 +159,55 @@ async fn a_key_of_tpm2_tools_is_taken_over_with_a_new_value_and_signs() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_guesses_count_against_says_so_in_lockout_and_goes_on_after_it() {
+    let rig = Rig::new();
+    let folder = rig.folder.path();
+    // As tpm2-openssl makes them. Both first: what is made flushes what is loaded.
+    let counted = made(&rig, "ecc256", &ATTRIBUTES.replace("|noda", ""), &[]);
+    let control = made(&rig, "ecc256", ATTRIBUTES, &[]);
+    let key = take(&rig.tpm, &counted).await.unwrap();
+    let control = take(&rig.tpm, &control).await.unwrap();
+    openssl_verifies(folder, &control).await;
+    let tcti = tcti(&rig);
+    let index = "0x01500001";
+    let define = [
+        "nvdefine",
+        index,
+        "-C",
+        "o",
+        "-s",
+        "8",
+        "-p",
+        "right",
+        "-a",
+        "authread|authwrite",
+        "-T",
+        &tcti,
+    ];
+    succeed("tpm2", folder, &define);
+    for _ in 0..4 {
+        assert!(
+            !run("tpm2", folder, &["nvread", index, "-P", "wrong", "-T", &tcti])
+                .status
+                .success()
+        );
+    }
+    match key.sign(1, b"content").await {
+        Err(CustodyError::Unavailable(text)) => {
+            assert!(text.contains("tpm2_dictionarylockout --clear-lockout"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    control.sign(1, b"content").await.expect("the control: noDA");
+    succeed(
+        "tpm2",
+        folder,
+        &["dictionarylockout", "--clear-lockout", "-T", &tcti],
+    );
+    key.sign(1, b"content").await.expect("once somebody ended it");
+}
+
 /// An importable key that was wrapped for this TPM elsewhere, with an empty value.
 async fn importable(rig: &Rig) -> Vec<u8> {
     let scalar = p256::SecretKey::random(&mut rand_core::OsRng);
@@ -187,7 +236,7 @@ async fn importable(rig: &Rig) -> Vec<u8> {
     };
     let key = WrappedKey {
         oid: ObjectIdentifier::new_unwrap("2.23.133.10.1.4"),
-        empty_auth: Some(true),
+        empty_auth: None,
         policy: None,
         secret: Some(sized(&wrapped.seed)),
         auth_policy: None,
@@ -219,8 +268,6 @@ async fn what_is_not_ours_to_take_is_refused_with_why() {
         Ok(_) => panic!("taken: {why}"),
     };
     let good = made(&rig, "ecc256", ATTRIBUTES, &[]);
-    let without_noda = ATTRIBUTES.replace("|noda", "");
-    refused(&made(&rig, "ecc256", &without_noda, &[]), "noDA").await;
     refused(&made(&rig, "ecc384", ATTRIBUTES, &[]), "P-256").await;
     refused(
         &made(
@@ -255,8 +302,9 @@ async fn what_is_not_ours_to_take_is_refused_with_why() {
         "tpm2_changeauth",
     )
     .await;
-    for said in [None, Some(false), Some(true)] {
-        let taken = take(&rig.tpm, &again(&|key| key.empty_auth = said)).await;
+    let any = |value: u8| Some(der::Any::new(der::Tag::Boolean, [value]).unwrap());
+    for said in [None, any(0), any(1), any(0xFF)] {
+        let taken = take(&rig.tpm, &again(&|key| key.empty_auth = said.clone())).await;
         taken.expect("the control: whatever the file says of it, there is none");
     }
     refused(
