@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use claviger_core::approval::{AnsweredBy, ApprovalId, Question};
 use claviger_core::audit::SecretRef;
-use claviger_core::custody::{CustodyError, CustodyKind};
+use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::key::{Algorithm, KeyRef};
 use claviger_core::name::nearest;
@@ -21,11 +21,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::LocalBroker;
-use crate::import::{ImportedKey, KeyFormat};
+use crate::import::{ImportedKey, KeyFormat, is_wrapped};
 use crate::keyring::{KeyState, Lock, RotationPlan, SecretReplacement};
 use crate::local::{
     AnswerError, Enforced, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation,
-    SecretRotation,
+    SecretRotation, WrappedImport,
 };
 
 mod client;
@@ -372,15 +372,8 @@ impl LocalBroker {
                 let record = match (profile.symmetric(), algorithm) {
                     (Some(own), None) => {
                         let custody = custody.unwrap_or_else(|| self.default_custody(own));
-                        match enforced {
-                            Enforced::Keyring => {
-                                self.create_planned_symmetric_key(name, profile, custody, plan, lock)
-                                    .await?
-                            }
-                            Enforced::Hardware => {
-                                return Err(NewKeyError::from(CustodyError::NotEnforced(custody)).into());
-                            }
-                        }
+                        self.create_symmetric_key_with(name, profile, custody, plan, lock, enforced)
+                            .await?
                     }
                     // Of what signs nothing an algorithm was named: that is refused with the right one.
                     (Some(_) | None, algorithm) => {
@@ -403,14 +396,20 @@ impl LocalBroker {
                 format,
                 custody,
             } => {
-                let private = ImportedKey::read(&value()?, format).map_err(NewKeyError::from)?;
-                let import = KeyImport {
-                    name,
-                    profile,
-                    custody,
-                    private,
+                let file = value()?;
+                let record = if is_wrapped(&file, format, custody).map_err(NewKeyError::from)? {
+                    let import = WrappedImport { name, profile, file };
+                    self.import_wrapped_key(import).await?
+                } else {
+                    let private = ImportedKey::read(&file, format).map_err(NewKeyError::from)?;
+                    let import = KeyImport {
+                        name,
+                        profile,
+                        custody,
+                        private,
+                    };
+                    self.import_key(import).await?
                 };
-                let record = self.import_key(import).await?;
                 Ok(Reply::Keys(vec![record.key.clone()]))
             }
             Command::ChangeKey { name, change } => {
