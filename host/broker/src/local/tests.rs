@@ -6,6 +6,7 @@ mod backups;
 mod certify;
 mod commands;
 mod control;
+mod control_backup;
 mod git;
 mod large;
 mod lives;

@@ -5,6 +5,7 @@
 //! [`Reply`]. Everything that is read without the keyring open, such as lists, needs no command.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,18 +22,21 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::LocalBroker;
+use crate::backup::Recipient;
 use crate::import::{ImportedKey, KeyFormat};
 use crate::keyring::{KeyState, SecretReplacement};
 use crate::local::{
     AnswerError, Enforced, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation,
 };
 
+mod backup;
 mod client;
 mod error;
 mod life;
 mod server;
 mod wire;
 
+pub use backup::{BackedUp, LeftOut};
 pub use client::{Client, ClientError};
 pub use error::{CommandError, Fault, Problem};
 pub use life::{Act, End, LifeCommand, RotatedKey};
@@ -190,6 +194,13 @@ pub enum Command {
         /// Which.
         grant: GrantAlias,
     },
+    /// Write a backup. Its file comes beside the reply.
+    BackUp {
+        /// Who can open it; 1 to 16.
+        recipients: Vec<Recipient>,
+        /// Who wants it: for the log, escaped and cut.
+        by: String,
+    },
     /// Sign a checkpoint of the audit log.
     Checkpoint,
     /// Vouch for the clock after it had run ahead.
@@ -223,9 +234,18 @@ impl Command {
             | Self::Approve { .. }
             | Self::Deny { .. }
             | Self::DismissProposal { .. }
+            | Self::BackUp { .. }
             | Self::Checkpoint
             | Self::AcceptClock => false,
         }
+    }
+}
+
+impl Command {
+    /// Whether a file comes beside the reply.
+    #[must_use]
+    pub const fn gives_file(&self) -> bool {
+        matches!(self, Self::BackUp { .. })
     }
 }
 
@@ -274,6 +294,8 @@ pub enum Reply {
     Approvals(Vec<PendingApproval>),
     /// One of them.
     Approval(Arc<Question>),
+    /// A backup was written.
+    BackedUp(BackedUp),
 }
 
 /// What a host says of itself.
@@ -300,6 +322,19 @@ impl LocalBroker {
     /// # Errors
     /// What stands against it. If only the log failed, it is done, and nothing is released any more.
     pub async fn command(&self, command: Command, value: Option<Secret>) -> Result<Reply, CommandError> {
+        self.command_into(command, value, None).await
+    }
+
+    /// As [`LocalBroker::command`], with the file for one that gives one. If it fails, what is in the file is of no use.
+    ///
+    /// # Errors
+    /// As [`LocalBroker::command`].
+    pub async fn command_into(
+        &self,
+        command: Command,
+        value: Option<Secret>,
+        file: Option<&mut (dyn Write + Send)>,
+    ) -> Result<Reply, CommandError> {
         let mut value = match (command.takes_value(), value) {
             (false, None) => None,
             (true, Some(value)) => Some(value),
@@ -478,6 +513,11 @@ impl LocalBroker {
                     return Err(CommandError::NoProposal { agent, grant });
                 }
                 Ok(done())
+            }
+            Command::BackUp { recipients, by } => {
+                let file = file.ok_or(CommandError::FileMissing)?;
+                let made = self.back_up(&recipients, &by, file).await?;
+                Ok(Reply::BackedUp(made.into()))
             }
             Command::Checkpoint => Ok(Reply::Text(self.checkpoint().await?)),
             Command::AcceptClock => {

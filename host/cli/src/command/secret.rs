@@ -79,6 +79,7 @@ pub(crate) fn made(cx: &Context, command: Order, value: Option<Secret>) -> Resul
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
+        | Reply::BackedUp(_)
         | Reply::Approval(_) => {
             return Err(unexpected());
         }
