@@ -34,7 +34,7 @@ async fn a_running_host_makes_a_backup_while_its_agents_sign() {
     let who = fixture.start(RELEASE).await;
     let before = files(&fixture.keyring());
     let mut file = Vec::new();
-    let command = back_up(&[recipient.clone()]);
+    let command = back_up(std::slice::from_ref(&recipient));
     let host = fixture.host().await;
     let (reply, signed) = tokio::join!(host.command_into(&command, None, Some(&mut file)), async {
         for _ in 0..5 {
