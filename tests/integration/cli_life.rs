@@ -176,6 +176,184 @@ fn a_compromise_says_what_the_key_did() {
 }
 
 #[test]
+fn a_compromised_secret_is_revoked_before_its_new_value_is_read() {
+    let scene = Scene::new();
+    let add = [
+        "secret",
+        "add",
+        "api",
+        "--kind",
+        "bearer",
+        "--origin",
+        "https://api.test",
+    ];
+    given(&scene, "canary-value-one", &add).expect(0);
+    let state = |scene: &Scene| {
+        let listed = scene.run(&["secret", "list", "--json"]).expect(0).lines();
+        let each = listed.iter().filter(|secret| secret["name"] == "api");
+        each.map(|secret| format!("v{} {}", secret["version"], secret["state"].as_str().unwrap()))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let absent = scene.path("absent");
+    let absent = absent.to_str().unwrap();
+    scene
+        .open(&["secret", "compromise", "api", "--file", absent])
+        .expect(1)
+        .says(&["secret `api` is revoked", "claviger secret replace api"]);
+    assert_eq!(state(&scene), "v1 revoked");
+    scene.run(&["status"]).expect(0).shows(&[
+        "stuck",
+        "secret api@v1",
+        "nothing has taken its place",
+        "claviger secret replace api",
+    ]);
+    scene.write("new", "canary-value-two");
+    let new = scene.path("new");
+    let new = new.to_str().unwrap();
+    scene
+        .open(&["secret", "compromise", "api@v1", "--file", new])
+        .expect(0)
+        .shows(&["api@v1 is revoked; it was used 0 times", "api@v2 takes its place"]);
+    // Done already: nothing more is replaced.
+    let again = scene
+        .open(&["secret", "compromise", "api@v1", "--file", new, "--json"])
+        .expect(0);
+    assert!(again.err.contains("the new value was not taken"), "{again}");
+    assert_eq!(again.lines()[0]["replaced_by"], serde_json::Value::Null);
+    assert_eq!(state(&scene), "v1 revoked, v2 active");
+    let said = scene
+        .open(&["secret", "compromise", "api", "--json"])
+        .expect(0)
+        .lines();
+    assert_eq!(said[0]["revoked"][1]["version"], "api@v2");
+    assert_eq!(said[0]["next"], "claviger secret replace api");
+    scene
+        .open(&["secret", "compromise", "api@v9"])
+        .expect(1)
+        .says(&["there is no secret `api@v9`"]);
+}
+
+#[test]
+fn a_public_half_is_read_whatever_became_of_its_version() {
+    let scene = Scene::new();
+    let public = |version: &str, format: &str| {
+        let said = scene
+            .run(&["key", "public", version, "--format", format])
+            .expect(0);
+        said.out.trim().to_owned()
+    };
+    let first = public("release", "openssh");
+    scene
+        .open(&["key", "rotate", "release", "--overlap", "0s"])
+        .expect(0);
+    scene.open(&["key", "rotate", "release"]).expect(0);
+    assert_eq!(keys(&scene, "release"), "v1 retired, v2 retiring, v3 active");
+    assert_eq!(public("release@v1", "openssh"), first);
+    let each: std::collections::BTreeSet<_> = ["release@v1", "release@v2", "release@v3"]
+        .map(|version| public(version, "pem"))
+        .into();
+    assert_eq!(each.len(), 3, "the control: each has its own");
+    assert_eq!(public("release", "pem"), public("release@v3", "pem"));
+    // Of one version: its line, and its times.
+    let line = scene
+        .run(&[
+            "key",
+            "public",
+            "release@v1",
+            "--format",
+            "allowed-signers",
+            "--principal",
+            "bot",
+        ])
+        .expect(0);
+    let half = first.split(' ').nth(1).unwrap();
+    assert!(
+        line.out.contains(half) && line.out.contains("valid-before"),
+        "{line}"
+    );
+    assert_eq!(line.out.trim().lines().count(), 1);
+    scene.open(&["key", "revoke", "release@v2"]).expect(0);
+    public("release@v2", "jwk");
+    scene
+        .run(&["key", "show", "release@v2"])
+        .expect(0)
+        .shows(&["release@v2", "revoked"]);
+    for command in ["show", "public"] {
+        scene.run(&["key", command, "release@v9"]).expect(1).says(&[
+            "there is no key `release@v9`",
+            "it has v1 (retired), v2 (revoked), v3 (active)",
+        ]);
+        scene
+            .run(&["key", command, "relaese@v1"])
+            .expect(1)
+            .says(&["did you mean `release`?"]);
+        scene
+            .run(&["key", command, "release@1"])
+            .expect(2)
+            .says(&["NAME@vN"]);
+    }
+}
+
+#[test]
+fn a_key_and_a_secret_are_made_with_their_plans() {
+    let scene = Scene::new();
+    let plan = [
+        "--rotate-every",
+        "90d",
+        "--rotate-uses",
+        "1000",
+        "--overlap",
+        "1d",
+        "--purge-lock",
+    ];
+    let create = [
+        "key",
+        "create",
+        "planned",
+        "--profile",
+        "labeled",
+        "--label",
+        "x",
+        "--json",
+    ];
+    let made = scene.open(&[&create[..], &plan].concat()).expect(0).lines();
+    assert_eq!(made.len(), 1);
+    assert_eq!(made[0]["rotate_every_seconds"], 90 * 86_400);
+    assert_eq!(
+        (&made[0]["rotate_uses"], &made[0]["purge_lock"]),
+        (&1000.into(), &true.into())
+    );
+    let add = [
+        "secret",
+        "add",
+        "api",
+        "--kind",
+        "bearer",
+        "--origin",
+        "https://api.test",
+        "--json",
+    ];
+    let plan = ["--rotate-every", "90d", "--overlap", "1d", "--purge-lock"];
+    let made = given(&scene, "canary-value-one", &[&add[..], &plan].concat())
+        .expect(0)
+        .lines();
+    assert_eq!(made[0]["overlap_seconds"], 86_400);
+    assert_eq!(
+        (&made[0]["rotate_every_seconds"], &made[0]["purge_lock"]),
+        (&(90 * 86_400).into(), &true.into())
+    );
+    scene
+        .run(&["secret", "show", "api@v1"])
+        .expect(0)
+        .shows(&["every 90 d"]);
+    scene
+        .run(&["secret", "show", "api@v2"])
+        .expect(1)
+        .says(&["there is no secret `api@v2`", "it has v1 (active)"]);
+}
+
+#[test]
 fn a_deleted_key_comes_back_and_is_purged_after_its_window_alone() {
     let scene = Scene::new();
     scene.open(&["key", "rm", "notes"]).expect(0).shows(&["deleted"]);

@@ -11,9 +11,10 @@ use claviger_broker::keyring::KeyState;
 use claviger_broker::local::{KeyCreation, NewKeyError, ProofError, Rotation};
 use claviger_broker::{LocalBroker, ManualClock};
 use claviger_core::custody::{CustodyError, CustodyKind};
+use claviger_core::key::KeySpec;
 use claviger_core::profile::Profile;
 use claviger_core::request::EvidenceInfo;
-use claviger_core::{Algorithm, Broker as _, InstanceId, Outcome, Refusal, Request};
+use claviger_core::{Algorithm, Broker as _, InstanceId, KeyName, Outcome, Refusal, Request};
 use claviger_tpm::Tpm;
 use jiff::SignedDuration;
 use kit::vault::{
@@ -241,7 +242,7 @@ async fn only_a_key_in_the_tpm_is_revoked_by_it_gives_evidence_or_is_proved_to_b
     let prove = async |name: &str, by: &str| {
         vault
             .broker
-            .prove_resident(&named(name), &named(by), &[1; 32])
+            .prove_resident(&KeySpec::from(named::<KeyName>(name)), &named(by), &[1; 32])
             .await
     };
     let refused = prove("sealed", "e").await;

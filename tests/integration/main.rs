@@ -7,7 +7,9 @@
     reason = "clippy.toml allows these in tests; what tests share stands beside them"
 )]
 
+mod approvals;
 mod cli_approvals;
+mod cli_bound;
 mod cli_components;
 mod cli_control;
 mod cli_files;

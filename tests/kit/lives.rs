@@ -38,6 +38,10 @@ pub enum Change {
     StageValue,
     /// The third is used.
     PromoteValue,
+    /// Both values are revoked.
+    CompromiseValue,
+    /// The fourth is used.
+    ReplaceCompromised,
     /// The key is deleted.
     Remove,
     /// It is back.
@@ -53,7 +57,7 @@ pub enum Change {
 }
 
 /// All changes, in an order in which each can be made.
-pub const CHANGES: [Change; 16] = [
+pub const CHANGES: [Change; 18] = [
     Change::Rotate,
     Change::Stage,
     Change::Promote,
@@ -64,6 +68,8 @@ pub const CHANGES: [Change; 16] = [
     Change::Replace,
     Change::StageValue,
     Change::PromoteValue,
+    Change::CompromiseValue,
+    Change::ReplaceCompromised,
     Change::Remove,
     Change::Restore,
     Change::RemoveAgain,
@@ -116,6 +122,8 @@ pub async fn make(broker: &LocalBroker, change: Change) -> anyhow::Result<()> {
         Change::Replace => drop(broker.replace_secret(replacement("the-second-value")?).await?),
         Change::StageValue => drop(broker.stage_secret(replacement("the-third-value")?).await?),
         Change::PromoteValue => drop(broker.promote_secret(&token).await?),
+        Change::CompromiseValue => drop(broker.compromise_secret(&token, None, None).await?),
+        Change::ReplaceCompromised => drop(broker.replace_secret(replacement("the-fourth-value")?).await?),
         Change::Remove | Change::RemoveAgain => drop(broker.delete_key(&key, Duration::ZERO).await?),
         Change::Restore => drop(broker.restore_key(&key).await?),
         Change::Purge => drop(broker.purge_key(&key).await?),
@@ -123,6 +131,20 @@ pub async fn make(broker: &LocalBroker, change: Change) -> anyhow::Result<()> {
         Change::PurgeValue => drop(broker.purge_secret(&token).await?),
     }
     Ok(())
+}
+
+/// What one change leaves if it is killed when it has begun and not finished: a key that is revoked and not replaced. Nothing of other
+/// changes, which are one step.
+#[must_use]
+pub fn begun(change: Change, before: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    if change != Change::Compromise {
+        return None;
+    }
+    let mut after = before.clone();
+    for (_, state) in after.iter_mut().filter(|(name, _)| name.starts_with("key ")) {
+        *state = "revoked".to_owned();
+    }
+    Some(after)
 }
 
 /// The state of every version of everything, by its name.

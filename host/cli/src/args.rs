@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
+use claviger_core::key::{KeySpec, SecretSpec};
 use claviger_core::manifest::parse_duration;
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
+use claviger_tpm::Registers;
 use jiff::Timestamp;
 
 mod approvals;
@@ -162,6 +164,12 @@ pub(crate) struct Init {
     /// With `--custody tpm` or `swtpm`: which TPM, such as `device:/dev/tpm1` or `tabrmd:bus_name=…`
     #[arg(long, value_name = "TCTI")]
     pub(crate) tcti: Option<String>,
+    /// With a TPM: bind the keyring to how the machine starts, by these registers (PCRs), such as `sha256:0,2,4,7`
+    #[arg(long, value_name = "REGISTERS", requires = "recovery_out")]
+    pub(crate) pcr: Option<Registers>,
+    /// With `--pcr`: write the code that opens the keyring after a change of firmware to this file, which must not be there yet
+    #[arg(long, value_name = "FILE", requires = "pcr")]
+    pub(crate) recovery_out: Option<PathBuf>,
 }
 
 /// What protects a keyring.
@@ -206,8 +214,8 @@ pub(crate) enum Key {
     List,
     /// Show a key: profile, custody, assurance, public key
     Show {
-        /// The key
-        name: KeyName,
+        /// The key, for the version in use; or `NAME@vN` for any
+        key: KeySpec,
     },
     #[command(flatten)]
     Life(life::KeyLife),
@@ -234,8 +242,8 @@ pub(crate) enum Secret {
     List,
     /// Show everything about a secret but its value
     Show {
-        /// The secret
-        name: SecretName,
+        /// The secret, for the version in use; or `NAME@vN` for any
+        secret: SecretSpec,
     },
     /// Put a new value in the place of the old one, which is gone afterwards, or after its overlap
     Replace(SecretReplace),
@@ -261,6 +269,12 @@ pub(crate) struct SecretAdd {
     /// How often it shall be replaced, such as `90d`; `doctor` and `check` say when it is due [default: no plan]
     #[arg(long, value_name = "DURATION", value_parser = plan)]
     pub(crate) rotate_every: Option<Duration>,
+    /// How long the value before is kept after a replacement, unused
+    #[arg(long, value_name = "DURATION", value_parser = life::overlap, default_value = "0s")]
+    pub(crate) overlap: Duration,
+    /// Once deleted, keep it recoverable for at least 30 days; cannot be taken back
+    #[arg(long)]
+    pub(crate) purge_lock: bool,
     #[command(flatten)]
     pub(crate) value: SecretValue,
 }

@@ -1,10 +1,9 @@
-//! Keys as the keyring shows them without being opened. For showing and checking: nothing here is authenticated.
+//! Keys as the keyring shows them without being opened. For showing: nothing here is authenticated.
 
 use claviger_broker::keyring::{KeyRecord, Keyring};
-use claviger_core::manifest::Capability;
+use claviger_core::KeyName;
+use claviger_core::key::{KeySpec, KeyVersion};
 use claviger_core::name::nearest;
-use claviger_core::profile::{Profile, ProfileError};
-use claviger_core::{KeyName, Manifest};
 
 use crate::context::Context;
 use crate::exit::Failure;
@@ -29,46 +28,41 @@ pub(crate) fn find<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Result<&'a KeyR
         })
 }
 
-/// What stands against a manifest's grants, as far as the keys say.
-pub(crate) fn against(manifest: &Manifest, keys: &[KeyRecord]) -> Vec<String> {
-    let mut against = Vec::new();
-    for (alias, grant) in &manifest.grants {
-        let key = match &grant.capability {
-            Capability::Sign { key, .. } | Capability::Seal { key, .. } | Capability::Mac { key, .. } => key,
-            Capability::Attest(attest) => &attest.key,
-            Capability::Http(_) => continue,
-        };
-        let active = keys
-            .iter()
-            .find(|record| record.key.name == *key && record.is_in_use());
-        let problem = match active {
-            Some(record) => fits(&record.profile, &grant.capability)
-                .err()
-                .map(|error| format!("key `{key}`: {error}")),
-            None if keys.iter().any(|record| record.key.name == *key) => {
-                Some(format!("key `{key}` is not active"))
-            }
-            None => Some(match near(keys, key) {
-                Some(near) => format!("the keyring has no key `{key}`; did you mean `{near}`?"),
-                None => format!(
-                    "the keyring has no key `{key}`; make one with `claviger key create {key} --profile …`"
-                ),
-            }),
-        };
-        against.extend(problem.map(|problem| format!("grant `{alias}`: {problem}")));
-    }
-    against
+/// The version of a key that was named; of a bare name as [`find`]. Whatever its state: a public half is there to verify old signatures.
+pub(crate) fn named<'a>(keys: &'a [KeyRecord], spec: &KeySpec) -> Result<&'a KeyRecord, Failure> {
+    let found = find(keys, &spec.name)?;
+    let Some(version) = spec.version else {
+        return Ok(found);
+    };
+    let versions = keys.iter().filter(|record| record.key.name == spec.name);
+    versions
+        .clone()
+        .find(|record| record.key.version == version)
+        .ok_or_else(|| {
+            let there = versions.map(|record| (record.key.version, record.standing()));
+            Failure::failed(format!("there is no key `{spec}`")).help(those_there(there))
+        })
 }
 
-/// Whether a key of this profile is for what a grant allows.
-pub(crate) fn fits(profile: &Profile, capability: &Capability) -> Result<(), ProfileError> {
-    match capability {
-        Capability::Sign { narrowing, .. } => profile.narrow(narrowing).map(drop),
-        Capability::Seal { .. } => profile.sealing().map(drop),
-        Capability::Mac { label, .. } => profile.macs(label.as_ref()).map(drop),
-        Capability::Attest(_) => profile.evidences(),
-        Capability::Http(_) => Ok(()),
-    }
+/// So many versions are listed where another was asked for.
+const LISTED: usize = 16;
+
+/// Which versions of a credential there are, the newest last.
+pub(crate) fn those_there<'a>(versions: impl Iterator<Item = (KeyVersion, &'a str)>) -> String {
+    let mut versions: Vec<_> = versions.collect();
+    versions.sort_unstable();
+    let older = versions.len().saturating_sub(LISTED);
+    let each: Vec<_> = versions
+        .iter()
+        .skip(older)
+        .map(|(version, standing)| format!("{version} ({standing})"))
+        .collect();
+    let older = if older == 0 {
+        String::new()
+    } else {
+        format!("{older} older ones, ")
+    };
+    format!("it has {older}{}", each.join(", "))
 }
 
 fn near<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Option<&'a str> {

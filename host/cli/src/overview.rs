@@ -224,6 +224,11 @@ impl Overview {
                     KeySource::Generated => {}
                 }
             }
+            KeyState::Revoked if record.lacks_successor() => push(
+                Concern::Stuck,
+                "it was compromised, and nothing has taken its place yet".to_owned(),
+                format!("claviger key compromise {key}, or claviger key rotate {name} --stage"),
+            ),
             KeyState::Pending
             | KeyState::Retiring
             | KeyState::Retired
@@ -280,6 +285,11 @@ impl Overview {
                     );
                 }
             }
+            KeyState::Revoked if record.lacks_successor() => push(
+                Concern::Stuck,
+                "it was compromised, and nothing has taken its place yet".to_owned(),
+                format!("claviger secret replace {name}"),
+            ),
             KeyState::Pending
             | KeyState::Retiring
             | KeyState::Retired

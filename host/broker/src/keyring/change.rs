@@ -26,17 +26,14 @@ pub enum Start {
 }
 
 /// What becomes of the versions before a new one.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Succession<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Succession {
     /// The one in use retires over its overlap.
     Rotated,
     /// Nothing yet: the new one waits.
     Staged,
-    /// This one, or all, are revoked.
-    Compromised {
-        version: Option<KeyVersion>,
-        reason: &'a Reason,
-    },
+    /// The last one was compromised while it was in use, and has no successor yet. It stays revoked.
+    Replaced,
 }
 
 /// What a rotation changed.
@@ -62,12 +59,12 @@ impl Keyring {
         &self,
         new: NewKey,
         of: KeyVersion,
-        succession: Succession<'_>,
+        succession: Succession,
         now: Timestamp,
     ) -> Result<KeyRotation, KeyringError> {
-        let name = new.key.name.clone();
         let mut file = self.file();
-        let old = self.refuse_rotation(&new, of)?;
+        new.plan.check()?;
+        let old = self.refuse_rotation(&new, of, succession)?;
         let mut list = file.meta.list()?;
         if list.len() >= MAX_KEYS {
             return Err(KeyringError::Full);
@@ -76,32 +73,11 @@ impl Keyring {
         let mut changed = Vec::new();
         match succession {
             Succession::Staged => record.state = KeyState::Pending,
-            Succession::Rotated => {
+            Succession::Rotated | Succession::Replaced => {
                 let superseded = LifeEvent::Supersede {
                     until: after(now, new.plan.overlap),
                 };
                 changed.extend(stepped(&old, &superseded, now)?);
-            }
-            Succession::Compromised { version, reason } => {
-                for record in self.versions(&name) {
-                    let event = match record.state {
-                        KeyState::Active | KeyState::Retiring | KeyState::Retired | KeyState::Disabled
-                            if version.is_none_or(|version| record.key.version == version) =>
-                        {
-                            LifeEvent::Revoke(Some(reason.clone()))
-                        }
-                        KeyState::Active => LifeEvent::Supersede {
-                            until: after(now, new.plan.overlap),
-                        },
-                        KeyState::Pending
-                        | KeyState::Retiring
-                        | KeyState::Retired
-                        | KeyState::Disabled
-                        | KeyState::Revoked
-                        | KeyState::Destroyed => continue,
-                    };
-                    changed.extend(stepped(&record, &event, now)?);
-                }
             }
         }
         // The overlap that it is in, which may be another than its plan had.
@@ -130,7 +106,12 @@ impl Keyring {
     }
 
     /// What a rotation must not do. The version in use is the active one, else the newest.
-    fn refuse_rotation(&self, new: &NewKey, of: KeyVersion) -> Result<Arc<KeyRecord>, KeyringError> {
+    fn refuse_rotation(
+        &self,
+        new: &NewKey,
+        of: KeyVersion,
+        succession: Succession,
+    ) -> Result<Arc<KeyRecord>, KeyringError> {
         let name = &new.key.name;
         let missing = || KeyringError::NoKey {
             key: KeyRef {
@@ -153,7 +134,10 @@ impl Keyring {
         if current.deleted.is_some() {
             return Err(no_life(&current.key, LifeError::Deleted));
         }
-        let problem = if current.state == KeyState::Disabled {
+        let problem = if succession == Succession::Replaced && !current.life().lacks_successor() {
+            // An operator revoked it meanwhile, for good: what is out of use is not put back into it.
+            format!("`{}` is {} and to have no successor", current.key, current.state)
+        } else if current.state == KeyState::Disabled {
             format!("`{}` is disabled; enable it or revoke it first", current.key)
         } else if current.state == KeyState::Destroyed {
             format!("`{}` is destroyed; make the key anew", current.key)
@@ -201,7 +185,7 @@ impl Keyring {
         let waits = || self.pending(name).is_some_and(|now| now.key == pending.key);
         let changed = self.step_all(name, now, &|record| match record.state {
             KeyState::Pending if record.key == pending.key => Some(LifeEvent::Activate),
-            KeyState::Active | KeyState::Disabled if waits() => Some(superseded.clone()),
+            KeyState::Active | KeyState::Disabled | KeyState::Revoked if waits() => Some(superseded.clone()),
             KeyState::Pending
             | KeyState::Active
             | KeyState::Disabled
@@ -216,6 +200,28 @@ impl Keyring {
             });
         }
         Ok(changed)
+    }
+
+    /// Revokes every version of a key that somebody else may have, or this one, in one step. If the one in use is among them, one that
+    /// waits is given up: it was made in the same hands.
+    ///
+    /// # Errors
+    /// When the disk fails; then it is as it was.
+    pub(crate) fn compromise(
+        &self,
+        name: &KeyName,
+        version: Option<KeyVersion>,
+        reason: &Reason,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
+        let event = LifeEvent::Compromise(reason.clone());
+        let affected = |key: &KeyRef| version.is_none_or(|version| key.version == version);
+        // Asked under the lock.
+        let in_use = || self.key(name).is_some_and(|record| affected(&record.key));
+        self.step_all(name, now, &|record| {
+            let given_up = record.state == KeyState::Pending && in_use();
+            (affected(&record.key) || given_up).then(|| event.clone())
+        })
     }
 
     /// Lets something happen to one version of a key; nothing comes back if nothing changed.
@@ -282,7 +288,7 @@ impl Keyring {
     /// Sets the plan of every version of a key that is not over, and locks its purge if that is asked; a lock is never taken away.
     ///
     /// # Errors
-    /// When there is no such key, or the disk fails.
+    /// When there is no such key, the plan is out of bounds, or the disk fails.
     pub(crate) fn set_plan(
         &self,
         name: &KeyName,
@@ -290,6 +296,7 @@ impl Keyring {
         lock: Option<Lock>,
         now: Timestamp,
     ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
+        plan.check()?;
         let mut file = self.file();
         let changed: Vec<KeyRecord> = self
             .versions(name)

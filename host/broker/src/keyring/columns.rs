@@ -74,6 +74,19 @@ pub struct RotationPlan {
     pub overlap: Duration,
 }
 
+impl RotationPlan {
+    /// Whether it can be kept: in whole seconds, and not due all the time.
+    pub(super) fn check(&self) -> Result<(), KeyringError> {
+        let whole = |time: Duration| time.subsec_nanos() == 0;
+        let every = self.every.is_none_or(|every| whole(every) && !every.is_zero());
+        if every && whole(self.overlap) {
+            Ok(())
+        } else {
+            Err(KeyringError::Plan)
+        }
+    }
+}
+
 impl Default for RotationPlan {
     /// No rotation by itself; [`DEFAULT_OVERLAP`] when an operator rotates.
     fn default() -> Self {

@@ -165,6 +165,12 @@ pub enum KeyringError {
         /// Which.
         name: SecretName,
     },
+    /// No such version of a secret.
+    #[error("there is no secret `{secret}`")]
+    NoSecretVersion {
+        /// Which.
+        secret: SecretRef,
+    },
     /// The secret cannot be added or replaced.
     #[error("secret `{name}` cannot be {action}: {problem}")]
     Secret {
@@ -185,6 +191,9 @@ pub enum KeyringError {
         /// The state asked for.
         to: KeyState,
     },
+    /// A plan that cannot be kept.
+    #[error("a rotation plan is in whole seconds, of which its age has at least one")]
+    Plan,
     /// A text is over its bound.
     #[error("{what} has at most {allowed} bytes, not {sent}")]
     TooLong {

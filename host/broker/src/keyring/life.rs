@@ -9,7 +9,7 @@
 //!    │             disable││enable       disable││enable            │
 //!    │                    ▼│                    ▼│                  │
 //!    │                 disabled ────────────────────────────────────┤
-//!    ▼                                     revoke (from any but pending) ──▶ revoked
+//!    ▼                         revoke, compromise (from any but pending) ──▶ revoked
 //! destroyed ◀──purge── deleted, after its window (from any; restore goes back)
 //! ```
 
@@ -32,7 +32,8 @@ pub const MAX_WINDOW: Duration = Duration::from_secs(366 * 86_400);
 pub struct Life {
     /// Its state. Of a deleted one, the state that it comes back to.
     pub state: KeyState,
-    /// When a retiring version retires; of a disabled one, that it was retiring, and until when; of a deleted one, when it may be purged.
+    /// When a retiring version retires; of a disabled one, that it was retiring, and until when; of a deleted one, when it may be purged;
+    /// of a revoked one, that it was compromised while it was in use, since when, and that nothing has taken its place yet.
     pub until: Option<Timestamp>,
     /// Since when it is deleted.
     pub deleted: Option<Timestamp>,
@@ -40,6 +41,14 @@ pub struct Life {
     pub reason: Option<Reason>,
     /// Whether its recovery window cannot be shortened.
     pub locked: bool,
+}
+
+impl Life {
+    /// Whether it was compromised while it was in use, and nothing has taken its place since.
+    #[must_use]
+    pub fn lacks_successor(&self) -> bool {
+        self.state == KeyState::Revoked && self.deleted.is_none() && self.until.is_some()
+    }
 }
 
 /// What happens to a version.
@@ -60,6 +69,9 @@ pub enum LifeEvent {
     Enable,
     /// It is taken out of use for good.
     Revoke(Option<Reason>),
+    /// Somebody else may have it: it is out of use for good, and if it was in use, another shall take its place. One that waits is given
+    /// up.
+    Compromise(Reason),
     /// It is deleted, and can be restored for so long.
     Delete {
         /// At most [`MAX_WINDOW`].
@@ -123,6 +135,7 @@ pub fn next(life: &Life, event: &LifeEvent, now: Timestamp) -> Result<Life, Life
         LifeEvent::Disable(reason) => disable(life, reason.as_ref()),
         LifeEvent::Enable => enable(life, now),
         LifeEvent::Revoke(reason) => revoke(life, reason.as_ref()),
+        LifeEvent::Compromise(reason) => compromise(life, reason, now),
         LifeEvent::Delete { window } => delete(life, *window, now),
         LifeEvent::Restore { overlap } => restore(life, *overlap, now),
         LifeEvent::Purge => purge(life, now),
@@ -187,11 +200,12 @@ fn supersede(life: &Life, until: Timestamp, now: Timestamp) -> Result<Life, Life
             until: Some(until),
             ..life.clone()
         }),
-        KeyState::Disabled
-        | KeyState::Retiring
-        | KeyState::Retired
-        | KeyState::Revoked
-        | KeyState::Destroyed => Ok(life.clone()),
+        // Its place is taken.
+        KeyState::Revoked => Ok(Life {
+            until: None,
+            ..life.clone()
+        }),
+        KeyState::Disabled | KeyState::Retiring | KeyState::Retired | KeyState::Destroyed => Ok(life.clone()),
         KeyState::Pending => Err(no_way(life, KeyState::Retiring)),
     }
 }
@@ -227,7 +241,11 @@ fn enable(life: &Life, now: Timestamp) -> Result<Life, LifeError> {
 
 fn revoke(life: &Life, reason: Option<&Reason>) -> Result<Life, LifeError> {
     match life.state {
-        KeyState::Revoked => Ok(life.clone()),
+        // Said on purpose: nothing shall take its place.
+        KeyState::Revoked => Ok(Life {
+            until: life.until.filter(|_| life.deleted.is_some()),
+            ..life.clone()
+        }),
         // Also of what is deleted, which comes back revoked, if it comes back.
         KeyState::Active | KeyState::Retiring | KeyState::Retired | KeyState::Disabled => Ok(Life {
             state: KeyState::Revoked,
@@ -236,6 +254,26 @@ fn revoke(life: &Life, reason: Option<&Reason>) -> Result<Life, LifeError> {
             ..life.clone()
         }),
         KeyState::Pending | KeyState::Destroyed => Err(no_way(life, KeyState::Revoked)),
+    }
+}
+
+fn compromise(life: &Life, reason: &Reason, now: Timestamp) -> Result<Life, LifeError> {
+    match (life.state, life.deleted) {
+        (KeyState::Active, None) => Ok(Life {
+            state: KeyState::Revoked,
+            until: Some(now),
+            reason: Some(reason.clone()),
+            ..life.clone()
+        }),
+        // Also one that is deleted: it must not come back to wait.
+        (KeyState::Pending, _) => Ok(Life {
+            deleted: None,
+            ..into(life, KeyState::Destroyed, None)
+        }),
+        (KeyState::Revoked | KeyState::Destroyed, _) => Ok(life.clone()),
+        (KeyState::Active | KeyState::Retiring | KeyState::Retired | KeyState::Disabled, _) => {
+            revoke(life, Some(reason))
+        }
     }
 }
 

@@ -71,7 +71,8 @@ pub const MAX_SETTINGS: usize = 4096;
 
 /// The root key is one of HKDF-SHA256's full strength.
 const ROOT: usize = 32;
-const ROOT_PURPOSE: &str = "root";
+/// What the root key is sealed for.
+pub const ROOT_PURPOSE: &str = "root";
 
 type Records = BTreeMap<KeyName, BTreeMap<KeyVersion, Arc<KeyRecord>>>;
 
@@ -238,6 +239,7 @@ impl Keyring {
                 sent: hardware.len(),
             });
         }
+        new.plan.check()?;
         let mut file = self.file();
         self.refuse_version(&key)?;
         let mut list = file.meta.list()?;

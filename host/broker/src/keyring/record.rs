@@ -142,7 +142,7 @@ impl KeyState {
     }
 
     /// Whether a secret in this state still has its value: what was replaced is gone when its overlap is over.
-    pub(super) const fn keeps_value(self) -> bool {
+    pub(crate) const fn keeps_value(self) -> bool {
         match self {
             Self::Pending | Self::Active | Self::Retiring | Self::Disabled | Self::Revoked => true,
             Self::Retired | Self::Destroyed => false,
@@ -218,7 +218,11 @@ pub(super) fn key_source_named(text: &str) -> Result<KeySource, UnknownName> {
 pub(super) fn secret_source_named(text: &str) -> Result<SecretSource, UnknownName> {
     named(
         text,
-        &[SecretSource::Operator, SecretSource::Server],
+        &[
+            SecretSource::Operator,
+            SecretSource::Server,
+            SecretSource::Rotator,
+        ],
         SecretSource::as_str,
     )
 }
@@ -249,7 +253,8 @@ pub struct KeyRecord {
     pub source: KeySource,
     /// When a new version takes its place. The next version takes the plan over.
     pub plan: RotationPlan,
-    /// When the present state ends by itself: a retiring version retires. Of a deleted one: when it may be purged.
+    /// When the present state ends by itself: a retiring version retires. Of a deleted one: when it may be purged. Of a revoked one:
+    /// [`KeyRecord::lacks_successor`], and since when.
     pub until: Option<Timestamp>,
     /// When it was deleted, if it is: it is used for nothing, and can be restored until it is purged.
     pub deleted: Option<Timestamp>,
@@ -330,6 +335,12 @@ impl KeyRecord {
             self.state,
             KeyState::Active | KeyState::Retiring | KeyState::Retired
         ) && self.deleted.is_none()
+    }
+
+    /// Whether it was compromised while it was in use, and nothing has taken its place yet.
+    #[must_use]
+    pub fn lacks_successor(&self) -> bool {
+        self.life().lacks_successor()
     }
 
     /// When its plan says that a new version takes its place, by its age. One that was made after now was made by a clock that had run

@@ -11,7 +11,9 @@ use jiff::Timestamp;
 
 use super::life::{LifeError, LifeEvent, after, next};
 use super::secrets::{check_plan, check_value, next_version};
-use super::{KeyState, Keyring, KeyringError, Lock, OpenFile, SecretRecord, SecretReplacement};
+use super::{
+    KeyState, Keyring, KeyringError, Lock, OpenFile, Reason, RotationPlan, SecretRecord, SecretReplacement,
+};
 
 impl Keyring {
     /// Adds a new value that waits beside the one in use until it is promoted.
@@ -50,13 +52,26 @@ impl Keyring {
         name: &SecretName,
         now: Timestamp,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        self.promote_secret_keeping(name, Duration::ZERO, now)
+    }
+
+    /// As [`Keyring::promote_secret`]; the one before is kept at least so long.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn promote_secret_keeping(
+        &self,
+        name: &SecretName,
+        least: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
         let pending = self
             .pending_secret(name)
             .ok_or_else(|| KeyringError::NotWaiting {
                 name: name.to_string(),
             })?;
         let superseded = LifeEvent::Supersede {
-            until: after(now, pending.overlap),
+            until: after(now, pending.overlap.max(least)),
         };
         // Asked again under the lock: promoted or given up meanwhile, it must not leave the secret without a value in use.
         let waits = || {
@@ -65,7 +80,7 @@ impl Keyring {
         };
         let changed = self.step_secrets(name, now, &|record| match record.state {
             KeyState::Pending if record.secret == pending.secret => Some(LifeEvent::Activate),
-            KeyState::Active | KeyState::Disabled if waits() => Some(superseded.clone()),
+            KeyState::Active | KeyState::Disabled | KeyState::Revoked if waits() => Some(superseded.clone()),
             KeyState::Pending
             | KeyState::Active
             | KeyState::Disabled
@@ -80,6 +95,28 @@ impl Keyring {
             });
         }
         Ok(changed)
+    }
+
+    /// Revokes every value of a secret that somebody else may have, or this version, in one step. One that waits is left to wait unless it is
+    /// named: whoever issued it may take no other any more.
+    ///
+    /// # Errors
+    /// When the disk fails; then it is as it was.
+    pub(crate) fn compromise_secret(
+        &self,
+        name: &SecretName,
+        version: Option<KeyVersion>,
+        reason: &Reason,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        let event = LifeEvent::Compromise(reason.clone());
+        self.step_secrets(name, now, &|record| {
+            let affected = match version {
+                Some(version) => record.secret.version == version,
+                None => record.state != KeyState::Pending,
+            };
+            affected.then(|| event.clone())
+        })
     }
 
     /// Lets something happen to one version of a secret; nothing comes back if nothing changed.
@@ -140,7 +177,7 @@ impl Keyring {
     /// Sets how a secret is rotated, and locks its purge if that is asked; a lock is never taken away.
     ///
     /// # Errors
-    /// When there is no such secret, or the disk fails.
+    /// When there is no such secret, the plan is out of bounds, or the disk fails.
     pub(crate) fn set_secret_plan(
         &self,
         name: &SecretName,
@@ -149,6 +186,12 @@ impl Keyring {
         lock: Option<Lock>,
         now: Timestamp,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        let plan = RotationPlan {
+            every,
+            uses: None,
+            overlap,
+        };
+        plan.check()?;
         let mut file = self.file();
         let changed: Vec<SecretRecord> = self
             .secret_versions(name)
@@ -219,6 +262,33 @@ impl Keyring {
             .collect()
     }
 
+    /// The version that the next value of a secret becomes, if one can be added that waits.
+    ///
+    /// # Errors
+    /// When there is no such secret, it is destroyed or deleted, or one waits already.
+    pub(crate) fn next_secret(&self, name: &SecretName) -> Result<SecretRef, KeyringError> {
+        let current = self.current_secret(name)?;
+        is_replaceable(&current)?;
+        if let Some(pending) = self.pending_secret(name) {
+            return Err(KeyringError::Waiting {
+                pending: pending.secret.to_string(),
+            });
+        }
+        Ok(SecretRef {
+            name: name.clone(),
+            version: self.next_version_of(name),
+        })
+    }
+
+    fn next_version_of(&self, name: &SecretName) -> KeyVersion {
+        let versions: BTreeMap<KeyVersion, Arc<SecretRecord>> = self
+            .secret_versions(name)
+            .into_iter()
+            .map(|record| (record.secret.version, record))
+            .collect();
+        next_version(Some(&versions))
+    }
+
     /// The version whose place a new value takes, if it can take it.
     pub(super) fn replaceable(
         &self,
@@ -233,12 +303,7 @@ impl Keyring {
         let current = self.current_secret(&new.name)?;
         check_value(current.kind, &new.value).map_err(refused)?;
         check_plan(new.expires, new.rotate_every, now).map_err(refused)?;
-        if current.state == KeyState::Destroyed {
-            return Err(refused(format!("`{}` is destroyed; add it anew", current.secret)));
-        }
-        if current.deleted.is_some() {
-            return Err(no_life(&current.secret, LifeError::Deleted));
-        }
+        is_replaceable(&current)?;
         if let Some(of) = &new.of
             && (current.secret != *of || current.state != KeyState::Active)
         {
@@ -256,15 +321,10 @@ impl Keyring {
         state: KeyState,
         now: Timestamp,
     ) -> SecretRecord {
-        let versions: BTreeMap<KeyVersion, Arc<SecretRecord>> = self
-            .secret_versions(&new.name)
-            .into_iter()
-            .map(|record| (record.secret.version, record))
-            .collect();
         SecretRecord {
             secret: SecretRef {
                 name: new.name.clone(),
-                version: next_version(Some(&versions)),
+                version: self.next_version_of(&new.name),
             },
             state,
             created: now,
@@ -294,6 +354,21 @@ impl OpenFile {
             })
             .collect()
     }
+}
+
+/// Whether a new value can take the place of this one.
+fn is_replaceable(current: &SecretRecord) -> Result<(), KeyringError> {
+    if current.state == KeyState::Destroyed {
+        return Err(KeyringError::Secret {
+            name: current.secret.name.clone(),
+            action: "replaced",
+            problem: format!("`{}` is destroyed; add it anew", current.secret),
+        });
+    }
+    if current.deleted.is_some() {
+        return Err(no_life(&current.secret, LifeError::Deleted));
+    }
+    Ok(())
 }
 
 /// The record after an event, if that is another.

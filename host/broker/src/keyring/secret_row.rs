@@ -43,7 +43,8 @@ pub struct SecretRecord {
     pub overlap: Duration,
     /// Who put this version there.
     pub source: SecretSource,
-    /// When the present state ends by itself: a retiring version retires. Of a deleted one: when it may be purged.
+    /// When the present state ends by itself: a retiring version retires. Of a deleted one: when it may be purged. Of a revoked one:
+    /// [`SecretRecord::lacks_successor`], and since when.
     pub until: Option<Timestamp>,
     /// When it was deleted, if it is: it is used for nothing, and can be restored until it is purged.
     pub deleted: Option<Timestamp>,
@@ -110,6 +111,12 @@ impl SecretRecord {
             updated: now,
             ..self.clone()
         }
+    }
+
+    /// Whether it was compromised while it was in use, and no value has taken its place yet.
+    #[must_use]
+    pub fn lacks_successor(&self) -> bool {
+        self.life().lacks_successor()
     }
 
     /// When it shall be replaced, if there is a plan.

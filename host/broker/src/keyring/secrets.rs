@@ -15,7 +15,7 @@ use super::folder::Folder;
 use super::life::{LifeError, LifeEvent, after};
 use super::secret_row::{NewSecret, SecretRecord, SecretRow};
 use super::store::{Change, Store};
-use super::{KeyState, Keyring, KeyringError, MAX_KEYS, OpenFile};
+use super::{KeyState, Keyring, KeyringError, MAX_KEYS, OpenFile, RotationPlan};
 
 /// A secret has at least this many bytes: fewer occur in answers by chance, so that nobody could tell a leak from a coincidence.
 pub const MIN_SECRET: usize = 8;
@@ -80,6 +80,12 @@ impl Keyring {
         };
         check_value(new.kind, &new.value).map_err(refused)?;
         check_plan(new.expires, new.rotate_every, now).map_err(refused)?;
+        let plan = RotationPlan {
+            every: new.rotate_every,
+            uses: None,
+            overlap: new.overlap,
+        };
+        plan.check()?;
         let mut file = self.file();
         let version = {
             let records = self.secret_records();

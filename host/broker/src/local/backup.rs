@@ -206,7 +206,7 @@ impl LocalBroker {
 /// Whether a backup has the material of this version.
 fn has_material(record: &KeyRecord) -> bool {
     match record.custody {
-        CustodyKind::Software | CustodyKind::TpmSealed => has_use(record.state),
+        CustodyKind::Software | CustodyKind::TpmSealed => has_use(record.state) && !is_left_out(record),
         CustodyKind::Tpm => false,
     }
 }
@@ -214,7 +214,9 @@ fn has_material(record: &KeyRecord) -> bool {
 /// Whether this version is of use and its material cannot be had.
 pub(super) fn is_left_out(record: &KeyRecord) -> bool {
     match record.custody {
-        CustodyKind::Software | CustodyKind::TpmSealed => false,
+        CustodyKind::Software => false,
+        // A copy elsewhere would be one that the TPM cannot refuse.
+        CustodyKind::TpmSealed => record.hardware.is_some() && has_use(record.state),
         CustodyKind::Tpm => has_use(record.state),
     }
 }

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use claviger_core::attest::{AttestingKey, Certified};
 use claviger_core::audit::Settlement;
 use claviger_core::custody::{CustodyError, CustodyKind, Generated};
-use claviger_core::key::{KeyAlgorithm, KeyIdentity};
+use claviger_core::key::{KeyAlgorithm, KeyIdentity, KeySpec};
 use claviger_core::profile::Profile;
 use claviger_core::{AuditError, KeyName, KeyRef, Permit, Secret};
 
 use super::LocalBroker;
 use super::keys::{KeyCreation, NewKeyError};
+use super::making;
 use super::stops::STOPPED;
 use crate::keyring::{KeyRecord, KeyState, KeyringError, RotationPlan};
 
@@ -52,7 +53,7 @@ pub(super) type Unenforced = Mutex<BTreeMap<(KeyName, u32), String>>;
 pub enum ProofError {
     /// There is no such key, or its material is gone.
     #[error("the keyring has no key `{0}` whose material is still there")]
-    NoKey(KeyName),
+    NoKey(KeySpec),
     /// There is no active key with this profile.
     #[error(
         "key `{0}` is not an active one with profile `attest`; make one with `claviger key create {0} --profile attest`"
@@ -110,11 +111,26 @@ impl LocalBroker {
         match (enforced, attests) {
             (Enforced::Hardware, true) => Err(NewKeyError::NotBoth),
             (Enforced::Hardware, false) => {
-                let algorithm = algorithm.signing().ok_or(CustodyError::NotEnforced(kind))?;
-                let made = custody()?.generate_revocable(key, algorithm).await?;
-                Ok(Made {
-                    hardware: Some(made.revocation),
-                    ..Made::from(made.generated)
+                let custody = custody()?;
+                if !making::has(custody.as_ref(), algorithm) {
+                    return Err(making::lacking(kind, algorithm).into());
+                }
+                Ok(match algorithm {
+                    KeyAlgorithm::Signing(algorithm) => {
+                        let made = custody.generate_revocable(key, algorithm).await?;
+                        Made {
+                            hardware: Some(made.revocation),
+                            ..Made::from(made.generated)
+                        }
+                    }
+                    KeyAlgorithm::Symmetric(algorithm) => {
+                        let made = custody.generate_symmetric_revocable(key, algorithm).await?;
+                        Made {
+                            identity: KeyIdentity::Symmetric(making::identifier()?),
+                            material: made.material,
+                            hardware: Some(made.revocation),
+                        }
+                    }
                 })
             }
             (Enforced::Keyring, true) => {
@@ -192,23 +208,23 @@ impl LocalBroker {
     }
 
     /// Has the TPM certify that a key lives in it, by the restricted key beside the active version of `by`, which has the profile
-    /// `attest`. Of the newest version of the key, whatever its state. On the log before the TPM is asked. Dropping the future
+    /// `attest`. Of the version that is named, or the newest, whatever its state. On the log before the TPM is asked. Dropping the future
     /// abandons it, which is logged.
     ///
     /// # Errors
     /// When there is no such key, one of the two does not live in a TPM, or the TPM or the log fails.
     pub async fn prove_resident(
         &self,
-        name: &KeyName,
+        spec: &KeySpec,
         by: &KeyName,
         nonce: &[u8],
     ) -> Result<Certified, ProofError> {
-        let keys = self.keyring.keys();
-        let subject = keys
+        let versions = self.keyring.versions(&spec.name);
+        let subject = versions
             .iter()
-            .filter(|record| record.key.name == *name && record.state != KeyState::Destroyed)
-            .max_by_key(|record| record.key.version)
-            .ok_or_else(|| ProofError::NoKey(name.clone()))?;
+            .filter(|record| spec.version.is_none_or(|version| record.key.version == version))
+            .rfind(|record| record.state != KeyState::Destroyed)
+            .ok_or_else(|| ProofError::NoKey(spec.clone()))?;
         if subject.custody != CustodyKind::Tpm {
             return Err(ProofError::NotResident {
                 key: subject.key.clone(),

@@ -93,6 +93,17 @@ pub enum NewKeyError {
         #[source]
         cause: Box<Self>,
     },
+    /// The version is revoked, and the new one could not be made.
+    #[error(
+        "key `{key}` is revoked, and nothing has taken its place yet; `claviger key compromise {key}` tries again"
+    )]
+    NotReplaced {
+        /// Which.
+        key: KeyRef,
+        /// Why.
+        #[source]
+        cause: Box<Self>,
+    },
     /// The keyring failed, or has a key of this name.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -176,7 +187,8 @@ impl LocalBroker {
             .await
     }
 
-    pub(super) async fn create_key_with(
+    /// As [`LocalBroker::create_planned_key`], refused by the device, too, once it is revoked, if that is asked.
+    pub(crate) async fn create_key_with(
         &self,
         creation: KeyCreation,
         plan: RotationPlan,

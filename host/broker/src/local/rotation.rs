@@ -1,4 +1,5 @@
-//! New versions in the place of old ones: rotation of keys, staged versions, compromise. Not when: `schedule` says what is due.
+//! New versions in the place of old ones: rotation of keys, staged versions. Not when: `schedule` says what is due. Not of what was
+//! compromised: `compromise` has that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,7 @@ use super::hardware::{Enforced, gone_for_good};
 use super::keys::{NewKeyError, created};
 use super::{LocalBroker, Stop};
 use crate::keyring::{
-    KeyRecord, KeyRotation, KeySource, KeyState, KeyringError, LifeEvent, NewKey, Reason, RotationPlan,
-    Start, Succession,
+    KeyRecord, KeyRotation, KeySource, KeyringError, LifeEvent, NewKey, RotationPlan, Start, Succession,
 };
 
 /// How to rotate a key.
@@ -37,15 +37,6 @@ impl Default for Rotation {
             start: Start::AtOnce,
         }
     }
-}
-
-/// What a compromise changed.
-#[derive(Debug, Clone)]
-pub struct Compromise {
-    /// The version that is in use from now on, if one was.
-    pub replaced_by: Option<Arc<KeyRecord>>,
-    /// The versions that are revoked now, or were before.
-    pub revoked: Vec<Arc<KeyRecord>>,
 }
 
 impl LocalBroker {
@@ -113,90 +104,6 @@ impl LocalBroker {
         self.step_key(&pending.key, &LifeEvent::Cancel).await
     }
 
-    /// Replaces a key of which somebody else may have the material, or one version of it: the old ones are revoked at once, with whatever
-    /// they were doing, and if the one in use is among them, a new one takes its place. A key that is out of use is not put back into it.
-    ///
-    /// # Errors
-    /// As [`LocalBroker::rotate_key`]. If the new version cannot be made, the old ones are revoked all the same.
-    pub async fn compromise_key(
-        &self,
-        name: &KeyName,
-        version: Option<KeyVersion>,
-        reason: Option<Reason>,
-    ) -> Result<Compromise, NewKeyError> {
-        let current = self.current_key(name)?;
-        let reason = reason.unwrap_or_else(Reason::compromised);
-        let affected = |record: &KeyRecord| version.is_none_or(|version| record.key.version == version);
-        if let Some(version) = version {
-            let key = KeyRef {
-                name: name.clone(),
-                version,
-            };
-            if self.keyring.record(&key).is_none() {
-                return Err(KeyringError::NoKey { key }.into());
-            }
-        }
-        let mut failed = None;
-        let mut replaced_by = None;
-        if current.is_in_use() && affected(&current) && !is_certified(&current.profile) {
-            let succession = Succession::Compromised {
-                version,
-                reason: &reason,
-            };
-            // Whatever fails here, the old versions are revoked below all the same.
-            match self.replace_compromised(&current, succession).await {
-                Ok(rotated) => {
-                    // The keyring has revoked the old ones together with this: only the log is left to fail.
-                    replaced_by = Some(self.log_rotation(&rotated, Start::AtOnce).await?);
-                }
-                Err(error) => failed = Some(error),
-            }
-        }
-        let event = LifeEvent::Revoke(Some(reason));
-        let changed = self
-            .keyring
-            .step_all(name, self.now(), &|record| match record.state {
-                KeyState::Active | KeyState::Retiring | KeyState::Retired | KeyState::Disabled
-                    if affected(record) && Some(&record.key) != replaced_by.as_ref().map(|new| &new.key) =>
-                {
-                    Some(event.clone())
-                }
-                KeyState::Active
-                | KeyState::Retiring
-                | KeyState::Retired
-                | KeyState::Disabled
-                | KeyState::Pending
-                | KeyState::Revoked
-                | KeyState::Destroyed => None,
-            })?;
-        self.log_keys(&changed).await?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let revoked = self
-            .keyring
-            .versions(name)
-            .into_iter()
-            .filter(|record| record.state == KeyState::Revoked && affected(record))
-            .collect();
-        Ok(Compromise { replaced_by, revoked })
-    }
-
-    /// Puts a new version in the place of one that others may have. A waiting one was made in the same hands: it is given up.
-    async fn replace_compromised(
-        &self,
-        current: &KeyRecord,
-        succession: Succession<'_>,
-    ) -> Result<KeyRotation, NewKeyError> {
-        if let Some(pending) = self.keyring.pending(&current.key.name) {
-            self.step_key(&pending.key, &LifeEvent::Cancel).await?;
-        }
-        let new = self.successor(current, None).await?;
-        Ok(self
-            .keyring
-            .rotate(new, current.key.version, succession, self.now())?)
-    }
-
     /// The version in use, else the newest that was.
     pub(crate) fn current_key(&self, name: &KeyName) -> Result<Arc<KeyRecord>, NewKeyError> {
         self.keyring.current(name).ok_or_else(|| {
@@ -223,7 +130,11 @@ impl LocalBroker {
     }
 
     /// Material for the next version, made by the same custody.
-    async fn successor(&self, current: &KeyRecord, overlap: Option<Duration>) -> Result<NewKey, NewKeyError> {
+    pub(super) async fn successor(
+        &self,
+        current: &KeyRecord,
+        overlap: Option<Duration>,
+    ) -> Result<NewKey, NewKeyError> {
         let key = KeyRef {
             name: current.key.name.clone(),
             version: self.keyring.next_version(&current.key.name),
@@ -261,7 +172,11 @@ impl LocalBroker {
     }
 
     /// Puts a rotation on the log: the new version first, so that whoever reads it never finds a key without one.
-    async fn log_rotation(&self, rotated: &KeyRotation, start: Start) -> Result<Arc<KeyRecord>, NewKeyError> {
+    pub(super) async fn log_rotation(
+        &self,
+        rotated: &KeyRotation,
+        start: Start,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let mut events = vec![created(&rotated.new)];
         match start {
             Start::AtOnce => {}

@@ -2,13 +2,16 @@
 
 mod approvals;
 mod approved_requests;
+mod approved_symmetric;
 mod backups;
 mod certify;
 mod commands;
+mod compromise;
 mod control;
 mod control_backup;
 mod git;
 mod large;
+mod ledgers;
 mod lives;
 mod nonces;
 mod proofs;
@@ -20,6 +23,7 @@ mod restores;
 mod rollback;
 mod rotation;
 mod rotations;
+mod rotators;
 mod send;
 mod send_ends;
 mod slots;
@@ -195,11 +199,23 @@ impl Fixture {
         }
     }
 
-    /// Everything on the log so far, in order.
+    /// Everything on the log so far, in order. What the running host says must be what it says.
     async fn entries(&self) -> Vec<Entry> {
+        let live = self.broker.snapshot();
         self.broker.checkpoint().await.unwrap();
         let reader = Reader::open(&self.folder.path().join("keyring").join(AUDIT_FOLDER)).unwrap();
-        reader.entries(0).map(|entry| entry.unwrap().1).collect()
+        let mut folded = Ledger::default();
+        let entries = reader.entries(0).map(|entry| {
+            let (index, entry) = entry.unwrap();
+            folded.apply(index, &entry);
+            entry
+        });
+        let entries = entries.collect();
+        // Unless something happened in between.
+        if live == self.broker.snapshot() {
+            ledgers::same(&live, &folded);
+        }
+        entries
     }
 
     async fn events(&self) -> Vec<Event> {

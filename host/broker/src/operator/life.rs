@@ -52,7 +52,7 @@ pub enum LifeCommand {
         /// Whether its purge is locked from now on.
         lock: Option<Lock>,
     },
-    /// Revoke and replace a key that somebody else may have. The reply has the revoked versions, then the new one, if there is one.
+    /// Revoke a key that somebody else may have, then replace it. The reply has the revoked versions, then the new one, if there is one.
     CompromiseKey {
         /// Which.
         name: KeyName,
@@ -97,6 +97,15 @@ pub enum LifeCommand {
         overlap: Duration,
         /// Whether its purge is locked from now on.
         lock: Option<Lock>,
+    },
+    /// Revoke a secret that somebody else may have. The reply has the revoked versions.
+    CompromiseSecret {
+        /// Which.
+        name: SecretName,
+        /// Which version; none is all of them but one that waits.
+        version: Option<KeyVersion>,
+        /// Why; escaped and cut.
+        reason: Option<String>,
     },
     /// Do something to one version of a secret.
     ActSecret {
@@ -239,6 +248,16 @@ impl LocalBroker {
                     .plan_secret(&name, every, overlap, lock)
                     .map_err(NewSecretError::from)?;
                 Ok(secrets(records.iter().map(AsRef::as_ref)))
+            }
+            LifeCommand::CompromiseSecret {
+                name,
+                version,
+                reason,
+            } => {
+                let revoked = self
+                    .compromise_secret(&name, version, because(reason.as_deref()))
+                    .await?;
+                Ok(secrets(revoked.iter().map(AsRef::as_ref)))
             }
             LifeCommand::ActSecret { name, version, act } => {
                 let secret = match version {

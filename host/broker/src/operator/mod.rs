@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::LocalBroker;
 use crate::backup::Recipient;
 use crate::import::{ImportedKey, KeyFormat};
-use crate::keyring::{KeyState, SecretReplacement};
+use crate::keyring::{KeyState, Lock, RotationPlan, SecretReplacement};
 use crate::local::{
     AnswerError, Enforced, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation,
 };
@@ -97,6 +97,10 @@ pub enum Command {
         custody: Option<CustodyKind>,
         /// Who refuses it once it is revoked.
         enforced: Enforced,
+        /// When a new version takes its place.
+        plan: RotationPlan,
+        /// Whether its purge is locked from the beginning.
+        lock: Option<Lock>,
     },
     /// Take in a key that was made elsewhere. The file goes beside the command.
     ImportKey {
@@ -135,6 +139,10 @@ pub enum Command {
         expires: Option<Timestamp>,
         /// How often it shall be replaced.
         rotate_every: Option<Duration>,
+        /// How long the value before is kept after a replacement, unused.
+        overlap: Duration,
+        /// Whether its purge is locked from the beginning.
+        lock: Option<Lock>,
     },
     /// Put a new value in the place of a secret's. It goes beside the command.
     ReplaceSecret {
@@ -385,12 +393,17 @@ impl LocalBroker {
                 algorithm,
                 custody,
                 enforced,
+                plan,
+                lock,
             } => {
                 let record = match (profile.symmetric(), algorithm) {
                     (Some(own), None) => {
                         let custody = custody.unwrap_or_else(|| self.default_custody(own));
                         match enforced {
-                            Enforced::Keyring => self.create_symmetric_key(name, profile, custody).await?,
+                            Enforced::Keyring => {
+                                self.create_planned_symmetric_key(name, profile, custody, plan, lock)
+                                    .await?
+                            }
                             Enforced::Hardware => {
                                 return Err(NewKeyError::from(CustodyError::NotEnforced(custody)).into());
                             }
@@ -406,10 +419,7 @@ impl LocalBroker {
                             algorithm,
                             custody: custody.unwrap_or_else(|| self.default_custody(algorithm)),
                         };
-                        match enforced {
-                            Enforced::Keyring => self.create_key(creation).await?,
-                            Enforced::Hardware => self.create_key_revocable_by_hardware(creation).await?,
-                        }
+                        self.create_key_with(creation, plan, lock, enforced).await?
                     }
                 };
                 Ok(Reply::Keys(vec![record.key.clone()]))
@@ -443,6 +453,8 @@ impl LocalBroker {
                 origin,
                 expires,
                 rotate_every,
+                overlap,
+                lock,
             } => {
                 let creation = SecretCreation {
                     name,
@@ -452,7 +464,7 @@ impl LocalBroker {
                     rotate_every,
                     value: value()?,
                 };
-                let record = self.add_secret(creation).await?;
+                let record = self.add_planned_secret(creation, overlap, lock).await?;
                 Ok(Reply::Secrets(vec![record.secret.clone()]))
             }
             Command::ReplaceSecret {

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use claviger_core::KeyName;
+use claviger_core::key::KeySpec;
 
 /// `claviger key attest`.
 #[derive(Debug, Args)]
 pub(crate) struct Attest {
-    /// The key that lives in the TPM
-    pub(crate) name: KeyName,
+    /// The key that lives in the TPM, for its newest version; or `NAME@vN`
+    pub(crate) key: KeySpec,
     /// The key with profile `attest` that proves it [default: the only one there is]
     #[arg(long, value_name = "KEY")]
     pub(crate) by: Option<KeyName>,

@@ -1,6 +1,7 @@
 //! The part of the command line about the lives of keys and secrets: rotation, revocation, deletion.
 
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -63,7 +64,7 @@ pub(crate) enum KeyLife {
         #[command(flatten)]
         plan: Plan,
     },
-    /// Replace a key of which somebody else may have the material, revoke its old versions, and say what they did
+    /// Revoke a key of which somebody else may have the material, at once; then replace it, and say what the old versions did
     Compromise {
         /// The key, for all its versions; or `NAME@vN` for one
         key: KeySpec,
@@ -141,6 +142,21 @@ pub(crate) enum SecretLife {
         #[arg(long)]
         purge_lock: bool,
     },
+    /// Revoke a secret that somebody else may have, at once; then take a new value if one is given, and say what the old ones were used
+    /// for
+    Compromise {
+        /// The secret, for all its versions but one that waits; or `NAME@vN` for one
+        secret: SecretSpec,
+        /// Why, for the log and the listings [default: compromised]
+        #[arg(long)]
+        reason: Option<String>,
+        /// Read the new value from this file, without one line end at its end [default: none; `secret replace` takes one later]
+        #[arg(long, value_name = "FILE", conflicts_with = "fd")]
+        file: Option<PathBuf>,
+        /// Read the new value from this file descriptor, without one line end at its end
+        #[arg(long, value_name = "N")]
+        fd: Option<u32>,
+    },
     /// Take a secret out of use until it is enabled again, and stop what is under way with it
     Disable {
         /// The secret, for the version in use; or `NAME@vN`
@@ -194,7 +210,7 @@ pub(crate) struct Rotate {
 }
 
 /// As a plan, and nothing at all.
-fn overlap(text: &str) -> Result<Duration, String> {
+pub(super) fn overlap(text: &str) -> Result<Duration, String> {
     match text {
         "0" | "0s" | "0d" => Ok(Duration::ZERO),
         _ => super::plan(text),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use claviger_broker::LocalBroker;
 use claviger_broker::keyring::KeyRecord;
 use claviger_core::KeyName;
+use claviger_core::key::KeySpec;
 use claviger_core::profile::Profile;
 use rand_core::{OsRng, RngCore as _};
 
@@ -36,17 +37,17 @@ pub(crate) fn run(cx: &Context, args: &Attest) -> Result<Exit, Failure> {
             Some(by) => by.clone(),
             None => the_only_one(broker)?,
         };
-        let proving = broker.prove_resident(&args.name, &by, &nonce);
+        let proving = broker.prove_resident(&args.key, &by, &nonce);
         let certified = progress::during(&cx.out, "asking the TPM", proving).await?;
         // A key for MACs has none.
-        let public = newest(broker, &args.name).and_then(|record| record.public()?.to_pem().ok());
+        let public = proved(broker, &args.key).and_then(|record| record.public()?.to_pem().ok());
         Ok((certified, by, public))
     })?;
     let attestation_key = certified
         .attestation_key
         .to_pem()
         .map_err(|error| Failure::of(Exit::Failed, &error))?;
-    let name = args.name.as_str();
+    let name = args.key.name.as_str();
     let files = [
         (format!("{name}.attest"), certified.attest.as_slice()),
         (format!("{name}.attest.sig"), certified.signature.as_slice()),
@@ -112,10 +113,10 @@ fn the_only_one(broker: &LocalBroker) -> Result<KeyName, Failure> {
     }
 }
 
-fn newest(broker: &LocalBroker, name: &KeyName) -> Option<Arc<KeyRecord>> {
-    let keys = broker.keyring().keys();
+fn proved(broker: &LocalBroker, spec: &KeySpec) -> Option<Arc<KeyRecord>> {
+    let keys = broker.keyring().versions(&spec.name);
     keys.into_iter()
-        .filter(|record| record.key.name == *name)
+        .filter(|record| spec.version.is_none_or(|version| record.key.version == version))
         .max_by_key(|record| record.key.version)
 }
 

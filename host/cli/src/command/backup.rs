@@ -332,7 +332,7 @@ const fn is_plain(c: char) -> bool {
 fn keygen(cx: &Context, out: &Path, tpm: bool) -> Result<Exit, Failure> {
     let new = NewFile::at(out)?;
     let made = if tpm {
-        with_unlocked(cx, async |_, unlocking| {
+        with_unlocked(cx, None, async |_, unlocking| {
             let resident = unlocking.resident.as_ref();
             match resident.and_then(|custody| custody.agreement()) {
                 Some(keys) => Ok(Identity::generate_in(keys).await),
@@ -370,13 +370,13 @@ fn keygen(cx: &Context, out: &Path, tpm: bool) -> Result<Exit, Failure> {
 }
 
 /// A file that is made beside its place, and put there once it is whole. Until then it has another name, and goes with this.
-struct NewFile {
+pub(crate) struct NewFile {
     file: NamedTempFile,
     place: PathBuf,
 }
 
 impl NewFile {
-    fn at(place: &Path) -> Result<Self, Failure> {
+    pub(crate) fn at(place: &Path) -> Result<Self, Failure> {
         if fs::symlink_metadata(place).is_ok() {
             return Err(taken(place));
         }
@@ -392,7 +392,11 @@ impl NewFile {
         })
     }
 
-    fn put(self) -> Result<(), Failure> {
+    pub(crate) fn as_file(&self) -> &File {
+        self.file.as_file()
+    }
+
+    pub(crate) fn put(self) -> Result<(), Failure> {
         let cannot = |error: &io::Error| cannot_write(&self.place, error);
         self.file.as_file().sync_all().map_err(|error| cannot(&error))?;
         let folder = self.file.path().parent().map(Path::to_owned);

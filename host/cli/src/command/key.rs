@@ -4,6 +4,7 @@ use claviger_broker::keyring::{KeyRecord, KeySource};
 use claviger_broker::local::Enforced;
 use claviger_broker::operator::{Command as Order, Reply};
 use claviger_core::custody::{Assurance, CustodyKind};
+use claviger_core::key::KeySpec;
 use claviger_core::{KeyName, KeyRef, PublicKey, Secret};
 use jiff::Timestamp;
 
@@ -25,7 +26,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
         Key::Create(args) => create(cx, args),
         Key::Import(args) => import::run(cx, args),
         Key::List => list(cx),
-        Key::Show { name } => show(cx, &name),
+        Key::Show { key } => show(cx, &key),
         Key::Life(args) => life::key(cx, args),
         Key::Attest(args) => attest::run(cx, &args),
         Key::Csr { name, subject } => csr(cx, name, subject),
@@ -35,7 +36,7 @@ pub(crate) fn run(cx: &Context, args: Key) -> Result<Exit, Failure> {
 
 fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
     let profile = purpose::profile(&args.purpose)?;
-    let plan = life::planned(&args.name, &args.plan);
+    let (plan, lock) = life::plan_of(&args.plan);
     let KeyCreate {
         name,
         algorithm,
@@ -52,15 +53,10 @@ fn create(cx: &Context, args: KeyCreate) -> Result<Exit, Failure> {
             Revocation::Keyring => Enforced::Keyring,
             Revocation::Hardware => Enforced::Hardware,
         },
+        plan,
+        lock,
     };
-    match plan {
-        None => made(cx, command, None),
-        // Two commands: a key without its plan is a key, and the plan can be set again.
-        Some(plan) => {
-            keys_of(order(cx, command, None)?)?;
-            made(cx, Order::Life(plan), None)
-        }
-    }
+    made(cx, command, None)
 }
 
 /// Has it done, and shows what the keyring has then.
@@ -150,9 +146,9 @@ fn list(cx: &Context) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn show(cx: &Context, name: &KeyName) -> Result<Exit, Failure> {
+fn show(cx: &Context, key: &KeySpec) -> Result<Exit, Failure> {
     let records = keys::list(cx)?;
-    let record = keys::find(&records, name)?;
+    let record = keys::named(&records, key)?;
     cx.out.value(&to_json(record)?, |_| describe(record));
     Ok(Exit::Done)
 }
@@ -199,7 +195,8 @@ pub(crate) fn to_json(record: &KeyRecord) -> Result<serde_json::Value, Failure> 
         "rotate_uses": record.plan.uses,
         "overlap_seconds": record.plan.overlap.as_secs(),
         "due": record.due(Timestamp::now()),
-        "until": record.until,
+        "until": record.until.filter(|_| !record.lacks_successor()),
+        "lacks_successor": record.lacks_successor(),
         "deleted": record.deleted,
         "reason": record.reason,
         "purge_lock": record.locked,
@@ -235,8 +232,13 @@ pub(crate) fn describe(record: &KeyRecord) -> String {
         ("public key", public),
         ("created", record.created.to_string()),
     ];
+    let until = record.until.filter(|_| !record.lacks_successor());
     let more = [
-        ("until", record.until.map(|until| until.to_string())),
+        ("until", until.map(|until| until.to_string())),
+        (
+            "successor",
+            record.lacks_successor().then(|| "none yet".to_owned()),
+        ),
         ("reason", record.reason.as_ref().map(ToString::to_string)),
         ("rotation", rotation(record)),
         (

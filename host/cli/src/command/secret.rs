@@ -5,12 +5,14 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
 
-use claviger_broker::keyring::{GOOD_SECRET, Keyring, MAX_SECRET_VALUE, SecretRecord};
+use claviger_broker::keyring::{GOOD_SECRET, Keyring, Lock, MAX_SECRET_VALUE, SecretRecord};
 use claviger_broker::local::NewSecretError;
 use claviger_broker::operator::{Command as Order, Reply};
+use claviger_core::Secret;
+use claviger_core::audit::SecretRef;
+use claviger_core::key::SecretSpec;
 use claviger_core::manifest::format_duration;
 use claviger_core::name::nearest;
-use claviger_core::{Secret, SecretName};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
@@ -18,6 +20,7 @@ use crate::args::{Secret as Args, SecretAdd, SecretReplace, SecretValue};
 use crate::command::life;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::keys;
 use crate::operate::{order, unexpected};
 use crate::output::{columns, shown};
 use crate::overview;
@@ -27,7 +30,7 @@ pub(crate) fn run(cx: &Context, args: Args) -> Result<Exit, Failure> {
     match args {
         Args::Add(args) => add(cx, args),
         Args::List => list(cx),
-        Args::Show { name } => show(cx, &name),
+        Args::Show { secret } => show(cx, &secret),
         Args::Replace(args) => replace(cx, args),
         Args::Life(args) => life::secret(cx, args),
     }
@@ -41,6 +44,8 @@ fn add(cx: &Context, args: SecretAdd) -> Result<Exit, Failure> {
         origin: args.origin,
         expires: args.expires,
         rotate_every: args.rotate_every,
+        overlap: args.overlap,
+        lock: args.purge_lock.then_some(Lock::ForGood),
     };
     made(cx, command, Some(value))
 }
@@ -71,8 +76,18 @@ pub(crate) fn stage(cx: &Context, args: SecretReplace) -> Result<Exit, Failure> 
 
 /// Has it done, and shows what the keyring has then.
 pub(crate) fn made(cx: &Context, command: Order, value: Option<Secret>) -> Result<Exit, Failure> {
-    let secrets = match order(cx, command, value)? {
-        Reply::Secrets(secrets) => secrets,
+    let secrets = secrets_of(order(cx, command, value)?)?;
+    let records = Keyring::list_public_secrets(&cx.keyring()?)?;
+    for record in records.iter().filter(|record| secrets.contains(&record.secret)) {
+        tell(cx, record);
+    }
+    Ok(Exit::Done)
+}
+
+/// The secrets that a reply is about.
+pub(crate) fn secrets_of(reply: Reply) -> Result<Vec<SecretRef>, Failure> {
+    match reply {
+        Reply::Secrets(secrets) => Ok(secrets),
         Reply::Done { .. }
         | Reply::Keys(_)
         | Reply::Rotated(_)
@@ -80,15 +95,8 @@ pub(crate) fn made(cx: &Context, command: Order, value: Option<Secret>) -> Resul
         | Reply::Status(_)
         | Reply::Approvals(_)
         | Reply::BackedUp(_)
-        | Reply::Approval(_) => {
-            return Err(unexpected());
-        }
-    };
-    let records = Keyring::list_public_secrets(&cx.keyring()?)?;
-    for record in records.iter().filter(|record| secrets.contains(&record.secret)) {
-        tell(cx, record);
+        | Reply::Approval(_) => Err(unexpected()),
     }
-    Ok(Exit::Done)
 }
 
 fn list(cx: &Context) -> Result<Exit, Failure> {
@@ -148,13 +156,23 @@ fn list(cx: &Context) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn show(cx: &Context, name: &SecretName) -> Result<Exit, Failure> {
+fn show(cx: &Context, spec: &SecretSpec) -> Result<Exit, Failure> {
     let records = Keyring::list_public_secrets(&cx.keyring()?)?;
-    let newest = records
-        .iter()
-        .filter(|record| record.secret.name == *name)
-        .max_by_key(|record| record.secret.version);
-    let Some(record) = newest else {
+    let name = &spec.name;
+    let versions = || records.iter().filter(|record| record.secret.name == *name);
+    let found = match spec.version {
+        Some(version) => versions().find(|record| record.secret.version == version),
+        None => versions()
+            .find(|record| record.is_in_use())
+            .or_else(|| versions().max_by_key(|record| record.secret.version)),
+    };
+    let Some(record) = found else {
+        if versions().next().is_some() {
+            let there = versions().map(|record| (record.secret.version, record.standing()));
+            return Err(
+                Failure::failed(format!("there is no secret `{spec}`")).help(keys::those_there(there))
+            );
+        }
         let failure = Failure::failed(format!("the keyring has no secret `{name}`"));
         let names = records.iter().map(|record| record.secret.name.as_str());
         return Err(match nearest(name.as_str(), names) {
@@ -201,7 +219,8 @@ fn to_json(record: &SecretRecord, now: Timestamp) -> serde_json::Value {
         "standing": standing(record, now),
         "overlap_seconds": record.overlap.as_secs(),
         "source": record.source.as_str(),
-        "until": record.until,
+        "until": record.until.filter(|_| !record.lacks_successor()),
+        "lacks_successor": record.lacks_successor(),
         "deleted": record.deleted,
         "reason": record.reason,
         "purge_lock": record.locked,
@@ -223,9 +242,22 @@ fn describe(record: &SecretRecord) -> String {
         ("expires", time(record.expires)),
         ("rotation", plan),
         ("created", format!("{:.0}", record.created)),
-        ("value", "not shown, ever".to_owned()),
     ];
-    shown(&columns(&rows.map(|(name, value)| vec![name.to_owned(), value])))
+    let until = record.until.filter(|_| !record.lacks_successor());
+    let more = [
+        ("until", until.map(|until| format!("{until:.0}"))),
+        (
+            "successor",
+            record.lacks_successor().then(|| "none yet".to_owned()),
+        ),
+        ("reason", record.reason.as_ref().map(ToString::to_string)),
+        ("value", Some("not shown, ever".to_owned())),
+    ];
+    let rows = rows
+        .into_iter()
+        .chain(more.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    let rows: Vec<_> = rows.map(|(name, value)| vec![name.to_owned(), value]).collect();
+    shown(&columns(&rows))
 }
 
 /// A rotation plan as it was probably written.
@@ -285,7 +317,7 @@ pub(crate) fn read_value(
     Ok(bytes)
 }
 
-fn read(cx: &Context, from: &SecretValue) -> Result<Secret, Failure> {
+pub(crate) fn read(cx: &Context, from: &SecretValue) -> Result<Secret, Failure> {
     let mut bytes = read_value(cx, from, MAX_SECRET_VALUE, "secret")?;
     if bytes.len() < GOOD_SECRET {
         cx.out.warn(&format!(

@@ -3,16 +3,20 @@
 
 mod agreement;
 mod attesting;
+mod bound;
 mod custody;
 mod device;
 mod formats;
+mod importing;
 mod interposer;
 mod lost;
 mod macs;
 mod queues;
 mod recovery;
 mod revocation;
+mod revocation_kinds;
 mod sealing;
+mod unusable;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

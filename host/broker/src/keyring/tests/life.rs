@@ -21,6 +21,7 @@ enum Step {
     Enable(u32),
     Revoke(u32),
     Compromise,
+    Replace,
     Delete { window: i64 },
     Restore,
     Purge,
@@ -39,7 +40,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => version.clone().prop_map(Step::Disable),
         2 => version.clone().prop_map(Step::Enable),
         2 => version.prop_map(Step::Revoke),
-        1 => Just(Step::Compromise),
+        2 => Just(Step::Compromise),
+        2 => Just(Step::Replace),
         2 => (0..3_i64).prop_map(|hours| Step::Delete { window: hours * HOUR }),
         2 => Just(Step::Restore),
         2 => Just(Step::Purge),
@@ -59,6 +61,8 @@ enum At {
     Off,
     OffLeaving(i64),
     Dead,
+    /// Dead since then, and nothing has taken its place.
+    Unreplaced(i64),
     Gone,
 }
 
@@ -88,11 +92,20 @@ impl Model {
             .unwrap_or(self.versions.len() - 1)
     }
 
+    fn forget_unreplaced(&mut self) {
+        for at in &mut self.versions {
+            if matches!(at, At::Unreplaced(_)) {
+                *at = At::Dead;
+            }
+        }
+    }
+
     fn leave(&mut self, index: usize, overlap: i64) {
         self.versions[index] = match self.versions[index] {
             At::Used | At::Off if overlap == 0 => At::Left,
             At::Used => At::Leaving(self.now + overlap),
             At::Off => At::OffLeaving(self.now + overlap),
+            At::Unreplaced(_) => At::Dead,
             other => other,
         };
     }
@@ -131,16 +144,27 @@ impl Model {
                 can_rotate
             }
             Step::Compromise => {
-                if can_rotate {
-                    for at in &mut self.versions {
-                        if *at != At::Gone {
-                            *at = At::Dead;
+                for at in &mut self.versions {
+                    *at = match *at {
+                        At::Used if self.deleted.is_none() => At::Unreplaced(self.now),
+                        At::Waiting => At::Gone,
+                        over @ (At::Unreplaced(_) | At::Gone) => over,
+                        At::Used | At::Leaving(_) | At::Left | At::Off | At::OffLeaving(_) | At::Dead => {
+                            At::Dead
                         }
-                    }
+                    };
+                }
+                true
+            }
+            Step::Replace => {
+                let current = self.current();
+                let can = can_rotate && matches!(self.versions[current], At::Unreplaced(_));
+                if can {
+                    self.versions[current] = At::Dead;
                     self.versions.push(At::Used);
                     self.overlaps.push(HOUR);
                 }
-                can_rotate
+                can
             }
             Step::Promote => {
                 let Some(waiting) = waiting.filter(|_| self.deleted.is_none()) else {
@@ -197,6 +221,9 @@ impl Model {
                 true
             }
             Step::Delete { window } => {
+                if self.deleted.is_none() {
+                    self.forget_unreplaced();
+                }
                 if self.deleted.is_none() && self.versions.iter().any(|at| *at != At::Gone) {
                     self.deleted = Some(self.now + window);
                     for at in &mut self.versions {
@@ -303,13 +330,12 @@ async fn take(keyring: &Keyring, step: &Step, seconds: i64) -> Result<(), Keyrin
             let new = new_version(keyring, None).await;
             keyring.rotate(new, of, Succession::Staged, now).map(drop)
         }
-        Step::Compromise => {
+        Step::Compromise => keyring
+            .compromise(&name(), None, &Reason::compromised(), now)
+            .map(drop),
+        Step::Replace => {
             let new = new_version(keyring, Some(HOUR)).await;
-            let succession = Succession::Compromised {
-                version: None,
-                reason: &Reason::compromised(),
-            };
-            keyring.rotate(new, of, succession, now).map(drop)
+            keyring.rotate(new, of, Succession::Replaced, now).map(drop)
         }
         Step::Promote => keyring.promote(&name(), now).map(drop),
         Step::Cancel(version) => keyring.step(&at(version), &LifeEvent::Cancel, now).map(drop),
@@ -359,6 +385,7 @@ fn compare(keyring: &Keyring, model: &Model, what: &str) {
             At::Off => (KeyState::Disabled, None),
             At::OffLeaving(until) => (KeyState::Disabled, Some(until)),
             At::Dead => (KeyState::Revoked, None),
+            At::Unreplaced(since) => (KeyState::Revoked, Some(since)),
             At::Gone => (KeyState::Destroyed, None),
         };
         let until = if deleted { model.deleted } else { until };
@@ -382,6 +409,8 @@ fn compare(keyring: &Keyring, model: &Model, what: &str) {
             "{what}: {}",
             record.key
         );
+        let lacks = matches!(*expected, At::Unreplaced(_));
+        assert_eq!(record.lacks_successor(), lacks, "{what}: {}", record.key);
         let material = keyring.material(&record.key);
         assert_eq!(material.is_ok(), *expected != At::Gone, "{what}: {}", record.key);
     }
@@ -425,7 +454,12 @@ async fn play(steps: &[Step]) -> (usize, usize) {
         // What was done is done: again, it changes nothing.
         if matches!(
             step,
-            Step::Disable(_) | Step::Enable(_) | Step::Revoke(_) | Step::Delete { .. } | Step::Tick
+            Step::Disable(_)
+                | Step::Enable(_)
+                | Step::Revoke(_)
+                | Step::Compromise
+                | Step::Delete { .. }
+                | Step::Tick
         ) {
             let generation = open.info().generation;
             drop(take(open, step, model.now).await);
@@ -480,6 +514,12 @@ async fn the_reference_is_walked_through_every_state_and_notices_another_life() 
         Die,
         Restore,
         Compromise,
+        Die,
+        Replace,
+        Replace,
+        Compromise,
+        Revoke(6),
+        Replace,
         Delete { window: HOUR },
         Jump { hours: -3 },
         Purge,
@@ -488,7 +528,7 @@ async fn the_reference_is_walked_through_every_state_and_notices_another_life() 
         Restore,
     ];
     let (taken, refused) = play(&steps).await;
-    assert_eq!((taken, refused), (18, 4));
+    assert_eq!((taken, refused), (22, 6));
     // The control: a reference that is told of a step that did not happen differs.
     let (_outer, folder) = place();
     let keyring = created(&folder).await;

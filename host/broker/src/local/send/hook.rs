@@ -130,7 +130,7 @@ impl LocalBroker {
                 Settlement::Released
             }
             Err(error) => {
-                if let SendError::Failed { fault } = error {
+                if let SendError::Failed { fault, .. } = error {
                     traffic.fault = Some(*fault);
                 }
                 Settlement::Failed
@@ -149,7 +149,7 @@ impl LocalBroker {
         json: &[u8],
     ) -> Result<Permit, Denial> {
         let recording = {
-            let ledger = self.ledger();
+            let mut ledger = self.ledger();
             let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
             let state = ledger.grant(&question.agent, &question.grant);
             guard::in_force(&state)?;
@@ -175,6 +175,7 @@ impl LocalBroker {
                 rate_until: state.rate_until,
                 approval: Some(question.id),
             };
+            ledger.used_by_host(&allowed, time);
             let (sink, clock) = (Arc::clone(&self.permits), Arc::clone(&self.clock));
             Permit::to_send(sink, clock, time, allowed, hook.origin().clone(), None)
         };

@@ -1,11 +1,15 @@
 //! Every command of an operator: what it does, what stands against it, and that no value is in it. Not how it gets to a host.
 
+use std::num::NonZeroU64;
+use std::time::Duration;
+
 use claviger_core::audit::SecretRef;
 use claviger_core::http::InjectionKind;
 use claviger_core::key::KeyVersion;
 
 use super::web::{API, CANARY};
 use super::*;
+use crate::keyring::{Lock, RotationPlan};
 use crate::operator::{Change, Command, CommandError, Fault, Problem, Reply};
 
 pub(super) fn value(text: &str) -> Option<Secret> {
@@ -19,6 +23,8 @@ pub(super) fn add(secret: &str) -> Command {
         origin: API.parse().unwrap(),
         expires: None,
         rotate_every: None,
+        overlap: Duration::ZERO,
+        lock: None,
     }
 }
 
@@ -59,6 +65,8 @@ async fn each_command_does_what_it_says() {
         algorithm: None,
         custody: None,
         enforced: Enforced::Keyring,
+        plan: RotationPlan::default(),
+        lock: None,
     };
     let replace = Command::ReplaceSecret {
         name: name("github"),
@@ -158,6 +166,8 @@ async fn what_stands_against_a_command_has_its_kind_and_nothing_is_done() {
         algorithm,
         custody: None,
         enforced: Enforced::Keyring,
+        plan: RotationPlan::default(),
+        lock: None,
     };
     let empty = Profile::Sshsig {
         namespaces: std::collections::BTreeSet::new(),
@@ -311,4 +321,92 @@ async fn a_log_that_cannot_be_written_is_said_to_be_so() {
     ));
     // It holds all the same.
     assert!(fixture.broker.keyring().key(&name("release")).is_none());
+}
+
+#[tokio::test]
+async fn a_plan_comes_with_its_credential_in_one_transaction_or_neither_does() {
+    let fixture = Fixture::new().await;
+    let day = Duration::from_secs(86_400);
+    let generation = || fixture.broker.keyring().info().generation;
+    let plan = RotationPlan {
+        every: Some(90 * day),
+        uses: NonZeroU64::new(1000),
+        overlap: day,
+    };
+    let create = |text: &str, profile, plan| Command::CreateKey {
+        name: name(text),
+        profile,
+        algorithm: None,
+        custody: None,
+        enforced: Enforced::Keyring,
+        plan,
+        lock: Some(Lock::ForGood),
+    };
+    let labeled = || Profile::Labeled { label: name("new") };
+    for (text, profile) in [("signs", labeled()), ("seals", Profile::Seal {})] {
+        let before = generation();
+        fixture
+            .broker
+            .command(create(text, profile, plan), None)
+            .await
+            .unwrap();
+        assert_eq!(generation(), before + 1, "{text}");
+        let record = fixture.broker.keyring().key(&name(text)).unwrap();
+        assert_eq!((record.plan, record.locked), (plan, true), "{text}");
+    }
+    let planned = |every, overlap| Command::AddSecret {
+        name: name("planned"),
+        kind: InjectionKind::Bearer,
+        origin: API.parse().unwrap(),
+        expires: None,
+        rotate_every: Some(every),
+        overlap,
+        lock: Some(Lock::ForGood),
+    };
+    // Not one that is due all the time, nor one that is another after a restart.
+    let before = generation();
+    let tick = Duration::from_millis(1500);
+    for plan in [
+        RotationPlan {
+            every: Some(Duration::ZERO),
+            ..plan
+        },
+        RotationPlan {
+            every: Some(tick),
+            ..plan
+        },
+        RotationPlan {
+            overlap: tick,
+            ..plan
+        },
+    ] {
+        let refused = fixture
+            .broker
+            .command(create("wrong", labeled(), plan), None)
+            .await;
+        assert!(refused.unwrap_err().to_string().contains("plan"), "{plan:?}");
+        let refused = fixture.broker.plan_key(&name("signs"), plan, None);
+        assert!(refused.unwrap_err().to_string().contains("plan"), "{plan:?}");
+    }
+    for (every, overlap) in [(Duration::ZERO, day), (tick, day), (day, tick)] {
+        let refused = fixture
+            .broker
+            .command(planned(every, overlap), value(CANARY))
+            .await;
+        assert!(refused.unwrap_err().to_string().contains("plan"), "{every:?}");
+    }
+    assert_eq!(generation(), before);
+    fixture
+        .broker
+        .command(planned(90 * day, day), value(CANARY))
+        .await
+        .unwrap();
+    assert_eq!(generation(), before + 1);
+    let record = fixture.broker.keyring().secret(&name("planned")).unwrap();
+    assert_eq!(
+        (record.rotate_every, record.overlap, record.locked),
+        (Some(90 * day), day, true)
+    );
+    let fixture = fixture.reopen().await;
+    assert_eq!(fixture.broker.keyring().key(&name("signs")).unwrap().plan, plan);
 }

@@ -184,7 +184,7 @@ impl LocalBroker {
         let agent = &instance.admitted.agent;
         let (origin, path) = (wanted.origin, wanted.path());
         let recording = {
-            let ledger = self.ledger();
+            let mut ledger = self.ledger();
             let time = guard::trusted_time(self.clock.now(), ledger.latest())?;
             let state = ledger.grant(agent, alias);
             guard::in_force(&state)?;
@@ -214,6 +214,7 @@ impl LocalBroker {
                 rate_until: state.rate_until,
                 approval: None,
             };
+            ledger.used_by_host(&allowed, time);
             Permit::to_send(
                 Arc::clone(&self.permits),
                 Arc::clone(&self.clock),
@@ -280,7 +281,7 @@ pub(super) fn settle(permit: &mut Permit, settlement: Settlement, fault: Option<
 
 pub(super) fn fault(error: &SendError) -> Option<Fault> {
     match error {
-        SendError::Failed { fault } => Some(*fault),
+        SendError::Failed { fault, .. } => Some(*fault),
         SendError::Refused { .. } => None,
     }
 }

@@ -17,8 +17,12 @@ pub(super) fn run(cx: &Context, args: &KeyPublic) -> Result<Exit, Failure> {
         ));
     }
     let records = keys::list(cx)?;
-    let record = keys::find(&records, &args.name)?;
-    let versions: Vec<&KeyRecord> = records.iter().filter(|one| one.key.name == args.name).collect();
+    let record = keys::named(&records, &args.key)?;
+    let name = &args.key.name;
+    let versions: Vec<&KeyRecord> = match args.key.version {
+        Some(_) => vec![record],
+        None => records.iter().filter(|one| one.key.name == *name).collect(),
+    };
     let encoding = |error: KeyError| Failure::of(Exit::Failed, &error);
     let published = |error: PublishError| match error {
         PublishError::NoPrincipal | PublishError::NotSsh | PublishError::Name => {
@@ -29,9 +33,7 @@ pub(super) fn run(cx: &Context, args: &KeyPublic) -> Result<Exit, Failure> {
     let (format, text) = match args.format {
         PublicFormat::Openssh => (
             "openssh",
-            public_half(record)?
-                .to_openssh(args.name.as_str())
-                .map_err(encoding)?,
+            public_half(record)?.to_openssh(name.as_str()).map_err(encoding)?,
         ),
         PublicFormat::Pem => ("pem", public_half(record)?.to_pem().map_err(encoding)?),
         PublicFormat::Jwk => {
