@@ -14,7 +14,6 @@ use claviger_core::audit::SecretRef;
 use claviger_core::custody::{CustodyError, CustodyKind};
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::key::{Algorithm, KeyRef};
-use claviger_core::name::nearest;
 use claviger_core::profile::Profile;
 use claviger_core::secret::MAX_SECRET;
 use claviger_core::{AgentName, GrantAlias, KeyName, Secret, SecretName};
@@ -34,6 +33,7 @@ mod client;
 mod error;
 mod life;
 mod server;
+mod unknown;
 mod wire;
 
 pub use backup::{BackedUp, LeftOut};
@@ -563,31 +563,6 @@ impl LocalBroker {
             CustodyKind::TpmSealed | CustodyKind::Software => Algorithm::Ed25519,
         }
     }
-
-    /// A word of warning if the log never saw this grant: a misspelt name would suspend nothing.
-    fn unknown_grant(&self, agent: &AgentName, grant: &GrantAlias) -> Option<String> {
-        let ledger = self.snapshot();
-        let known = ledger
-            .grants()
-            .map(|(agent, grant, _)| format!("{agent} {grant}"))
-            .collect::<Vec<_>>();
-        let hint = unknown(&format!("{agent} {grant}"), &known)?;
-        Some(format!(
-            "the audit log knows no use of grant `{grant}` by agent `{agent}`{hint}"
-        ))
-    }
-
-    fn unknown_agent(&self, agent: &AgentName) -> Option<String> {
-        let ledger = self.snapshot();
-        let known: Vec<_> = self
-            .running()
-            .into_keys()
-            .map(|agent| agent.to_string())
-            .chain(ledger.grants().map(|(agent, _, _)| agent.to_string()))
-            .collect();
-        let hint = unknown(agent.as_str(), &known)?;
-        Some(format!("the audit log knows no use by agent `{agent}`{hint}"))
-    }
 }
 
 /// Who gives commands: the user of this process. The socket takes none from anybody else.
@@ -599,13 +574,4 @@ fn this_user() -> AnsweredBy {
 
 const fn done() -> Reply {
     Reply::Done { warning: None }
-}
-
-/// Which name may have been meant, if this one is not known.
-fn unknown(asked: &str, known: &[String]) -> Option<String> {
-    if known.iter().any(|one| one == asked) {
-        return None;
-    }
-    let near = nearest(asked, known.iter().map(String::as_str));
-    Some(near.map_or_else(String::new, |near| format!("; did you mean `{near}`?")))
 }
