@@ -8,6 +8,7 @@ mod certify;
 mod commands;
 mod compromise;
 mod control;
+mod control_backup;
 mod git;
 mod large;
 mod ledgers;
