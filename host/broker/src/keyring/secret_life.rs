@@ -31,14 +31,48 @@ impl Keyring {
         by: SecretSource,
         now: Timestamp,
     ) -> Result<Arc<SecretRecord>, KeyringError> {
+        self.stage(&new, by, None, now)
+    }
+
+    /// As [`Keyring::stage_secret`], of what a provider has issued, and only as this version.
+    ///
+    /// # Errors
+    /// As there, and when it would become another version.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the value is wiped when this returns"
+    )]
+    pub(crate) fn stage_issued_secret(
+        &self,
+        new: SecretReplacement,
+        becomes: KeyVersion,
+        now: Timestamp,
+    ) -> Result<Arc<SecretRecord>, KeyringError> {
+        self.stage(&new, SecretSource::Rotator, Some(becomes), now)
+    }
+
+    fn stage(
+        &self,
+        new: &SecretReplacement,
+        by: SecretSource,
+        becomes: Option<KeyVersion>,
+        now: Timestamp,
+    ) -> Result<Arc<SecretRecord>, KeyringError> {
         let mut file = self.file();
-        let current = self.replaceable(&new, now)?;
+        let current = self.replaceable(new, now)?;
         if let Some(pending) = self.pending_secret(&new.name) {
             return Err(KeyringError::Waiting {
                 pending: pending.secret.to_string(),
             });
         }
-        let record = self.successor(&current, &new, by, KeyState::Pending, now);
+        let record = self.successor(&current, new, by, KeyState::Pending, now);
+        if becomes.is_some_and(|becomes| becomes != record.secret.version) {
+            return Err(KeyringError::Secret {
+                name: new.name.clone(),
+                action: "replaced",
+                problem: "another value was added meanwhile".to_owned(),
+            });
+        }
         self.write_secrets(&mut file, vec![(record.clone(), Some(&new.value))])?;
         Ok(Arc::new(record))
     }
@@ -52,17 +86,37 @@ impl Keyring {
         name: &SecretName,
         now: Timestamp,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        self.promote_secret_keeping(name, Duration::ZERO, now)
+        self.promote_waiting(name, Duration::ZERO, &|| true, now)
     }
 
-    /// As [`Keyring::promote_secret`]; the one before is kept at least so long.
+    /// As [`Keyring::promote_secret`], of this version over that one, if both are still what they were seen to be: an operator who gives
+    /// one up, stops the other or adds a third meanwhile is not overruled. The one before is kept at least so long.
     ///
     /// # Errors
-    /// As there.
-    pub(crate) fn promote_secret_keeping(
+    /// As there, and when one of them changed.
+    pub(crate) fn promote_secret_over(
+        &self,
+        new: &SecretRef,
+        over: &SecretRecord,
+        least: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        let name = &new.name;
+        let as_seen = || {
+            self.pending_secret(name)
+                .is_some_and(|waits| waits.secret == *new)
+                && self
+                    .current_secret(name)
+                    .is_ok_and(|current| current.secret == over.secret && current.life() == over.life())
+        };
+        self.promote_waiting(name, least, &as_seen, now)
+    }
+
+    fn promote_waiting(
         &self,
         name: &SecretName,
         least: Duration,
+        as_seen: &dyn Fn() -> bool,
         now: Timestamp,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
         let pending = self
@@ -77,9 +131,10 @@ impl Keyring {
         let waits = || {
             self.pending_secret(name)
                 .is_some_and(|now| now.secret == pending.secret)
+                && as_seen()
         };
         let changed = self.step_secrets(name, now, &|record| match record.state {
-            KeyState::Pending if record.secret == pending.secret => Some(LifeEvent::Activate),
+            KeyState::Pending if record.secret == pending.secret && as_seen() => Some(LifeEvent::Activate),
             KeyState::Active | KeyState::Disabled | KeyState::Revoked if waits() => Some(superseded.clone()),
             KeyState::Pending
             | KeyState::Active
@@ -276,11 +331,12 @@ impl Keyring {
         }
         Ok(SecretRef {
             name: name.clone(),
-            version: self.next_version_of(name),
+            version: self.next_secret_version(name),
         })
     }
 
-    fn next_version_of(&self, name: &SecretName) -> KeyVersion {
+    /// The number that the next value of a secret gets, whatever waits.
+    pub(crate) fn next_secret_version(&self, name: &SecretName) -> KeyVersion {
         let versions: BTreeMap<KeyVersion, Arc<SecretRecord>> = self
             .secret_versions(name)
             .into_iter()
@@ -324,7 +380,7 @@ impl Keyring {
         SecretRecord {
             secret: SecretRef {
                 name: new.name.clone(),
-                version: self.next_version_of(&new.name),
+                version: self.next_secret_version(&new.name),
             },
             state,
             created: now,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_core::audit::{Event, SecretRef, SecretSource};
-use claviger_core::{KeyName, KeyRef, SecretName};
+use claviger_core::{KeyName, KeyRef, KeyVersion, SecretName};
 
 use super::LocalBroker;
 use super::keys::NewKeyError;
@@ -98,15 +98,25 @@ impl LocalBroker {
         &self,
         replacement: SecretReplacement,
     ) -> Result<Arc<SecretRecord>, NewSecretError> {
-        self.stage_secret_by(replacement, SecretSource::Operator).await
+        let record = self
+            .keyring
+            .stage_secret(replacement, SecretSource::Operator, self.now())?;
+        self.log_staged(record).await
     }
 
-    pub(super) async fn stage_secret_by(
+    /// As [`LocalBroker::stage_secret`], of what a provider has issued, if it becomes the version that the log knows it by.
+    pub(super) async fn stage_issued(
         &self,
         replacement: SecretReplacement,
-        by: SecretSource,
+        becomes: KeyVersion,
     ) -> Result<Arc<SecretRecord>, NewSecretError> {
-        let record = self.keyring.stage_secret(replacement, by, self.now())?;
+        let record = self
+            .keyring
+            .stage_issued_secret(replacement, becomes, self.now())?;
+        self.log_staged(record).await
+    }
+
+    async fn log_staged(&self, record: Arc<SecretRecord>) -> Result<Arc<SecretRecord>, NewSecretError> {
         self.log_secrets(Some(added(&record)), &[Arc::clone(&record)])
             .await?;
         Ok(record)

@@ -81,7 +81,7 @@ use record::{PermitSink, Record};
 use rotator::{Registered, Rotations, Step};
 use secrets::OpenSecrets;
 use send::{Exchanges, Memory, Stop, Wasted};
-use tokens::Tokens;
+use tokens::{Askings, Tokens};
 use tokio::sync::Semaphore;
 
 /// What a local broker is opened with.
@@ -202,6 +202,8 @@ pub struct LocalBroker {
     exchanges: Arc<Exchanges>,
     rotations: Arc<Rotations>,
     rotators: Registered,
+    // Requests for new credentials: what a provider has issued is kept, whoever goes away.
+    issuings: Askings,
     approvals: Approvals,
     // For the bodies of requests that are held whole, of all instances.
     bodies: Memory,
@@ -344,6 +346,7 @@ impl LocalBroker {
             exchanges: Arc::default(),
             rotations: Arc::default(),
             rotators: Registered::default(),
+            issuings: Askings::default(),
             approvals: Approvals::with(approvers),
             bodies: Memory::of_host(),
             tokens: Tokens::default(),
@@ -383,7 +386,7 @@ impl LocalBroker {
         for instance in running {
             self.end(instance, InstanceEnd::Dropped);
         }
-        self.tokens.finish().await;
+        tokio::join!(self.tokens.finish(), self.issuings.finish());
         self.open_keys.close_all();
         self.open_secrets.close_all();
         self.tokens.forget_all();

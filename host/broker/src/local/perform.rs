@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use rand_core::RngCore as _;
 
 use super::admit::{AdmittedGrant, Granted};
+use super::send::NO_GRANT;
 use super::{Instance, LocalBroker};
 use crate::guard;
 use crate::keyring::KeyRecord;
@@ -29,6 +30,11 @@ impl LocalBroker {
         let Some(instance) = self.instance(who) else {
             return Err(Refusal::NotGranted);
         };
+        if let Some(step) = &instance.step
+            && let Err(denial) = step.goes_on()
+        {
+            return Err(self.deny(&instance, NO_GRANT, denial).await);
+        }
         match request {
             Request::OpenSigner { alias } => self.open_signer(&instance, &alias).await,
             Request::DescribeSigner { grant } => self.describe(&instance, &grant).await,

@@ -8,7 +8,7 @@ use claviger_core::audit::Event;
 use claviger_core::name::escape;
 use claviger_core::{KeyName, KeyRef};
 use jiff::Timestamp;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::LocalBroker;
 use super::keys::NewKeyError;
@@ -16,9 +16,11 @@ use super::rotation::{Rotation, is_certified};
 use crate::keyring::{KeyRecord, Start, after};
 
 /// How often a host looks what is due: a plan counts in days, and an overlap that ends a minute late is none that ends early.
-const LOOK: Duration = Duration::from_secs(60);
+pub(super) const LOOK: Duration = Duration::from_secs(60);
 /// A rotation that failed is tried again after this: a device that is away for an hour fills no log.
 pub(super) const RETRY: Duration = Duration::from_secs(3600);
+/// Secrets of a host have so long before its keys are looked at.
+const HEAD_START: Duration = Duration::from_secs(5);
 /// What waits for its promotion for longer is worth a question.
 pub const STUCK_AFTER: Duration = Duration::from_secs(86_400);
 
@@ -126,6 +128,8 @@ impl LocalBroker {
         let broker = Arc::downgrade(self);
         let task = tokio::spawn(async move {
             let mut look = tokio::time::interval(LOOK);
+            // Aborted with this task.
+            let mut secrets = JoinSet::new();
             // After a pause of the machine once, not for every minute of it.
             look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
@@ -133,8 +137,12 @@ impl LocalBroker {
                 let Some(broker) = broker.upgrade() else {
                     return;
                 };
-                // First: what is at the end of its overlap is withdrawn while it can still be tried.
-                broker.look_after_secrets().await;
+                // First: what is at the end of its overlap is withdrawn while it can still be tried. But keys wait for no provider.
+                if secrets.is_empty() {
+                    let broker = Arc::clone(&broker);
+                    secrets.spawn(async move { broker.look_after_secrets().await });
+                }
+                drop(tokio::time::timeout(HEAD_START, secrets.join_next()).await);
                 broker.look().await;
             }
         });

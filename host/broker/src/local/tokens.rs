@@ -21,7 +21,7 @@ mod rotation;
 mod wanted;
 
 use ask::{Asked, fault, settle};
-use askings::Askings;
+pub(super) use askings::Askings;
 use lineages::Lineages;
 use nonces::Nonces;
 pub(super) use nonces::Verifier;

@@ -129,7 +129,10 @@ pub enum LifeCommand {
         name: SecretName,
     },
     /// Rotate every key that is due, and every secret that is and that the host has a rotator for. The reply is [`Reply::Rotated`].
-    RotateDue,
+    RotateDue {
+        /// Secrets that whoever asks has rotators for: the host says of which it has none.
+        secrets: Vec<SecretName>,
+    },
 }
 
 /// What is done to one version.
@@ -201,6 +204,21 @@ pub struct RotatedSecret {
     pub withdrawn: Vec<Withdrawal>,
     /// Why it was not rotated; escaped.
     pub problem: Option<String>,
+}
+
+impl RotatedSecret {
+    fn without_a_rotator(secret: SecretName) -> Self {
+        let problem = CommandError::NoRotator {
+            secret: secret.clone(),
+        }
+        .to_string();
+        Self {
+            secret,
+            rotation: None,
+            withdrawn: Vec::new(),
+            problem: Some(problem),
+        }
+    }
 }
 
 impl From<Attended> for RotatedSecret {
@@ -319,9 +337,11 @@ impl LocalBroker {
                 let done = self.rotate_secret(rotator.as_ref()).await?;
                 Ok(Reply::SecretRotated(done))
             }
-            LifeCommand::RotateDue => {
+            LifeCommand::RotateDue { secrets: expected } => {
                 // First: what is at the end of its overlap is withdrawn while it can still be tried.
                 let secrets = self.attend_secrets().await;
+                let missing = expected.into_iter().filter(|name| self.rotator(name).is_none());
+                let missing: Vec<_> = missing.map(RotatedSecret::without_a_rotator).collect();
                 let done = self.rotate_due().await?;
                 let each = done.into_iter().map(|one| {
                     let (new, problem) = match one.result {
@@ -337,7 +357,11 @@ impl LocalBroker {
                 });
                 Ok(Reply::Rotated {
                     keys: each.collect(),
-                    secrets: secrets.into_iter().map(RotatedSecret::from).collect(),
+                    secrets: secrets
+                        .into_iter()
+                        .map(RotatedSecret::from)
+                        .chain(missing)
+                        .collect(),
                 })
             }
         }

@@ -69,6 +69,11 @@ pub(crate) fn read(cx: &Context, paths: &[PathBuf]) -> Result<Vec<RotatorFile>, 
     Ok(all)
 }
 
+/// The secrets that they are for.
+pub(crate) fn secrets(files: &[RotatorFile]) -> Vec<SecretName> {
+    files.iter().map(|one| one.secret.clone()).collect()
+}
+
 /// Has them admitted, compiled and linked, and gives them to the broker.
 pub(crate) async fn load(
     cx: &Context,
@@ -177,10 +182,10 @@ fn in_words(rotation: &SecretRotation) -> String {
         Some(expires) => format!("{} is in use, until {expires:.0}", rotation.new),
         None => format!("{} is in use", rotation.new),
     }];
-    if let Some(OldVersion {
+    if let OldVersion {
         secret,
         becomes: Replaced::Later { after },
-    }) = &rotation.old
+    } = &rotation.old
     {
         lines.push(format!(
             "{secret} is withdrawn after {}",
@@ -207,10 +212,10 @@ fn withdrawn(one: &Withdrawal) -> String {
 
 /// What an operator has to do by hand.
 fn remind(cx: &Context, rotation: &SecretRotation) {
-    if let Some(OldVersion {
+    if let OldVersion {
         secret,
         becomes: Replaced::ByHand,
-    }) = &rotation.old
+    } = &rotation.old
     {
         cx.out.warn(&format!(
             "nobody told what its provider calls {secret}: revoke it there by hand"

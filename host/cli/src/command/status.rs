@@ -44,7 +44,13 @@ pub(crate) fn rotate(cx: &Context, args: &Rotate) -> Result<Exit, Failure> {
         return dry_run(cx);
     }
     let files = rotator::read(cx, &args.with)?;
-    let (done, secrets) = match rotator::order_with(cx, LifeCommand::RotateDue, &files)? {
+    let (done, secrets) = match rotator::order_with(
+        cx,
+        LifeCommand::RotateDue {
+            secrets: rotator::secrets(&files),
+        },
+        &files,
+    )? {
         Reply::Rotated { keys, secrets } => (keys, secrets),
         Reply::Done { .. }
         | Reply::Keys(_)

@@ -32,8 +32,8 @@ pub struct Captured {
     pub value: Secret,
     /// What the provider calls it.
     pub id: Option<ProviderId>,
-    /// How long it is good for.
-    pub lifetime: Option<Duration>,
+    /// How long it is good for; or why that is not known, though the operator asked for it.
+    pub lifetime: Result<Option<Duration>, NotCaptured>,
 }
 
 impl fmt::Debug for Captured {
@@ -68,8 +68,8 @@ impl Capture {
     /// Takes the credential out of a body.
     ///
     /// # Errors
-    /// When it is not there, or not as it must be; of what else is named, too: a credential that cannot be withdrawn later, or that
-    /// ends at an unknown time, is not what the operator asked for.
+    /// When it is not there, or not as it must be, its name included: a credential that cannot be withdrawn later is not what the operator
+    /// asked for. So is one that ends at an unknown time, but its name is given back, so that it can be withdrawn.
     pub fn take(&self, body: &[u8]) -> Result<Captured, NotCaptured> {
         let value = found(body, &self.value, "credential", "a string", |found| match found {
             Found::Text(text) if !text.is_empty() => Some(text.as_bytes()),
@@ -88,7 +88,7 @@ impl Capture {
                 "name of the credential",
                 expected,
                 |found| match found {
-                    Found::Text(text) => text.parse().ok(),
+                    Found::Text(text) => text.parse::<ProviderId>().ok(),
                     Found::Number(number) => number.to_string().parse().ok(),
                     Found::Null => None,
                 },
@@ -107,12 +107,27 @@ impl Capture {
                 },
             )
         });
+        let id = id.transpose()?;
+        if let (Some(id), Some(place)) = (&id, &self.id)
+            && contains(id.as_str().as_bytes(), value.expose())
+        {
+            // It is shown, logged and given to the component.
+            return Err(NotCaptured::Place {
+                what: "name of the credential",
+                place: place.to_string(),
+                expected: "one that does not hold the credential itself",
+            });
+        }
         Ok(Captured {
             value,
-            id: id.transpose()?,
-            lifetime: lifetime.transpose()?.flatten(),
+            id,
+            lifetime: lifetime.transpose().map(Option::flatten),
         })
     }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len().max(1)).any(|some| some == part)
 }
 
 /// What stands at a place.
@@ -160,7 +175,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         f.write_str("the place that is looked for")
     }
 
-    // A string with escapes is not borrowed, and no copy is made of it.
+    // A string with escapes is not borrowed, and not taken: it was copied to be read.
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
         Ok(self.0.is_empty().then_some(Found::Text(text)))
     }
@@ -272,13 +287,13 @@ mod tests {
         let all = capture("/token", Some("/id"), Some("/ttl"));
         let taken = all.take(br#"{"token":"s3cret","id":17,"ttl":60}"#).unwrap();
         assert_eq!(taken.id, Some("17".parse().unwrap()));
-        assert_eq!(taken.lifetime, Some(Duration::from_secs(60)));
+        assert_eq!(taken.lifetime, Ok(Some(Duration::from_secs(60))));
         for unlimited in ["0", "null"] {
             let body = format!(r#"{{"token":"s3cret","id":"tok_1","ttl":{unlimited}}}"#);
-            assert_eq!(all.take(body.as_bytes()).unwrap().lifetime, None);
+            assert_eq!(all.take(body.as_bytes()).unwrap().lifetime, Ok(None));
         }
         let body = format!(r#"{{"token":"s3cret","id":"a","ttl":{}}}"#, u64::MAX);
-        assert!(all.take(body.as_bytes()).unwrap().lifetime.is_some());
+        assert!(all.take(body.as_bytes()).unwrap().lifetime.unwrap().is_some());
     }
 
     #[test]
@@ -303,13 +318,18 @@ mod tests {
             r#"{"token":"s3cret","id":"","ttl":1}"#,
             r#"{"token":"s3cret","id":"a b","ttl":1}"#,
             r#"{"token":"s3cret","id":1.5,"ttl":1}"#,
-            r#"{"token":"s3cret","id":"a"}"#,
-            r#"{"token":"s3cret","id":"a","ttl":-1}"#,
-            r#"{"token":"s3cret","id":"a","ttl":"1"}"#,
-            r#"{"token":"s3cret","id":"a","ttl":1e3}"#,
+            // Its name is shown.
+            r#"{"token":"s3cret","id":"s3cret","ttl":1}"#,
+            r#"{"token":"s3cret","id":"keys/s3cret","ttl":1}"#,
         ] {
             let error = all.take(body.as_bytes()).unwrap_err().to_string();
             assert!(!error.contains("s3cr"), "{body}: {error}");
+        }
+        // Of one that ends nobody knows when, the name is there.
+        for life in ["", ",\"ttl\":-1", ",\"ttl\":\"1\"", ",\"ttl\":1e3"] {
+            let body = format!(r#"{{"token":"s3cret","id":"a"{life}}}"#);
+            let taken = all.take(body.as_bytes()).unwrap();
+            assert!(taken.lifetime.is_err() && taken.id.is_some(), "{body}");
         }
         // The same, whole.
         assert!(all.take(br#"{"token":"s3cret","id":"a","ttl":1}"#).is_ok());

@@ -99,6 +99,9 @@ impl Manifest {
     }
 }
 
+/// A request for a new credential takes at most so long: a host that closes waits for it.
+pub const MAX_ISSUING: Duration = Duration::from_secs(30);
+
 /// `[rotates]`: what makes an agent a rotator. It is run by a rotation alone, one instance for each step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

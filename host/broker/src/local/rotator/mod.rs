@@ -27,6 +27,10 @@ use step::{Ended, Turn};
 
 /// What was replaced by a rotator is kept at least so long, so that its provider can be seen to refuse it.
 pub const WITHDRAWAL: Duration = Duration::from_secs(10 * 60);
+/// Requests that carry what was replaced have so long to end before it is withdrawn: most APIs answer within that.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often it is looked whether they have.
+const GLANCE: Duration = Duration::from_millis(20);
 /// The last third of the life of a credential is there to replace it in.
 const RENEW_IN_LAST: u32 = 3;
 
@@ -38,8 +42,8 @@ pub struct SecretRotation {
     pub new: SecretRef,
     /// When it expires, if its provider said so.
     pub expires: Option<Timestamp>,
-    /// What was in use before, if anything was.
-    pub old: Option<OldVersion>,
+    /// What was in use before, or was last.
+    pub old: OldVersion,
     /// What was withdrawn at the provider, of this rotation and of earlier ones.
     pub withdrawn: Vec<Withdrawal>,
 }
@@ -116,6 +120,15 @@ pub enum SecretRotationError {
     /// Something waits that no rotator brought.
     #[error("`{0}` waits to be promoted, and no rotator brought it")]
     Waiting(SecretRef),
+    /// An operator has stopped it.
+    #[error("secret `{0}` is disabled, and a rotation would put it back into use; enable it first")]
+    Disabled(SecretRef),
+    /// An operator changed it while it was rotated.
+    #[error("secret `{}` was changed while it was rotated; `{new}` is not put into use", new.name)]
+    Overtaken {
+        /// The version that was not put into use.
+        new: SecretRef,
+    },
     /// Nothing was issued, or it is lost.
     #[error("no new value for secret `{secret}`: {why}")]
     NotIssued {
@@ -182,7 +195,11 @@ impl LocalBroker {
     /// and the log says what happened.
     pub async fn rotate_secret(&self, rotator: &dyn Rotator) -> Result<SecretRotation, SecretRotationError> {
         let name = rotator.secret();
-        let rotated = self.rotated(rotator).await;
+        let turn = self
+            .rotations
+            .begin(name)
+            .ok_or_else(|| SecretRotationError::Busy(name.clone()))?;
+        let rotated = self.rotated(rotator, &turn).await;
         if let Err(error) = &rotated {
             // A log that cannot be written refuses everything anyway.
             drop(self.append(failed(name, &error.to_string())).await);
@@ -190,23 +207,29 @@ impl LocalBroker {
         rotated
     }
 
-    async fn rotated(&self, rotator: &dyn Rotator) -> Result<SecretRotation, SecretRotationError> {
+    async fn rotated(
+        &self,
+        rotator: &dyn Rotator,
+        turn: &Turn,
+    ) -> Result<SecretRotation, SecretRotationError> {
         let name = rotator.secret();
-        let turn = self
-            .rotations
-            .begin(name)
-            .ok_or_else(|| SecretRotationError::Busy(name.clone()))?;
-        let mut withdrawn = self.withdraw_replaced(rotator, &turn).await?;
+        // What it is when it begins: whatever an operator does to it from here on is not overruled.
+        let before = self.keyring.current_secret(name)?;
+        if before.state == KeyState::Disabled {
+            return Err(SecretRotationError::Disabled(before.secret.clone()));
+        }
+        self.give_up_what_is_stale(&before).await?;
+        let mut withdrawn = self.withdraw_replaced(rotator, turn).await?;
         let new = match self.keyring.pending_secret(name) {
             Some(waits) if waits.source == SecretSource::Rotator => waits.secret.clone(),
             Some(waits) => return Err(SecretRotationError::Waiting(waits.secret.clone())),
-            None => self.issue(rotator, &turn).await?,
+            None => self.issue(rotator, turn).await?,
         };
-        match self.probe(rotator, &turn, &new).await {
+        match self.probe(rotator, turn, &new).await {
             Verdict::Taken => {}
             Verdict::Refused(status) => {
                 self.step_secret(&new, &LifeEvent::Cancel).await?;
-                let withdrawn = self.withdraw_replaced(rotator, &turn).await?;
+                let withdrawn = self.withdraw_replaced(rotator, turn).await?;
                 return Err(SecretRotationError::NotTaken {
                     new,
                     status,
@@ -215,31 +238,59 @@ impl LocalBroker {
             }
             Verdict::Unclear(why) => return Err(SecretRotationError::Unclear { new, why }),
         }
-        let before = self.keyring.secret(name);
-        let overlap = self.keyring.current_secret(name)?.overlap;
-        let changed = self
+        let promoted = self
             .keyring
-            .promote_secret_keeping(name, WITHDRAWAL, self.now())?;
+            .promote_secret_over(&new, &before, WITHDRAWAL, self.now());
+        let changed = promoted.map_err(|error| match error {
+            KeyringError::NotWaiting { .. } => SecretRotationError::Overtaken { new: new.clone() },
+            error => error.into(),
+        })?;
         self.log_secrets(None, &changed).await?;
-        if overlap.is_zero() {
+        if before.overlap.is_zero() {
+            self.until_unused(&before.secret).await;
             withdrawn.extend(
-                self.withdraw_versions(rotator, &turn, &|record| {
+                self.withdraw_versions(rotator, turn, &|record| {
                     matches!(record.state, KeyState::Retiring)
                 })
                 .await?,
             );
         }
         let expires = self.keyring.secret_record(&new).and_then(|record| record.expires);
-        let old = before.map(|record| OldVersion {
-            secret: record.secret.clone(),
-            becomes: self.becomes(&record, &withdrawn),
-        });
+        let old = OldVersion {
+            secret: before.secret.clone(),
+            becomes: self.becomes(&before, &withdrawn),
+        };
         Ok(SecretRotation {
             new,
             expires,
             old,
             withdrawn,
         })
+    }
+
+    /// Gives up a version that waits and is good for nothing: its life is over, or a newer one is in use.
+    async fn give_up_what_is_stale(&self, current: &SecretRecord) -> Result<(), SecretRotationError> {
+        let now = self.now();
+        let waits = self.keyring.pending_secret(&current.secret.name);
+        let stale = waits.filter(|waits| {
+            waits.source == SecretSource::Rotator
+                && (waits.is_expired(now) || waits.secret.version < current.secret.version)
+        });
+        if let Some(stale) = stale {
+            self.step_secret(&stale.secret, &LifeEvent::Cancel).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no request carries a version that was replaced, or for so long.
+    async fn until_unused(&self, old: &SecretRef) {
+        let unused = async {
+            while self.exchanges.any(|one| one.secrets.contains(old)) {
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        // What takes longer than this is cut off by its provider.
+        drop(tokio::time::timeout(GRACE, unused).await);
     }
 
     fn becomes(&self, old: &SecretRecord, withdrawn: &[Withdrawal]) -> Replaced {
@@ -250,13 +301,12 @@ impl LocalBroker {
             .ledger()
             .issued(&old.secret.name)
             .any(|one| one.version == old.secret.version);
-        match self
-            .keyring
-            .secret_record(&old.secret)
-            .and_then(|record| record.until)
-        {
-            Some(after) if named => Replaced::Later { after },
-            Some(_) | None => Replaced::ByHand,
+        let record = self.keyring.secret_record(&old.secret);
+        match (named, record.and_then(|record| record.until)) {
+            (true, Some(after)) => Replaced::Later { after },
+            // Over already: by the next rotation.
+            (true, None) => Replaced::Later { after: self.now() },
+            (false, _) => Replaced::ByHand,
         }
     }
 
@@ -377,7 +427,10 @@ impl LocalBroker {
             match self.probe(rotator, turn, secret).await {
                 Verdict::Refused(_) => WithdrawalEnd::Refused,
                 Verdict::Taken => WithdrawalEnd::StillTaken,
-                Verdict::Unclear(_) => WithdrawalEnd::NotSeen,
+                // It can be tried again while its value is here.
+                Verdict::Unclear(why) => {
+                    WithdrawalEnd::Failed(format!("it was not seen to be refused: {why}"))
+                }
             }
         } else {
             WithdrawalEnd::NotSeen
@@ -387,13 +440,12 @@ impl LocalBroker {
                 name,
                 &format!("the provider still takes `{secret}` ({id}) after it was withdrawn there"),
             ),
-            WithdrawalEnd::Refused | WithdrawalEnd::NotSeen | WithdrawalEnd::Failed(_) => {
-                Event::SecretWithdrawn {
-                    secret: secret.clone(),
-                    id: id.clone(),
-                    refused: (end == WithdrawalEnd::Refused).then_some(true),
-                }
-            }
+            WithdrawalEnd::Failed(why) => failed(name, &format!("`{secret}` ({id}): {why}")),
+            WithdrawalEnd::Refused | WithdrawalEnd::NotSeen => Event::SecretWithdrawn {
+                secret: secret.clone(),
+                id: id.clone(),
+                refused: (end == WithdrawalEnd::Refused).then_some(true),
+            },
         };
         self.append(event).await?;
         Ok(end)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use claviger_core::SecretName;
 use claviger_core::audit::SecretSource;
@@ -11,7 +12,10 @@ use jiff::Timestamp;
 use super::{SecretRotation, SecretRotationError, Withdrawal, due_secret};
 use crate::keyring::after;
 use crate::local::LocalBroker;
-use crate::local::schedule::RETRY;
+use crate::local::schedule::{LOOK, RETRY};
+
+/// What ends soon is tried so often until then.
+const TRIES_LEFT: u32 = 8;
 
 /// The rotators of a host, by the secret that each replaces.
 #[derive(Debug, Default)]
@@ -97,7 +101,8 @@ impl LocalBroker {
             .rotators
             .lock()
             .values()
-            .filter(|one| one.retry.is_none_or(|at| at <= now))
+            // One that is further ahead was written by a clock that had run ahead.
+            .filter(|one| one.retry.is_none_or(|at| at <= now || at > after(now, RETRY)))
             .map(|one| Arc::clone(&one.rotator))
             .collect();
         for rotator in ready {
@@ -106,17 +111,30 @@ impl LocalBroker {
                 .await
                 .is_some_and(|done| done.has_failed());
             if let Some(one) = self.rotators.lock().get_mut(rotator.secret()) {
-                one.retry = failed.then(|| after(now, RETRY));
+                one.retry = failed.then(|| after(now, self.patience(rotator.secret())));
             }
         }
     }
 
+    /// How long a secret is left alone after a failure: an hour, or less of what soon ends.
+    fn patience(&self, name: &SecretName) -> Duration {
+        let expires = self.keyring.secret(name).and_then(|record| record.expires);
+        let left = expires.map(|at| Duration::try_from(at.duration_since(self.now())).unwrap_or_default());
+        left.map_or(RETRY, |left| (left / TRIES_LEFT).clamp(LOOK, RETRY))
+    }
+
     async fn attend(&self, rotator: &dyn Rotator) -> Option<Attended> {
         let name = rotator.secret();
+        let current = self.keyring.current_secret(name).ok()?;
+        if current.deleted.is_some() {
+            return None;
+        }
+        // What an operator has stopped is not put back into use because something waits.
+        let wanted = current.is_in_use() || current.lacks_successor();
         let waits = self
             .keyring
             .pending_secret(name)
-            .is_some_and(|record| record.source == SecretSource::Rotator);
+            .is_some_and(|record| wanted && record.source == SecretSource::Rotator);
         let due = self
             .keyring
             .secret(name)

@@ -58,15 +58,18 @@ impl Step {
         rotates: &Rotates,
         alias: &GrantAlias,
     ) -> Result<Option<&SecretRef>, Denial> {
+        self.goes_on()?;
         let seen = self.seen();
-        if seen.over {
-            return Err(denied(
-                "the step of the rotation that this instance is for is over",
-            ));
+        if seen.statuses.len() >= MAX_STATUSES {
+            return Err(denied("a step of a rotation has so many requests and no more"));
         }
         match &self.doing {
             Doing::Issue if *alias == rotates.issue && seen.asked => {
                 Err(denied("one credential is asked for in a rotation, and it was"))
+            }
+            // Where the new value may be in an answer, nobody looks for it yet.
+            Doing::Issue if *alias != rotates.issue && seen.asked && seen.taken.is_none() => {
+                Err(denied("the answer with the new credential is being read"))
             }
             Doing::Probe(secret) if *alias == rotates.probe => Ok(Some(secret)),
             Doing::Probe(_) | Doing::Withdraw if *alias == rotates.issue => {
@@ -77,6 +80,16 @@ impl Step {
             }
             Doing::Issue | Doing::Probe(_) | Doing::Withdraw => Ok(None),
         }
+    }
+
+    /// Whether it goes on: nothing is done in its name afterwards.
+    pub(in super::super) fn goes_on(&self) -> Result<(), Denial> {
+        if self.seen().over {
+            return Err(denied(
+                "the step of the rotation that this instance is for is over",
+            ));
+        }
+        Ok(())
     }
 
     /// Spends the right to ask for a credential. What is returned is held until the answer was looked at.

@@ -263,6 +263,12 @@ impl Exchanges {
         }
     }
 
+    /// Whether there is one of which this holds.
+    pub(in super::super) fn any(&self, of: impl Fn(&Exchange) -> bool) -> bool {
+        let found: Vec<_> = self.lock().all.values().filter_map(Weak::upgrade).collect();
+        found.iter().any(|one| of(one))
+    }
+
     /// How many there are.
     pub(in super::super) fn count(&self) -> u64 {
         u64::try_from(self.lock().all.len()).unwrap_or(u64::MAX)

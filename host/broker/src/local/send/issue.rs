@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use claviger_core::audit::{Event, SecretRef, SecretSource};
+use claviger_core::audit::{Event, SecretRef};
 use claviger_core::egress::{Answer, BodyStream, Egress, Frame, Plan, SendError};
 use claviger_core::http::{Capture, MAX_CAPTURED};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{AgentName, GrantAlias, Refusal, SecretName};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use zeroize::Zeroizing;
 
 use super::super::rotator::Step;
@@ -175,13 +176,20 @@ impl LocalBroker {
             registered,
             taking,
         };
-        let task = tokio::spawn(issuing.send(broker, Arc::clone(egress), plan));
+        let (tell, told) = oneshot::channel();
+        let sending = issuing.send(broker, Arc::clone(egress), plan);
+        let task = async move {
+            // Who has gone away is told nothing.
+            drop(tell.send(sending.await));
+        };
+        let runtime = Handle::try_current().map_err(|_| denied(gone()))?;
+        self.issuings.spawn(&runtime, task).map_err(denied)?;
         let Issued {
             answered,
             mut settling,
             exchange,
             registered,
-        } = task.await.map_err(|_| denied(gone()))?;
+        } = told.await.map_err(|_| denied(gone()))?;
         let answer = match answered {
             Ok(answer) => answer,
             Err(error) => {
@@ -222,18 +230,19 @@ impl LocalBroker {
     ) -> Result<SecretRef, String> {
         let captured = capture.take(body).map_err(|error| error.to_string())?;
         let now = self.clock.now();
-        let becomes = self
-            .keyring
-            .next_secret(secret)
-            .map_err(|error| error.to_string())?;
+        let becomes = SecretRef {
+            name: secret.clone(),
+            version: self.keyring.next_secret_version(secret),
+        };
         // First on the log: what is lost after this can be withdrawn by its name.
         let issued = Event::SecretIssued {
-            secret: becomes,
+            secret: becomes.clone(),
             id: captured.id,
             agent: agent.clone(),
         };
         self.append(issued).await.map_err(|error| error.to_string())?;
-        let expires = captured.lifetime.map(|life| crate::keyring::after(now, life));
+        let lifetime = captured.lifetime.map_err(|error| error.to_string())?;
+        let expires = lifetime.map(|life| crate::keyring::after(now, life));
         let replacement = SecretReplacement {
             name: secret.clone(),
             of: None,
@@ -242,7 +251,7 @@ impl LocalBroker {
             value: captured.value,
         };
         let record = self
-            .stage_secret_by(replacement, SecretSource::Rotator)
+            .stage_issued(replacement, becomes.version)
             .await
             .map_err(|error| error.to_string())?;
         Ok(record.secret.clone())

@@ -515,7 +515,7 @@ struct Permitted {
 }
 
 /// Stands for the grant of a request that falls under none.
-const NO_GRANT: &str = "(no grant)";
+pub(super) const NO_GRANT: &str = "(no grant)";
 
 /// A request is decided anew so often because its credential was replaced meanwhile: more often is no rotation but a fault.
 const REDECISIONS: u32 = 3;

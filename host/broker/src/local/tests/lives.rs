@@ -262,7 +262,10 @@ async fn every_command_of_a_life_survives_the_socket_and_does_what_its_function_
     assert!(reasons.clone().count() > 3 && reasons.clone().all(|reason| reason == "a reason\\u{7}"));
     let due = fixture
         .broker
-        .command(Command::Life(LifeCommand::RotateDue), None)
+        .command(
+            Command::Life(LifeCommand::RotateDue { secrets: Vec::new() }),
+            None,
+        )
         .await;
     assert_eq!(
         due.unwrap(),

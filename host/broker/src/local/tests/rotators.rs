@@ -150,9 +150,9 @@ fn at(version: u32) -> SecretRef {
     }
 }
 
-fn old(version: u32, becomes: Replaced) -> Option<OldVersion> {
+fn old(version: u32, becomes: Replaced) -> OldVersion {
     let secret = at(version);
-    Some(OldVersion { secret, becomes })
+    OldVersion { secret, becomes }
 }
 
 fn state(scene: &Scene, version: u32) -> KeyState {
@@ -269,7 +269,7 @@ async fn an_old_value_is_withdrawn_after_its_overlap_and_not_before() {
     scene.broker().rotate_secret(&bot).await.unwrap();
     will(&scene, &[(201, THIRD), (200, "me")]);
     let rotation = scene.broker().rotate_secret(&bot).await.unwrap();
-    let Some(Replaced::Later { after }) = rotation.old.as_ref().map(|old| old.becomes) else {
+    let Replaced::Later { after } = rotation.old.becomes else {
         panic!("{rotation:?}");
     };
     assert_eq!(

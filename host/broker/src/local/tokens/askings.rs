@@ -1,9 +1,10 @@
-//! The requests for tokens that are under way, in tasks of their own: whoever asked may go away, but the host does not close over one. Not
-//! what they ask.
+//! Requests of which an answer must not be lost, in tasks of their own: for tokens, and for new credentials. Whoever asked may go away, but
+//! the host does not close over one. Not what they ask.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use claviger_core::manifest::MAX_ISSUING;
 use claviger_core::refusal::Denial;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -11,12 +12,13 @@ use tokio::task::JoinSet;
 use super::ask::TOKEN_TIMEOUT;
 use super::unavailable;
 
-/// One that was sent has an answer after [`TOKEN_TIMEOUT`]; then a rotated refresh token is written.
-const FINISHING: Duration = TOKEN_TIMEOUT.saturating_add(Duration::from_secs(5));
+/// One that was sent has an answer after its timeout; then what must not be lost is written.
+const FINISHING: Duration = MAX_ISSUING.saturating_add(Duration::from_secs(5));
+const _: () = assert!(TOKEN_TIMEOUT.as_secs() <= MAX_ISSUING.as_secs());
 
-/// The requests for tokens that are under way: one for each grant at most.
+/// Requests that are under way: one for each grant at most.
 #[derive(Default)]
-pub(super) struct Askings(Mutex<UnderWay>);
+pub(in super::super) struct Askings(Mutex<UnderWay>);
 
 #[derive(Default)]
 struct UnderWay {
@@ -26,7 +28,7 @@ struct UnderWay {
 }
 
 impl Askings {
-    pub(super) fn spawn(
+    pub(in super::super) fn spawn(
         &self,
         runtime: &Handle,
         asking: impl Future<Output = ()> + Send + 'static,
@@ -42,7 +44,7 @@ impl Askings {
     }
 
     /// Begins nothing more, and waits for what has begun. What is not over in time, or when the future is dropped, is dropped.
-    pub(super) async fn finish(&self) {
+    pub(in super::super) async fn finish(&self) {
         let mut tasks = {
             let mut under_way = self.lock();
             under_way.closed = true;

@@ -9,7 +9,8 @@ use super::section::{Section, quoted};
 use crate::http::{Capture, HttpGrant, Injection, JsonPlace};
 use crate::manifest::fields::{self, Field};
 use crate::manifest::problem::Report;
-use crate::manifest::{Capability, Grant, Rotates};
+use crate::manifest::quantity::format_duration;
+use crate::manifest::{Capability, Grant, MAX_ISSUING, Rotates};
 use crate::name::{GrantAlias, SecretName};
 
 pub(super) fn read(
@@ -40,7 +41,7 @@ pub(super) fn read(
         secret: secret.clone(),
         issue,
         probe,
-        capture,
+        capture: capture.clone(),
     };
     if report.has_errors() {
         // What a grant with an error of its own attaches is a guess.
@@ -53,6 +54,22 @@ pub(super) fn read(
     }
     if let Some(http) = probing {
         must_attach(&rotates, http, &secret, report);
+    }
+    if let Some(id) = capture.id.as_ref().filter(|id| **id == capture.value) {
+        let why = format!("it is `{id}`, where the credential itself is; expected another place");
+        let help = "the name is shown, logged and given to the component; the credential is not";
+        rotates.conflict(fields::ID_AT, &why, "the place of `value`", help, report);
+    }
+    if let Some(http) = issuing
+        && http.timeout > MAX_ISSUING
+    {
+        let why = format!(
+            "[grants.{issue}] has a `timeout` of {}; expected at most {}",
+            format_duration(http.timeout),
+            format_duration(MAX_ISSUING)
+        );
+        let help = "a host that closes waits for its answer: what a provider has issued must not be lost";
+        rotates.conflict(fields::ISSUE, &why, "takes too long", help, report);
     }
     if let Some(http) = issuing
         && !http.answer.headers.is_empty()
