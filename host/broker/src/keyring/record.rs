@@ -131,6 +131,24 @@ impl KeyState {
         }
     }
 
+    /// The state in a word, `deleted` of a version that is.
+    pub(super) const fn standing(self, deleted: Option<Timestamp>) -> &'static str {
+        match deleted {
+            Some(_) => "deleted",
+            None => self.as_str(),
+        }
+    }
+
+    /// Whether a version in this state may be used for something new.
+    pub(super) const fn is_in_use(self, deleted: Option<Timestamp>) -> bool {
+        matches!(self, Self::Active) && deleted.is_none()
+    }
+
+    /// Whether what was allowed with a version in this state goes on to its end: it was not stopped, only replaced.
+    pub(super) const fn may_finish(self, deleted: Option<Timestamp>) -> bool {
+        matches!(self, Self::Active | Self::Retiring | Self::Retired) && deleted.is_none()
+    }
+
     /// What an operator does to bring a version into this state, if an operator can.
     pub(crate) const fn asked(self) -> Option<LifeEvent> {
         match self {
@@ -278,10 +296,7 @@ impl KeyRecord {
     /// Its state in a word, `deleted` if it is.
     #[must_use]
     pub const fn standing(&self) -> &'static str {
-        match self.deleted {
-            Some(_) => "deleted",
-            None => self.state.as_str(),
-        }
+        self.state.standing(self.deleted)
     }
 
     /// Where it is in its life.
@@ -293,19 +308,6 @@ impl KeyRecord {
             deleted: self.deleted,
             reason: self.reason.clone(),
             locked: self.locked,
-        }
-    }
-
-    /// The same version at another place in its life.
-    pub(super) fn at(&self, life: Life, now: Timestamp) -> Self {
-        Self {
-            state: life.state,
-            until: life.until,
-            deleted: life.deleted,
-            reason: life.reason,
-            locked: life.locked,
-            updated: now,
-            ..self.clone()
         }
     }
 
@@ -327,10 +329,7 @@ impl KeyRecord {
     /// Whether a use that was allowed with it may still be released: it was not stopped, only replaced.
     #[must_use]
     pub const fn may_finish(&self) -> bool {
-        matches!(
-            self.state,
-            KeyState::Active | KeyState::Retiring | KeyState::Retired
-        ) && self.deleted.is_none()
+        self.state.may_finish(self.deleted)
     }
 
     /// Whether it was compromised while it was in use, and nothing has taken its place yet.
@@ -349,7 +348,7 @@ impl KeyRecord {
     /// Whether it may be used for something new: sign, seal, or make a MAC.
     #[must_use]
     pub const fn is_in_use(&self) -> bool {
-        matches!(self.state, KeyState::Active) && self.deleted.is_none()
+        self.state.is_in_use(self.deleted)
     }
 }
 

@@ -58,25 +58,19 @@ impl SecretRecord {
     /// Its state in a word, `deleted` if it is.
     #[must_use]
     pub const fn standing(&self) -> &'static str {
-        match self.deleted {
-            Some(_) => "deleted",
-            None => self.state.as_str(),
-        }
+        self.state.standing(self.deleted)
     }
 
     /// Whether it may be used.
     #[must_use]
     pub const fn is_in_use(&self) -> bool {
-        matches!(self.state, KeyState::Active) && self.deleted.is_none()
+        self.state.is_in_use(self.deleted)
     }
 
     /// Whether what was allowed with it goes on to its end: it was not stopped, only replaced.
     #[must_use]
     pub const fn may_finish(&self) -> bool {
-        matches!(
-            self.state,
-            KeyState::Active | KeyState::Retiring | KeyState::Retired
-        ) && self.deleted.is_none()
+        self.state.may_finish(self.deleted)
     }
 
     /// Whether its server may take it: it is used, waits, or was used until a moment ago.
@@ -97,19 +91,6 @@ impl SecretRecord {
             deleted: self.deleted,
             reason: self.reason.clone(),
             locked: self.locked,
-        }
-    }
-
-    /// The same version at another place in its life.
-    pub(super) fn at(&self, life: Life, now: Timestamp) -> Self {
-        Self {
-            state: life.state,
-            until: life.until,
-            deleted: life.deleted,
-            reason: life.reason,
-            locked: life.locked,
-            updated: now,
-            ..self.clone()
         }
     }
 

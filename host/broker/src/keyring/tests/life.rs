@@ -316,7 +316,7 @@ async fn take(keyring: &Keyring, step: &Step, seconds: i64) -> Result<(), Keyrin
             .iter()
             .all(|record| record.state == KeyState::Destroyed);
         keyring
-            .step_all(&name(), now, &|record| {
+            .step_each(&name(), now, &|record: &KeyRecord| {
                 (gone || record.state != KeyState::Destroyed).then(|| event.clone())
             })
             .map(drop)
@@ -350,7 +350,7 @@ async fn take(keyring: &Keyring, step: &Step, seconds: i64) -> Result<(), Keyrin
             window: Duration::from_secs(u64::try_from(window).unwrap()),
         }),
         Step::Restore => keyring
-            .step_all(&name(), now, &|record| {
+            .step_each(&name(), now, &|record: &KeyRecord| {
                 let gone = keyring
                     .versions(&name())
                     .iter()
@@ -362,7 +362,7 @@ async fn take(keyring: &Keyring, step: &Step, seconds: i64) -> Result<(), Keyrin
             .map(drop),
         Step::Purge => all(LifeEvent::Purge),
         Step::Tick => keyring
-            .step_all(&name(), now, &|record| {
+            .step_each(&name(), now, &|record: &KeyRecord| {
                 Some(LifeEvent::Tick {
                     overlap: record.plan.overlap,
                 })
