@@ -33,15 +33,38 @@ mod error;
 mod grants;
 pub mod http;
 pub mod mac;
+mod rotate;
 pub mod sealing;
 mod signer;
 
 pub use error::{Error, Refusal};
 pub use grants::{Grant, Wish, grants, request_grant};
+pub use rotate::Rotate;
 pub use signer::{Signer, SignerInfo};
 
 #[doc(hidden)]
 pub use wit_bindgen;
+
+/// The generated code of the world of rotators. Public for the macro only.
+#[doc(hidden)]
+pub mod rotator_bindings {
+    wit_bindgen::generate!({
+        path: ["../wit/credentials", "../wit/agent"],
+        world: "claviger:agent/rotator",
+        runtime_path: "::claviger_sdk::wit_bindgen::rt",
+        default_bindings_module: "::claviger_sdk::rotator_bindings",
+        export_macro_name: "export_rotator",
+        pub_export_macro: true,
+        with: {
+            "claviger:credentials/types@0.1.0": crate::bindings::claviger::credentials::types,
+            "claviger:credentials/signing@0.1.0": crate::bindings::claviger::credentials::signing,
+            "claviger:credentials/sealing@0.1.0": crate::bindings::claviger::credentials::sealing,
+            "claviger:credentials/mac@0.1.0": crate::bindings::claviger::credentials::mac,
+            "claviger:credentials/attestation@0.1.0": crate::bindings::claviger::credentials::attestation,
+            "claviger:credentials/grants@0.1.0": crate::bindings::claviger::credentials::grants,
+        },
+    });
+}
 
 /// The generated code. Public for the macro only.
 #[doc(hidden)]
@@ -75,6 +98,61 @@ macro_rules! agent {
             }
 
     $crate::bindings::export_agent!(ClavigerAgent with_types_in $crate::bindings);
+        };
+    };
+}
+
+/// Makes a type the rotator: its [`Rotate`] is called, one function for each step, each in an instance of its own. Once in a crate.
+///
+/// ```
+/// use claviger_sdk::http::{self, Request};
+/// use claviger_sdk::Rotate;
+///
+/// claviger_sdk::rotator!(Tokens);
+///
+/// struct Tokens;
+///
+/// impl Rotate for Tokens {
+///     type Error = http::Error;
+///
+///     fn issue() -> Result<(), http::Error> {
+///         // The host takes the new token out of the answer; this gets the status.
+///         Request::post("https://api.example.com/tokens").send()?.finish().map(drop)
+///     }
+///
+///     fn probe() -> Result<(), http::Error> {
+///         Request::get("https://api.example.com/me").send()?.finish().map(drop)
+///     }
+///
+///     fn withdraw(id: String) -> Result<(), http::Error> {
+///         Request::delete(format!("https://api.example.com/tokens/{id}")).send()?.finish().map(drop)
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! rotator {
+    ($rotator:ty) => {
+        const _: () = {
+            struct ClavigerRotator;
+
+            impl $crate::rotator_bindings::exports::claviger::agent::rotation::Guest for ClavigerRotator {
+                fn issue() -> ::core::result::Result<(), ::std::string::String> {
+                    <$rotator as $crate::Rotate>::issue()
+                        .map_err(|error| ::std::string::ToString::to_string(&error))
+                }
+
+                fn probe() -> ::core::result::Result<(), ::std::string::String> {
+                    <$rotator as $crate::Rotate>::probe()
+                        .map_err(|error| ::std::string::ToString::to_string(&error))
+                }
+
+                fn withdraw(id: ::std::string::String) -> ::core::result::Result<(), ::std::string::String> {
+                    <$rotator as $crate::Rotate>::withdraw(id)
+                        .map_err(|error| ::std::string::ToString::to_string(&error))
+                }
+            }
+
+    $crate::rotator_bindings::export_rotator!(ClavigerRotator with_types_in $crate::rotator_bindings);
         };
     };
 }

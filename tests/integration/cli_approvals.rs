@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 
+use kit::{Guest, guest};
+
 use crate::cli_scene::{GRANT, HEAD, Said, Scene, binary, wait};
 
 fn wanting(approval: &str) -> Scene {
@@ -238,6 +240,67 @@ fn what_an_agent_asks_for_is_shown_as_lines_for_its_manifest_and_grants_nothing(
         .expect(1)
         .says(&["has no proposal `api`"]);
     assert_eq!(scene.run(&["grant", "proposals"]).expect(0).out, "");
+}
+
+#[test]
+fn an_operator_reads_what_would_be_sealed_and_never_what_is_in_a_box() {
+    let scene = Scene::new();
+    for key in [
+        &["key", "create", "state", "--profile", "seal"][..],
+        &[
+            "key",
+            "create",
+            "ticket",
+            "--profile",
+            "mac",
+            "--label",
+            "acme/ticket",
+        ],
+    ] {
+        scene.open(key).expect(0);
+    }
+    scene.write("agent.wasm", guest(Guest::Symmetric));
+    let grants = "\n[limits]\ndeadline = \"10 min\"\n\
+                  [grants.box]\nseal = { key = \"state\", allow = [\"seal\", \"unseal\"] }\napproval = \"each\"\n\
+                  [grants.ticket]\nmac = { key = \"ticket\", allow = [\"verify\"] }\napproval = \"first-use\"\n";
+    scene.manifest("bot.toml", format!("{HEAD}{grants}"));
+    let answered = |script: &str, parts: &[&str], answer: &str| {
+        let run = start(&scene, script);
+        let shown = scene.run(&["approvals", &run.id]).expect(0);
+        for part in parts {
+            assert!(shown.out.contains(part), "{part}: {shown}");
+        }
+        assert!(!shown.out.contains('\u{1b}'), "{shown}");
+        scene.run(&[answer, &run.id]).expect(0);
+        (run.end().expect(0).out, shown.out)
+    };
+    let what = ["seal with state@v1", "  > of-alice", "  | 1234\\u{1b}[2J"];
+    let (sealed, _) = answered("seal box of-alice 1234\u{1b}[2J", &what, "approve");
+    let what = [
+        "unseal with state@v1, which the box names",
+        "  > of-alice",
+        "what is in it is not known",
+    ];
+    let unseal = format!("unseal box of-alice {sealed}");
+    let (opened, shown) = answered(unseal.trim(), &what, "deny");
+    assert_eq!(opened, "refused NotApproved\n");
+    assert!(!shown.contains("1234"), "{shown}");
+    let (opened, _) = answered(unseal.trim(), &what, "approve");
+    assert!(opened.starts_with("1234"), "{opened}");
+    let tag = "a1".repeat(37);
+    let what = [
+        "the first and every later comparison",
+        "label `acme/ticket`",
+        "  | alice",
+    ];
+    let (said, _) = answered(&format!("verify ticket {tag} alice"), &what, "deny");
+    assert_eq!(said, "refused NotApproved\n");
+    assert_eq!(scene.uses(), 2);
+    let text = format!("{:?}", scene.events());
+    assert!(
+        !text.contains("1234") && !text.contains("of-alice"),
+        "no content on the log"
+    );
 }
 
 #[test]

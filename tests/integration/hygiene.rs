@@ -91,6 +91,15 @@ impl Traces {
         ] {
             assert!(said.contains(refused), "the control: {refused}: {said}");
         }
+        let in_backup = match scene.root {
+            Root::Passphrase => "3",
+            Root::Swtpm => "2",
+        };
+        assert_eq!(
+            scene.said("backed up ").as_deref(),
+            Some(in_backup),
+            "the control: {said}"
+        );
         let agent = scene.said("agent ").unwrap();
         let answers: Vec<&str> = agent.split("\\n").collect();
         assert_eq!(answers.len(), 7, "the control: the agent obeyed: {agent}");

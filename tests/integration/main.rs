@@ -7,7 +7,9 @@
     reason = "clippy.toml allows these in tests; what tests share stands beside them"
 )]
 
+mod approvals;
 mod cli_approvals;
+mod cli_bound;
 mod cli_components;
 mod cli_control;
 mod cli_files;
@@ -22,6 +24,7 @@ mod cli_recovery;
 mod cli_requests;
 mod cli_scene;
 mod cli_signals;
+mod cli_standby;
 mod cli_symmetric;
 mod cli_webhook;
 mod constraints;

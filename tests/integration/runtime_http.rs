@@ -228,6 +228,17 @@ fn rows() -> Vec<Row> {
         ),
     ] {
         rows.push((fault.into(), code.to_owned(), text.to_owned(), sdk.to_owned()));
+        let named = SendError::from(fault).under(&"api".parse().unwrap());
+        let (code, text, sdk) = match fault {
+            // A refusal to the agent: it learns of which grant.
+            Fault::Token | Fault::Reflected => {
+                let text = format!("{text} by grant `api`");
+                let sdk = sdk.replace("grant: None", "grant: Some(\"api\")");
+                (format!("InternalError(Some({text:?}))"), text, sdk)
+            }
+            _ => (code.to_owned(), text.to_owned(), sdk.to_owned()),
+        };
+        rows.push((named, code, text, sdk));
     }
     rows
 }

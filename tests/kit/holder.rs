@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use claviger_broker::LocalBroker;
 use claviger_broker::audit::Durability;
+use claviger_broker::backup::{Contents, Identity};
 use claviger_broker::custody::{KdfCost, PassphraseSealer};
 use claviger_broker::keyring::{KeySource, NewKey, RootKind, RootSpec, RotationPlan};
 use claviger_broker::local::{AUDIT_FOLDER, KeyCreation, Options};
@@ -31,11 +32,12 @@ const GRANTS: &str = "[grants.notes]\nsign = { key = \"notes\" }\nuses = 9\n[gra
                       [grants.damaged]\nsign = { key = \"damaged\" }\n";
 
 /// Where the driver stands still, in order.
-pub const CHECKPOINTS: [&str; 7] = [
+pub const CHECKPOINTS: [&str; 8] = [
     "made",
     "opened",
     "signed notes",
     "signed tokens",
+    "backed up",
     IN_HOST_CALL,
     "refused",
     "closed",
@@ -148,6 +150,8 @@ async fn use_keys(broker: &Arc<LocalBroker>, script: &str) -> anyhow::Result<()>
         attempt("tokens", b"{\"n\":1}").await;
     }
     pause("signed tokens")?;
+    back_up(broker).await?;
+    pause("backed up")?;
     run_agent(broker, script).await?;
     attempt("tokens", b"not json").await;
     attempt("foreign", b"x").await;
@@ -156,6 +160,37 @@ async fn use_keys(broker: &Arc<LocalBroker>, script: &str) -> anyhow::Result<()>
     pause("refused")?;
     broker.end(who, claviger_core::audit::InstanceEnd::Dropped);
     broker.close().await?;
+    Ok(())
+}
+
+/// Makes a backup and reads it, and begins one on a disk that fills up.
+async fn back_up(broker: &LocalBroker) -> anyhow::Result<()> {
+    /// Takes what precedes the first value, and not much more.
+    struct Fills(usize);
+    impl std::io::Write for Fills {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self
+                .0
+                .checked_sub(bytes.len())
+                .ok_or(std::io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (text, recipient) = Identity::generate()?;
+    let recipients = [recipient];
+    let mut file = Vec::new();
+    broker.back_up(&recipients, "test", &mut file).await?;
+    let contents = Contents::read(file.as_slice(), &Identity::read_all(&text)?)?;
+    let there = contents.keys.iter().filter(|(_, there)| *there).count();
+    say(&format!("backed up {there}"));
+    match broker.back_up(&recipients, "test", Fills(1000)).await {
+        Ok(_) => bail!("the disk was full"),
+        Err(error) => complain(&format!("{error} {error:?}")),
+    }
     Ok(())
 }
 

@@ -140,6 +140,7 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::Denied { agent, .. }
         | Event::Suspended { agent, .. }
         | Event::Alert { agent, .. }
+        | Event::SecretIssued { agent, .. }
         | Event::AgentSuspended { agent }
         | Event::AgentResumed { agent }
         | Event::Resumed { agent, .. }
@@ -160,6 +161,8 @@ pub fn events_of<'a>(log: &'a [Entry], name: &str) -> Vec<&'a Event> {
         | Event::ProofRequested { .. }
         | Event::RotationFailed { .. }
         | Event::SecretAdded { .. }
+        | Event::SecretWithdrawn { .. }
+        | Event::SecretRotationFailed { .. }
         | Event::SecretStateChanged { .. }
         | Event::Settled { .. }
         | Event::ClockAccepted

@@ -78,6 +78,15 @@ impl Response {
         self.body
     }
 
+    /// Reads to the end of the answer and keeps nothing of it: an answer that is dropped before its end counts as abandoned.
+    ///
+    /// # Errors
+    /// When the exchange fails.
+    pub fn finish(mut self) -> Result<u16, Error> {
+        while self.body.piece()?.is_some() {}
+        Ok(self.status)
+    }
+
     /// All of the body.
     ///
     /// # Errors

@@ -143,7 +143,9 @@ pub fn explain(constraints: &Constraints, state: &GrantState, now: Timestamp) ->
 fn approval_words(approval: Approval) -> String {
     let which = match approval.mode {
         ApprovalMode::Each => "each use",
-        ApprovalMode::FirstUse => "the first use by this component under this revision of the manifest",
+        ApprovalMode::FirstUse => {
+            "the first use of each right by this component under this revision of the manifest"
+        }
     };
     let timeout = format_duration(approval.timeout);
     format!("{which} waits up to {timeout} for an operator's approval, and is decided again after it")
@@ -163,7 +165,8 @@ pub fn suspends(constraints: &Constraints, denial: &Denial) -> bool {
         | Rule::Header
         | Rule::Body
         | Rule::Budget
-        | Rule::Guesses => true,
+        | Rule::Guesses
+        | Rule::Rotation => true,
         Rule::Instance
         | Rule::Grant
         | Rule::Capability

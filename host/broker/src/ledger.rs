@@ -8,6 +8,7 @@ use claviger_core::audit::{
 };
 use claviger_core::key::{KeyRef, KeyVersion};
 use claviger_core::proposal::Wish;
+use claviger_core::rotator::ProviderId;
 use claviger_core::{AgentName, ComponentDigest, EntryIndex, GrantAlias, ManifestDigest, SecretName};
 use jiff::Timestamp;
 
@@ -25,6 +26,8 @@ pub struct Ledger {
     keys: BTreeMap<String, (KeyRef, String)>,
     // The newest version of each secret that was added.
     secrets: BTreeMap<SecretName, KeyVersion>,
+    // What providers have issued and not withdrawn, the oldest first; at most `KEPT_ISSUED` of each secret.
+    issued: BTreeMap<SecretName, Vec<Issued>>,
     standings: Standings,
     usages: Usages,
     // Requests that may still move fewer bytes than were reserved for them. What a crash leaves here stays reserved.
@@ -41,8 +44,27 @@ pub struct Ledger {
     keyring: u64,
 }
 
-/// What an approval of a first use covers: one grant of one agent, by these bytes, under this revision of the manifest.
-type Approved = (AgentName, GrantAlias, ComponentDigest, ManifestDigest);
+/// What an approval of a first use covers: one grant of one agent, by these bytes, under this revision of the manifest; of a grant with
+/// rights, one of them.
+type Approved = (
+    AgentName,
+    GrantAlias,
+    ComponentDigest,
+    ManifestDigest,
+    Option<Operation>,
+);
+
+/// So many credentials of one secret are remembered until they are withdrawn: a provider that agrees to no withdrawal fills no memory.
+const KEPT_ISSUED: usize = 64;
+
+/// A credential that a provider issued and, as far as the log says, takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The version that it became, or would have become.
+    pub version: KeyVersion,
+    /// What its provider calls it.
+    pub id: ProviderId,
+}
 
 /// A grant that an agent asked for, and that no operator has looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +152,7 @@ impl Ledger {
                 self.suspend(agent, grant);
                 // What was stopped is asked for again.
                 self.approved
-                    .retain(|(of, alias, _, _), _| of != agent || alias != grant);
+                    .retain(|(of, alias, ..), _| of != agent || alias != grant);
                 self.asked.retain(|_, (of, alias)| of != agent || alias != grant);
             }
             Event::ApprovalEnded { request, end } => match (request.mode, end) {
@@ -185,7 +207,7 @@ impl Ledger {
             Event::Resumed { agent, grant } => self.resume(agent, grant),
             Event::AgentSuspended { agent } => {
                 self.suspended.insert(agent.clone());
-                self.approved.retain(|(of, _, _, _), _| of != agent);
+                self.approved.retain(|(of, ..), _| of != agent);
                 self.asked.retain(|_, (of, _)| of != agent);
             }
             Event::AgentResumed { agent } => {
@@ -217,6 +239,22 @@ impl Ledger {
                 *newest = (*newest).max(secret.version);
                 self.standings.secret(secret, "active");
             }
+            Event::SecretIssued {
+                secret, id: Some(id), ..
+            } => {
+                let issued = self.issued.entry(secret.name.clone()).or_default();
+                issued.push(Issued {
+                    version: secret.version,
+                    id: id.clone(),
+                });
+                let over = issued.len().saturating_sub(KEPT_ISSUED);
+                issued.drain(..over);
+            }
+            Event::SecretWithdrawn { secret, id, .. } => {
+                if let Some(issued) = self.issued.get_mut(&secret.name) {
+                    issued.retain(|one| one.version != secret.version || one.id != *id);
+                }
+            }
             Event::Settled { of, traffic, .. } => {
                 // Without a word about traffic, all of it may have gone.
                 if let (Some(reserved), Some(traffic)) = (self.reserved.remove(of), traffic) {
@@ -241,6 +279,8 @@ impl Ledger {
             | Event::ResealRequested { .. }
             | Event::ProofRequested { .. }
             | Event::RotationFailed { .. }
+            | Event::SecretRotationFailed { .. }
+            | Event::SecretIssued { id: None, .. }
             | Event::NotAdmitted { .. }
             | Event::Ended { .. }
             | Event::Denied { .. }
@@ -306,6 +346,11 @@ impl Ledger {
         })
     }
 
+    /// What providers have issued for a secret and not withdrawn, the oldest first.
+    pub fn issued(&self, secret: &SecretName) -> impl Iterator<Item = &Issued> {
+        self.issued.get(secret).into_iter().flatten()
+    }
+
     /// The state in which the log last saw a version of a key, or `deleted`.
     #[must_use]
     pub fn key_standing(&self, key: &KeyRef) -> Option<&str> {
@@ -367,7 +412,7 @@ impl Ledger {
     }
 
     /// The approval that a use follows whose grant asks for the first one alone, if there was one for these bytes under this revision of
-    /// the manifest.
+    /// the manifest. Under a grant with rights, of the same right.
     #[must_use]
     pub fn approved(
         &self,
@@ -375,8 +420,9 @@ impl Ledger {
         alias: &GrantAlias,
         component: ComponentDigest,
         manifest: ManifestDigest,
+        operation: Option<Operation>,
     ) -> Option<ApprovalId> {
-        let covered = (agent.clone(), alias.clone(), component, manifest);
+        let covered = (agent.clone(), alias.clone(), component, manifest, operation);
         self.approved.get(&covered).copied()
     }
 
@@ -475,9 +521,10 @@ fn covered(request: &ApprovalRequest) -> Approved {
         grant,
         component,
         manifest,
+        operation,
         ..
     } = request;
-    (agent.clone(), grant.clone(), *component, *manifest)
+    (agent.clone(), grant.clone(), *component, *manifest, *operation)
 }
 
 /// What a request reserves of its grant's byte budget; of the host's own, nothing.

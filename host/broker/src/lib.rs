@@ -5,6 +5,7 @@ pub mod audit;
 pub mod backup;
 pub mod clock;
 pub mod custody;
+pub mod fit;
 pub mod guard;
 pub mod import;
 pub mod keyring;

@@ -9,6 +9,7 @@ use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::key::{KeySpec, SecretSpec};
 use claviger_core::manifest::parse_duration;
 use claviger_core::{AgentName, Algorithm, GrantAlias, KeyName, SecretName};
+use claviger_tpm::Registers;
 use jiff::Timestamp;
 
 mod approvals;
@@ -163,6 +164,12 @@ pub(crate) struct Init {
     /// With `--custody tpm` or `swtpm`: which TPM, such as `device:/dev/tpm1` or `tabrmd:bus_name=…`
     #[arg(long, value_name = "TCTI")]
     pub(crate) tcti: Option<String>,
+    /// With a TPM: bind the keyring to how the machine starts, by these registers (PCRs), such as `sha256:0,2,4,7`
+    #[arg(long, value_name = "REGISTERS", requires = "recovery_out")]
+    pub(crate) pcr: Option<Registers>,
+    /// With `--pcr`: write the code that opens the keyring after a change of firmware to this file, which must not be there yet
+    #[arg(long, value_name = "FILE", requires = "pcr")]
+    pub(crate) recovery_out: Option<PathBuf>,
 }
 
 /// What protects a keyring.

@@ -33,6 +33,7 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::Suspended { .. }
         | Event::AgentSuspended { .. }
         | Event::RotationFailed { .. }
+        | Event::SecretRotationFailed { .. }
         | Event::Panic
         | Event::Alert { .. } => Style::Warn,
         Event::Settled {
@@ -55,6 +56,8 @@ pub(crate) fn line(out: &Output, index: EntryIndex, entry: &Entry) -> String {
         | Event::KeyStateChanged { .. }
         | Event::KeyCreated { .. }
         | Event::SecretAdded { .. }
+        | Event::SecretIssued { .. }
+        | Event::SecretWithdrawn { .. }
         | Event::SecretStateChanged { .. }
         | Event::Admitted { .. }
         | Event::Started { .. }
@@ -107,6 +110,29 @@ fn words(event: &Event) -> (&'static str, String) {
             "not-rotated",
             format!("{key} was due and is not rotated: {}", shown(detail)),
         ),
+        Event::SecretRotationFailed { secret, detail } => {
+            ("not-rotated", format!("secret {secret}: {}", shown(detail)))
+        }
+        Event::SecretIssued { secret, id, agent } => {
+            let id = id
+                .as_ref()
+                .map_or_else(String::new, |id| format!(" as {}", shown(id.as_str())));
+            (
+                "issued",
+                format!("{secret} by its provider{id}, asked by {agent}"),
+            )
+        }
+        Event::SecretWithdrawn { secret, id, refused } => {
+            let seen = match refused {
+                Some(true) => "and was seen to refuse it",
+                Some(false) => "and was seen to take it",
+                None => "and was not tried again",
+            };
+            (
+                "withdrawn",
+                format!("{secret} ({}): its provider agreed {seen}", shown(id.as_str())),
+            )
+        }
         Event::CertificateRequested { key, subject } => (
             "certify",
             format!("key {key}: a certificate for {subject} is asked for"),
@@ -266,6 +292,7 @@ fn words(event: &Event) -> (&'static str, String) {
             let by = match by {
                 SecretSource::Operator => "an operator",
                 SecretSource::Server => "the server that rotated it",
+                SecretSource::Rotator => "its provider, asked by a rotator",
             };
             (
                 "secret-added",

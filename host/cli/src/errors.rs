@@ -32,6 +32,8 @@ impl From<KeyringError> for Failure {
             KeyringError::Database { .. } | KeyringError::Io { .. } => {
                 failure.help("`claviger doctor` looks at the disk and at the folder")
             }
+            // Whoever opens says what there is to do.
+            KeyringError::Root(CustodyError::StartChanged(_)) => failure,
             KeyringError::Root(_) => failure.help("`claviger doctor` looks at the TPM and at the keyring"),
             KeyringError::Format { .. } => {
                 failure.help("if it is no keyring of a later version, restore the folder from a backup")

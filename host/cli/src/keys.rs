@@ -1,11 +1,9 @@
-//! Keys as the keyring shows them without being opened. For showing and checking: nothing here is authenticated.
+//! Keys as the keyring shows them without being opened. For showing: nothing here is authenticated.
 
 use claviger_broker::keyring::{KeyRecord, Keyring};
+use claviger_core::KeyName;
 use claviger_core::key::{KeySpec, KeyVersion};
-use claviger_core::manifest::Capability;
 use claviger_core::name::nearest;
-use claviger_core::profile::{Profile, ProfileError};
-use claviger_core::{KeyName, Manifest};
 
 use crate::context::Context;
 use crate::exit::Failure;
@@ -65,48 +63,6 @@ pub(crate) fn those_there<'a>(versions: impl Iterator<Item = (KeyVersion, &'a st
         format!("{older} older ones, ")
     };
     format!("it has {older}{}", each.join(", "))
-}
-
-/// What stands against a manifest's grants, as far as the keys say.
-pub(crate) fn against(manifest: &Manifest, keys: &[KeyRecord]) -> Vec<String> {
-    let mut against = Vec::new();
-    for (alias, grant) in &manifest.grants {
-        let key = match &grant.capability {
-            Capability::Sign { key, .. } | Capability::Seal { key, .. } | Capability::Mac { key, .. } => key,
-            Capability::Attest(attest) => &attest.key,
-            Capability::Http(_) => continue,
-        };
-        let active = keys
-            .iter()
-            .find(|record| record.key.name == *key && record.is_in_use());
-        let problem = match active {
-            Some(record) => fits(&record.profile, &grant.capability)
-                .err()
-                .map(|error| format!("key `{key}`: {error}")),
-            None if keys.iter().any(|record| record.key.name == *key) => {
-                Some(format!("key `{key}` is not active"))
-            }
-            None => Some(match near(keys, key) {
-                Some(near) => format!("the keyring has no key `{key}`; did you mean `{near}`?"),
-                None => format!(
-                    "the keyring has no key `{key}`; make one with `claviger key create {key} --profile …`"
-                ),
-            }),
-        };
-        against.extend(problem.map(|problem| format!("grant `{alias}`: {problem}")));
-    }
-    against
-}
-
-/// Whether a key of this profile is for what a grant allows.
-pub(crate) fn fits(profile: &Profile, capability: &Capability) -> Result<(), ProfileError> {
-    match capability {
-        Capability::Sign { narrowing, .. } => profile.narrow(narrowing).map(drop),
-        Capability::Seal { .. } => profile.sealing().map(drop),
-        Capability::Mac { label, .. } => profile.macs(label.as_ref()).map(drop),
-        Capability::Attest(_) => profile.evidences(),
-        Capability::Http(_) => Ok(()),
-    }
 }
 
 fn near<'a>(keys: &'a [KeyRecord], name: &KeyName) -> Option<&'a str> {

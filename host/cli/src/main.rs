@@ -13,9 +13,11 @@ use crate::output::Output;
 
 mod args;
 mod asking;
+mod bound;
 mod command;
 mod context;
 mod credentials;
+mod decrypt;
 mod diagnose;
 mod entry;
 mod errors;

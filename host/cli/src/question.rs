@@ -1,9 +1,10 @@
-//! What an operator sees of a use that waits: exactly what would be signed or sent, on lines that no content can forge, beside what was
-//! approved last. Asks nobody.
+//! What an operator sees of a use that waits: exactly what would be done, on lines that no content can forge, beside what was approved
+//! last. Asks nobody.
 
 use std::time::Duration;
 
-use claviger_core::approval::{Content, Question, Subject};
+use claviger_core::approval::{ApprovalMode, Content, Question, Subject, escape_bytes};
+use claviger_core::audit::Operation;
 use claviger_core::name::escape;
 use claviger_core::profile::SigningRule;
 use similar::{Algorithm, ChangeTag, TextDiff};
@@ -16,12 +17,9 @@ const COMPARING: Duration = Duration::from_millis(500);
 /// All of a question. Every line of it that holds something the agent chose begins with a mark of ours.
 pub(crate) fn shown_whole(question: &Question) -> String {
     let mut out = format!(
-        "approval {} of {} use, until {:.0}\nagent     {} ({})\nmanifest  {}\ngrant     {}\nrequest   {}\n",
+        "approval {} of {}, until {:.0}\nagent     {} ({})\nmanifest  {}\ngrant     {}\nrequest   {}\n",
         question.id,
-        match question.mode {
-            claviger_core::approval::ApprovalMode::Each => "one",
-            claviger_core::approval::ApprovalMode::FirstUse => "the first and every later",
-        },
+        covered(question.mode, question.subject.operation()),
         question.expires,
         question.agent,
         question.component,
@@ -32,10 +30,17 @@ pub(crate) fn shown_whole(question: &Question) -> String {
     head(&question.subject, &mut out);
     let content = question.subject.content();
     let what = match &question.subject {
-        Subject::Sign { .. } => "content",
+        Subject::Sign { .. } | Subject::Generate { .. } | Subject::Verify { .. } => "content",
         Subject::Send { .. } => "body   ",
+        Subject::Seal { .. } => "text   ",
+        Subject::Unseal { .. } => "box    ",
+        Subject::Attest { .. } => "nonce  ",
     };
     out.push_str(&format!("{what}   {} bytes, {}\n", content.size, content.digest));
+    if matches!(question.subject, Subject::Unseal { .. }) {
+        out.push_str("what is in it is not known before it is opened\n");
+        return out;
+    }
     let last = question.last.as_deref().map(Subject::content);
     match (content.text(), last.map(|last| (last, last.text()))) {
         (Some(text), Some((last, Some(before)))) => {
@@ -72,6 +77,60 @@ fn head(subject: &Subject, out: &mut String) {
             }
             out.push_str(&format!("attached  {}\n", line(inject)));
         }
+        Subject::Seal { key, context, .. } => {
+            out.push_str(&format!("seal with {key}\n"));
+            for_what(context, out);
+        }
+        Subject::Unseal { key, context, .. } => {
+            match key {
+                Some(key) => out.push_str(&format!("unseal with {key}, which the box names\n")),
+                None => out.push_str(
+                    "unseal a box that names no version of the key that opens any: it will not open\n",
+                ),
+            }
+            for_what(context, out);
+        }
+        Subject::Generate { key, label, .. } => {
+            out.push_str(&format!("make a tag with {key}, label `{label}`\n"));
+        }
+        Subject::Verify { key, label, tag, .. } => {
+            match key {
+                Some(key) => out.push_str(&format!(
+                    "compare a tag with {key}, which it names, label `{label}`\n"
+                )),
+                None => out.push_str(&format!(
+                    "compare a tag that names no version of the key that verifies any, label `{label}`: it will not match\n"
+                )),
+            }
+            out.push_str(&format!("tag       {tag}\n"));
+        }
+        Subject::Attest {
+            key, audience, ttl, ..
+        } => {
+            let audience = shown_again(audience.as_str());
+            out.push_str(&format!("attest with {key}, to `{audience}`, for {ttl} s\n"));
+        }
+    }
+}
+
+/// The context of a box: all of it, on one line.
+fn for_what(context: &Content, out: &mut String) {
+    out.push_str(&format!(
+        "context   {} bytes\n  > {}\n",
+        context.size,
+        escape_bytes(&context.start)
+    ));
+}
+
+/// What an approval covers.
+fn covered(mode: ApprovalMode, right: Option<Operation>) -> &'static str {
+    match (mode, right) {
+        (ApprovalMode::Each, _) => "one use",
+        (ApprovalMode::FirstUse, None) => "the first and every later use",
+        (ApprovalMode::FirstUse, Some(Operation::Seal)) => "the first and every later sealing",
+        (ApprovalMode::FirstUse, Some(Operation::Unseal)) => "the first and every later unsealing",
+        (ApprovalMode::FirstUse, Some(Operation::Generate)) => "the first and every later tag",
+        (ApprovalMode::FirstUse, Some(Operation::Verify)) => "the first and every later comparison",
     }
 }
 
@@ -252,6 +311,89 @@ mod tests {
               | \u{2028}end
             (without a line end at its end)"]]
         .assert_eq(&shown);
+    }
+
+    #[test]
+    fn what_has_no_content_to_sign_is_shown_as_exactly() {
+        let key = || claviger_core::KeyRef {
+            name: "state".parse().unwrap(),
+            version: claviger_core::KeyVersion(3),
+        };
+        let shown = |mode, subject| {
+            let whole = shown_whole(&Question {
+                mode,
+                subject,
+                ..question(b"", None)
+            });
+            let first = whole.lines().take(1);
+            let rest = whole
+                .lines()
+                .skip_while(|line| !line.starts_with("request"))
+                .skip(1);
+            first.chain(rest).map(cut_digest).collect::<Vec<_>>().join("\n")
+        };
+        let context = || Content::of(b"pin of\nalice\x1b");
+        let seal = Subject::Seal {
+            key: key(),
+            context: context(),
+            plaintext: Content::of(b"12\x1b\n34"),
+            salt: claviger_core::approval::Salt::new([0; 16]),
+        };
+        expect![[r"
+            approval 0101010101010101 of one use, until 2026-06-01T12:05:00Z
+            seal with state@v3
+            context   13 bytes
+              > pin of\u{a}alice\u{1b}
+            text      6 bytes, DIGEST
+              | 12\u{1b}
+              | 34
+            (without a line end at its end)"]]
+        .assert_eq(&shown(ApprovalMode::Each, seal));
+        let unseal = |key| Subject::Unseal {
+            key,
+            context: context(),
+            sealed: Content::unread(&[0xb1; 64]),
+        };
+        expect![[r"
+            approval 0101010101010101 of the first and every later unsealing, until 2026-06-01T12:05:00Z
+            unseal with state@v3, which the box names
+            context   13 bytes
+              > pin of\u{a}alice\u{1b}
+            box       64 bytes, DIGEST
+            what is in it is not known before it is opened"]]
+        .assert_eq(&shown(ApprovalMode::FirstUse, unseal(Some(key()))));
+        assert!(shown(ApprovalMode::Each, unseal(None)).contains("it will not open"));
+        let verify = Subject::Verify {
+            key: Some(key()),
+            label: "acme/hook".parse().unwrap(),
+            content: Content::of(b"x\n"),
+            tag: ContentDigest::of(b"tag"),
+        };
+        expect![[r"
+            approval 0101010101010101 of the first and every later comparison, until 2026-06-01T12:05:00Z
+            compare a tag with state@v3, which it names, label `acme/hook`
+            tag       DIGEST
+            content   2 bytes, DIGEST
+              | x"]]
+        .assert_eq(&shown(ApprovalMode::FirstUse, verify));
+        let attest = Subject::Attest {
+            key: key(),
+            audience: "https://verifier.test".parse().unwrap(),
+            ttl: 60,
+            nonce: Content::of(&[0xff; 17]),
+        };
+        expect![[r"
+            approval 0101010101010101 of one use, until 2026-06-01T12:05:00Z
+            attest with state@v3, to `https://verifier.test`, for 60 s
+            nonce     17 bytes, DIGEST
+              0000  ff ff ff ff ff ff ff ff ff ff ff ff ff ff ff ff  ................
+              0010  ff                                               ."]]
+        .assert_eq(&shown(ApprovalMode::Each, attest));
+    }
+
+    fn cut_digest(line: &str) -> String {
+        line.find("sha256:")
+            .map_or_else(|| line.to_owned(), |at| format!("{}DIGEST", &line[..at]))
     }
 
     #[test]

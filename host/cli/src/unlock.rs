@@ -14,10 +14,11 @@ use claviger_broker::local::{OpenError, Options};
 use claviger_core::custody::{Custody, CustodyError, Sealer};
 use claviger_core::{Approver, Secret};
 use claviger_egress::HttpsClient;
-use claviger_tpm::{Tpm, TpmError};
+use claviger_tpm::{RecoveryCode, Tpm, TpmError};
 use tokio::runtime::Runtime;
 
 use crate::args;
+use crate::bound::{INTRUDER, REBIND};
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::interruption::{Interruption, Signal};
@@ -33,6 +34,8 @@ const MAX_PID: u64 = 20;
 pub(crate) struct Unlocking {
     pub(crate) sealer: Arc<dyn Sealer>,
     pub(crate) resident: Option<Arc<dyn Custody>>,
+    /// The TPM, if it is one.
+    pub(crate) tpm: Option<Tpm>,
 }
 
 impl Unlocking {
@@ -41,6 +44,7 @@ impl Unlocking {
         Self {
             sealer: tpm.sealer(),
             resident: Some(tpm.custody()),
+            tpm: Some(tpm.clone()),
         }
     }
 
@@ -49,6 +53,7 @@ impl Unlocking {
         Ok(Self {
             sealer: Arc::new(PassphraseSealer::new(passphrase, KdfCost::STANDARD)?),
             resident: None,
+            tpm: None,
         })
     }
 }
@@ -59,7 +64,7 @@ pub(crate) fn with_broker<T>(
     cx: &Context,
     work: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    with_all(cx, Vec::new(), async |broker, _| work(broker).await)
+    with_all(cx, (Vec::new(), None), async |broker, _| work(broker).await)
 }
 
 /// As [`with_broker`], with these to be asked for approvals.
@@ -68,20 +73,21 @@ pub(crate) fn with_broker_asking<T>(
     approvers: Vec<Arc<dyn Approver>>,
     work: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    with_all(cx, approvers, async |broker, _| work(broker).await)
+    with_all(cx, (approvers, None), async |broker, _| work(broker).await)
 }
 
-/// As [`with_broker`], with what opened the keyring.
+/// As [`with_broker`], with what opened the keyring: the recovery code, if there is one.
 pub(crate) fn with_unlocked<T>(
     cx: &Context,
+    code: Option<RecoveryCode>,
     work: impl AsyncFnOnce(&Arc<LocalBroker>, &Unlocking) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    with_all(cx, Vec::new(), work)
+    with_all(cx, (Vec::new(), code), work)
 }
 
 fn with_all<T>(
     cx: &Context,
-    approvers: Vec<Arc<dyn Approver>>,
+    (approvers, code): (Vec<Arc<dyn Approver>>, Option<RecoveryCode>),
     work: impl AsyncFnOnce(&Arc<LocalBroker>, &Unlocking) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let folder = cx.keyring()?;
@@ -94,7 +100,14 @@ fn with_all<T>(
             RootKind::Tpm | RootKind::Swtpm => None,
         };
         let mut interruption = Interruption::new()?;
-        let opened = open(cx, &folder, &info, (passphrase, approvers), &mut interruption).await?;
+        let opened = open(
+            cx,
+            &folder,
+            &info,
+            (passphrase, code, approvers),
+            &mut interruption,
+        )
+        .await?;
         let (broker, unlocking) = opened;
         let result = tokio::select! {
             done = work(&broker, &unlocking) => done,
@@ -118,11 +131,11 @@ async fn open(
     cx: &Context,
     folder: &Path,
     info: &KeyringInfo,
-    (passphrase, approvers): (Option<Secret>, Vec<Arc<dyn Approver>>),
+    (passphrase, code, approvers): (Option<Secret>, Option<RecoveryCode>, Vec<Arc<dyn Approver>>),
     interruption: &mut Interruption,
 ) -> Result<(Arc<LocalBroker>, Unlocking), Failure> {
     let opening = async {
-        let unlocking = unlocking(folder, info, passphrase).await?;
+        let unlocking = unlocking(folder, info, passphrase, code).await?;
         let options = approvers
             .into_iter()
             .fold(options(cx, folder, unlocking.clone()), Options::approver);
@@ -198,13 +211,17 @@ async fn unlocking(
     folder: &Path,
     info: &KeyringInfo,
     passphrase: Option<Secret>,
+    code: Option<RecoveryCode>,
 ) -> Result<Unlocking, Failure> {
     if let Some(passphrase) = passphrase {
         return Unlocking::by_passphrase(passphrase);
     }
     let (settings, place) = (info.root.settings.clone(), folder.to_owned());
     match aside(move || Tpm::connect_with(&settings, &place)).await? {
-        Ok(tpm) => Ok(Unlocking::by_tpm(&tpm)),
+        Ok(tpm) => Ok(Unlocking::by_tpm(&match code {
+            Some(code) => tpm.recovering(code),
+            None => tpm,
+        })),
         // The software TPM is this keyring's own: who uses it has the keyring open.
         Err(TpmError::SwtpmInUse(_)) => Err(KeyringError::InUse { pid: holder(folder) }.into()),
         Err(error) => Err(without_tpm(error)),
@@ -237,8 +254,15 @@ fn not_opened(root: RootKind, error: OpenError) -> Failure {
         &error,
         OpenError::Keyring(KeyringError::Root(CustodyError::NotOurs(_)))
     );
+    let started_otherwise = matches!(
+        &error,
+        OpenError::Keyring(KeyringError::Root(CustodyError::StartChanged(_)))
+    );
     let failure = Failure::from(error);
     match root {
+        RootKind::Tpm | RootKind::Swtpm if started_otherwise => {
+            failure.help(REBIND).help(INTRUDER).help(RESTORE)
+        }
         RootKind::Tpm | RootKind::Swtpm if sealed_elsewhere => failure.help(RESTORE),
         RootKind::Tpm | RootKind::Swtpm | RootKind::Passphrase => failure,
     }

@@ -20,7 +20,7 @@ use crate::file::read_bounded;
 use crate::output::Output;
 use crate::question::shown_whole;
 
-/// Of what would be signed or sent, so many characters go to the service.
+/// Of what would be done, so many characters go to the service.
 const MAX_SUMMARY: usize = 4 * 1024;
 /// A service that has no answer yet, or cannot be reached, is asked again after this.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -171,8 +171,13 @@ impl Approver for Hook {
 fn said(question: &Question) -> serde_json::Result<Vec<u8>> {
     let content = question.subject.content();
     let digest = match &question.subject {
-        Subject::Sign { content, .. } => content.digest,
         Subject::Send { digest, .. } => *digest,
+        Subject::Sign { .. }
+        | Subject::Seal { .. }
+        | Subject::Unseal { .. }
+        | Subject::Generate { .. }
+        | Subject::Verify { .. }
+        | Subject::Attest { .. } => content.digest,
     };
     let shown = shown_whole(question);
     let end = shown.floor_char_boundary(MAX_SUMMARY);

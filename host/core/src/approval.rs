@@ -9,13 +9,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest, RequestDigest};
+use crate::audit::Operation;
+use crate::digest::{ComponentDigest, ManifestDigest, RequestDigest};
 use crate::future::BoxFuture;
 use crate::http::Origin;
-use crate::key::KeyRef;
 use crate::name::{AgentName, GrantAlias, escape};
-use crate::profile::SigningRule;
 use crate::request::InstanceId;
+
+mod content;
+mod subject;
+
+pub use content::{Content, MAX_SHOWN, escape_bytes};
+pub use subject::{Salt, Subject};
 
 /// How long a use waits for its approval if the manifest does not say: long enough to be called to a terminal.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -23,8 +28,6 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 pub const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest time that a use may wait for its approval: what was asked an hour ago is not what is wanted now.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
-/// So many bytes of content are kept to be shown: some hundred lines. What is longer is cut, and its size and digest say so.
-pub const MAX_SHOWN: usize = 32 * 1024;
 /// The reason for a denial has at most this many characters.
 pub const MAX_REASON: usize = 200;
 
@@ -43,7 +46,8 @@ pub struct Approval {
 pub enum ApprovalMode {
     /// Every one, by itself.
     Each,
-    /// The first of this grant by this component under this revision of the manifest; the others follow it.
+    /// The first of this grant by this component under this revision of the manifest; the others follow it. Of a grant with rights, the
+    /// first of each right.
     FirstUse,
 }
 
@@ -137,7 +141,7 @@ pub struct Question {
     pub expires: Timestamp,
     /// What would be done.
     pub subject: Subject,
-    /// What was approved last under this grant since the host started, to compare with.
+    /// What was approved last of this kind under this grant since the host started, to compare with. A text that was sealed is not kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Arc<Subject>>,
 }
@@ -151,159 +155,6 @@ impl Debug for Question {
             .field("request", &self.request)
             .finish_non_exhaustive()
     }
-}
-
-/// What would be done.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "kebab-case")]
-pub enum Subject {
-    /// Content is signed.
-    Sign {
-        /// The key and its version.
-        key: KeyRef,
-        /// How it is framed.
-        rule: SigningRule,
-        /// What the agent passed.
-        content: Content,
-    },
-    /// A request is sent.
-    Send {
-        /// The method.
-        method: String,
-        /// The whole URL, in the one accepted spelling; without what the host attaches.
-        url: String,
-        /// The header fields that the agent set. Values are escaped; fields of one name stay apart.
-        headers: Vec<(String, String)>,
-        /// What the host attaches: the kind of credential, or `none`.
-        inject: String,
-        /// The digest of method, URL, header fields and body as they would be sent.
-        digest: ContentDigest,
-        /// The body.
-        body: Content,
-    },
-}
-
-impl Debug for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind())
-    }
-}
-
-impl Subject {
-    /// `sign` or `send`.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Sign { .. } => "sign",
-            Self::Send { .. } => "send",
-        }
-    }
-
-    /// The content, or the body.
-    #[must_use]
-    pub const fn content(&self) -> &Content {
-        match self {
-            Self::Sign { content, .. } => content,
-            Self::Send { body, .. } => body,
-        }
-    }
-
-    /// What an approval of this by this agent under this grant is bound to.
-    #[must_use]
-    pub fn request(
-        &self,
-        agent: &AgentName,
-        component: &ComponentDigest,
-        manifest: &ManifestDigest,
-        grant: &GrantAlias,
-    ) -> RequestDigest {
-        let who = [
-            agent.as_str().as_bytes(),
-            component.as_bytes(),
-            manifest.as_bytes(),
-            grant.as_str().as_bytes(),
-            self.kind().as_bytes(),
-        ];
-        match self {
-            Self::Sign { key, rule, content } => {
-                let key = key.to_string();
-                // A rule is names and numbers, which always have a JSON text.
-                let rule = serde_json::to_vec(rule).unwrap_or_default();
-                let what = [key.as_bytes(), &rule, content.digest.as_bytes()];
-                RequestDigest::of_parts(who.into_iter().chain(what))
-            }
-            Self::Send {
-                inject, digest, body, ..
-            } => {
-                let what = [inject.as_bytes(), digest.as_bytes(), body.digest.as_bytes()];
-                RequestDigest::of_parts(who.into_iter().chain(what.map(|part| part as &[u8])))
-            }
-        }
-    }
-}
-
-/// Content as it is kept to be shown.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Content {
-    /// How many bytes it has.
-    pub size: u64,
-    /// The digest of all of it.
-    pub digest: ContentDigest,
-    /// Its first bytes, at most [`MAX_SHOWN`].
-    #[serde(with = "base64_text")]
-    pub start: Vec<u8>,
-}
-
-impl Content {
-    /// Of these bytes.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        Self {
-            size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-            digest: ContentDigest::of(bytes),
-            start: bytes.get(..MAX_SHOWN).unwrap_or(bytes).to_vec(),
-        }
-    }
-
-    /// How many bytes are not shown.
-    #[must_use]
-    pub fn left_out(&self) -> u64 {
-        self.size
-            .saturating_sub(u64::try_from(self.start.len()).unwrap_or(u64::MAX))
-    }
-
-    /// The start as text, if it is one: UTF-8 without NUL, but for a character that was cut in two.
-    #[must_use]
-    pub fn text(&self) -> Option<&str> {
-        let text = match std::str::from_utf8(&self.start) {
-            Ok(text) => text,
-            Err(error) if self.left_out() > 0 && error.error_len().is_none() => {
-                let whole = self.start.get(..error.valid_up_to())?;
-                std::str::from_utf8(whole).ok()?
-            }
-            Err(_) => return None,
-        };
-        (!text.contains('\0')).then_some(text)
-    }
-}
-
-impl Debug for Content {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes {}", self.size, self.digest)
-    }
-}
-
-/// Bytes that somebody else chose, as text on one line: what is UTF-8 as [`escape`] writes it, every other byte as `\x` and two digits.
-#[must_use]
-pub fn escape_bytes(bytes: &[u8]) -> String {
-    let mut out = String::new();
-    for chunk in bytes.utf8_chunks() {
-        out.push_str(&escape(chunk.valid(), usize::MAX));
-        for byte in chunk.invalid() {
-            out.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    out
 }
 
 /// An answer, bound to the question that it is for.
@@ -402,6 +253,9 @@ pub struct ApprovalRequest {
     pub grant: GrantAlias,
     /// Which uses an approval covers.
     pub mode: ApprovalMode,
+    /// Under a grant with rights: of which right. An approval of a first use covers no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
     /// What an approval is bound to.
     pub request: RequestDigest,
     /// The first moment at which no answer counts any more.
@@ -449,21 +303,6 @@ pub trait Approver: Debug + Send + Sync {
     fn ask(&self, question: Arc<Question>) -> BoxFuture<'_, Result<Verdict, NoVerdict>>;
 }
 
-/// Bytes as base64 in JSON.
-mod base64_text {
-    use base64ct::{Base64, Encoding as _};
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&Base64::encode_string(bytes))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        Base64::decode_vec(&text).map_err(serde::de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -482,75 +321,5 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<ApprovalId>(), Err(NotAnApprovalId), "{bad}");
         }
-    }
-
-    #[test]
-    fn content_is_cut_between_bytes_and_still_counted_whole() {
-        let long = "ä".repeat(MAX_SHOWN);
-        let content = Content::of(format!("x{long}").as_bytes());
-        assert_eq!(content.start.len(), MAX_SHOWN);
-        assert_eq!(content.left_out(), MAX_SHOWN as u64 + 1);
-        assert_eq!(
-            content.text().unwrap().len(),
-            MAX_SHOWN - 1,
-            "half a character is left out"
-        );
-        assert_ne!(content.digest, Content::of(&content.start).digest);
-        assert_eq!(Content::of(b"a\0b").text(), None);
-        assert_eq!(Content::of(b"a\xff").text(), None);
-        assert_eq!(Content::of(b"\xc3").text(), None, "cut by the agent, not by us");
-        let json = serde_json::to_string(&content).unwrap();
-        assert_eq!(serde_json::from_str::<Content>(&json).unwrap(), content);
-    }
-
-    #[test]
-    fn bytes_are_shown_on_one_line_and_no_two_alike() {
-        assert_eq!(escape_bytes(b"a\r\nb\xff\\x"), "a\\u{d}\\u{a}b\\xff\\\\x");
-        assert_ne!(escape_bytes(b"\xff"), escape_bytes(b"\\xff"));
-    }
-
-    #[test]
-    fn an_approval_is_bound_to_everything_about_a_use() {
-        let name = |text: &str| text.parse::<AgentName>().unwrap();
-        let (component, other) = (ComponentDigest::of(b"a"), ComponentDigest::of(b"b"));
-        let (manifest, changed) = (ManifestDigest::of(b"a"), ManifestDigest::of(b"b"));
-        let alias = |text: &str| text.parse::<GrantAlias>().unwrap();
-        let sign = |key: &str, label: &str, content: &[u8]| Subject::Sign {
-            key: KeyRef {
-                name: key.parse().unwrap(),
-                version: crate::key::KeyVersion(if key == "old" { 1 } else { 2 }),
-            },
-            rule: SigningRule::Labeled {
-                label: label.parse().unwrap(),
-            },
-            content: Content::of(content),
-        };
-        let send = |inject: &str, head: &[u8], body: &[u8]| Subject::Send {
-            method: "GET".to_owned(),
-            url: "https://a.test/".to_owned(),
-            headers: Vec::new(),
-            inject: inject.to_owned(),
-            digest: ContentDigest::of(head),
-            body: Content::of(body),
-        };
-        let bot = name("bot");
-        let all = [
-            sign("key", "l", b"x").request(&bot, &component, &manifest, &alias("g")),
-            sign("key", "l", b"x").request(&name("tob"), &component, &manifest, &alias("g")),
-            sign("key", "l", b"x").request(&bot, &other, &manifest, &alias("g")),
-            sign("key", "l", b"x").request(&bot, &component, &changed, &alias("g")),
-            sign("key", "l", b"x").request(&bot, &component, &manifest, &alias("h")),
-            sign("old", "l", b"x").request(&bot, &component, &manifest, &alias("g")),
-            sign("key", "m", b"x").request(&bot, &component, &manifest, &alias("g")),
-            sign("key", "l", b"y").request(&bot, &component, &manifest, &alias("g")),
-            send("bearer", b"x", b"").request(&bot, &component, &manifest, &alias("g")),
-            send("none", b"x", b"").request(&bot, &component, &manifest, &alias("g")),
-            send("bearer", b"y", b"").request(&bot, &component, &manifest, &alias("g")),
-            send("bearer", b"x", b"y").request(&bot, &component, &manifest, &alias("g")),
-        ];
-        let different: std::collections::BTreeSet<_> = all.iter().collect();
-        assert_eq!(different.len(), all.len());
-        let again = sign("key", "l", b"x").request(&bot, &component, &manifest, &alias("g"));
-        assert_eq!(again, all[0], "the control");
     }
 }

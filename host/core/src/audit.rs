@@ -17,6 +17,7 @@ use crate::name::{AgentName, GrantAlias, KeyName, SecretName};
 use crate::proposal::Wish;
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
+use crate::rotator::ProviderId;
 
 pub use crate::approval::{ApprovalEnd, ApprovalRequest};
 
@@ -250,7 +251,7 @@ pub enum Event {
         origin: Origin,
         /// How hard it is.
         assurance: Assurance,
-        /// Who put it there: an operator, or an authorization server that rotated it.
+        /// Who put it there: an operator, an authorization server that rotated it, or a rotator.
         by: SecretSource,
     },
     /// A version of a secret is in another state, as of keys.
@@ -265,6 +266,32 @@ pub enum Event {
         /// The keyring's generation with the change in it.
         #[serde(default)]
         keyring: u64,
+    },
+    /// A provider issued a credential. Durable before it is kept: if that fails, it is good there and nobody has it.
+    SecretIssued {
+        /// The version that it becomes.
+        secret: SecretRef,
+        /// What the provider calls it, if it says so: by this it is withdrawn.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<ProviderId>,
+        /// The rotator that asked for it.
+        agent: AgentName,
+    },
+    /// A provider was asked to take a credential no more, and agreed.
+    SecretWithdrawn {
+        /// Which.
+        secret: SecretRef,
+        /// What the provider calls it.
+        id: ProviderId,
+        /// Whether the provider was seen to refuse it afterwards.
+        refused: Option<bool>,
+    },
+    /// A secret was to be replaced by a rotator and was not, or what it replaced is not withdrawn.
+    SecretRotationFailed {
+        /// Which.
+        secret: SecretName,
+        /// Why, escaped.
+        detail: String,
     },
     /// A grant was suspended.
     Suspended {
@@ -376,7 +403,7 @@ pub struct Use {
 }
 
 /// An operation that is a right of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Operation {
     /// A box is made.
@@ -466,6 +493,8 @@ pub enum SecretSource {
     Operator,
     /// An authorization server, which rotated a refresh token.
     Server,
+    /// Whoever issues it, asked by a rotator.
+    Rotator,
 }
 
 impl SecretSource {
@@ -475,6 +504,7 @@ impl SecretSource {
         match self {
             Self::Operator => "operator",
             Self::Server => "server",
+            Self::Rotator => "rotator",
         }
     }
 }

@@ -12,8 +12,10 @@ use crate::permit::Permit;
 use crate::profile::Framed;
 use crate::secret::Secret;
 
+mod agreement;
 mod symmetric;
 
+pub use agreement::AgreementCustody;
 pub use symmetric::{MacCustody, MacKey, SealingCustody, SealingKey};
 
 /// Where key material lives.
@@ -104,6 +106,20 @@ pub struct Revocable {
     pub revocation: Vec<u8>,
 }
 
+/// Material just made that the device itself gives or uses no more once it is revoked.
+pub struct RevocableMaterial {
+    /// What the keyring stores, encrypted.
+    pub material: Secret,
+    /// What revoking needs, as [`Revocable::revocation`].
+    pub revocation: Vec<u8>,
+}
+
+impl Debug for RevocableMaterial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RevocableMaterial").finish_non_exhaustive()
+    }
+}
+
 /// Makes keys and opens them for use.
 pub trait Custody: Debug + Send + Sync {
     /// Where the keys live.
@@ -133,8 +149,8 @@ pub trait Custody: Debug + Send + Sync {
         material: Secret,
     ) -> BoxFuture<'a, Result<Arc<dyn SigningKey>, CustodyError>>;
 
-    /// Takes a key that was made elsewhere, by its seed (RFC 8032) or scalar (SEC 1, big endian). Custody whose keys never were anywhere
-    /// else refuses.
+    /// Takes a key that was made elsewhere, by its seed (RFC 8032), its scalar (SEC 1, big endian), or, of RSA, its modulus and one of its
+    /// primes (both big endian, of full length). Custody whose keys never were anywhere else refuses.
     ///
     /// # Errors
     /// [`CustodyError::NotTaken`] where nothing is taken; else when the algorithm is not there, the private key is none, or the device fails.
@@ -157,6 +173,18 @@ pub trait Custody: Debug + Send + Sync {
         _key: &'a KeyRef,
         _algorithm: Algorithm,
     ) -> BoxFuture<'a, Result<Revocable, CustodyError>> {
+        Box::pin(std::future::ready(Err(CustodyError::NotEnforced(self.kind()))))
+    }
+
+    /// As [`Custody::generate_revocable`], for a key without a public half.
+    ///
+    /// # Errors
+    /// As [`Custody::generate_revocable`].
+    fn generate_symmetric_revocable<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        _algorithm: SymmetricAlgorithm,
+    ) -> BoxFuture<'a, Result<RevocableMaterial, CustodyError>> {
         Box::pin(std::future::ready(Err(CustodyError::NotEnforced(self.kind()))))
     }
 
@@ -185,6 +213,11 @@ pub trait Custody: Debug + Send + Sync {
 
     /// Its keys for MACs; none unless it says otherwise.
     fn macs(&self) -> Option<&dyn MacCustody> {
+        None
+    }
+
+    /// Its keys that agree on a secret, for backups; none unless it says otherwise.
+    fn agreement(&self) -> Option<&dyn AgreementCustody> {
         None
     }
 }
@@ -227,6 +260,31 @@ pub trait Sealer: Debug + Send + Sync {
         purpose: &'a str,
         sealed: &'a [u8],
     ) -> BoxFuture<'a, Result<Secret, CustodyError>>;
+
+    /// As [`Sealer::seal`], so that the device itself opens it no more after [`Sealer::revoke`], also not a copy. A sealer without such a
+    /// device refuses.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotEnforced`] without such a device; else as [`Sealer::seal`], or when the device has no room.
+    fn seal_revocable<'a>(
+        &'a self,
+        _purpose: &'a str,
+        _secret: &'a Secret,
+    ) -> BoxFuture<'a, Result<RevocableMaterial, CustodyError>> {
+        Box::pin(std::future::ready(Err(CustodyError::NotEnforced(
+            CustodyKind::Software,
+        ))))
+    }
+
+    /// Has the device open it no more, as [`Custody::revoke`] does for a key.
+    ///
+    /// # Errors
+    /// As [`Custody::revoke`].
+    fn revoke<'a>(&'a self, _revocation: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, CustodyError>> {
+        Box::pin(std::future::ready(Err(CustodyError::NotEnforced(
+            CustodyKind::Software,
+        ))))
+    }
 }
 
 /// Why custody could not do it. No variant holds key material.
@@ -254,12 +312,15 @@ pub enum CustodyError {
     /// Sealed or wrapped by another machine or passphrase, or changed since.
     #[error("{0}")]
     NotOurs(String),
+    /// The machine was started otherwise than when this was bound to its start; the text says what changed.
+    #[error("{0}")]
+    StartChanged(String),
     /// The device refuses the key: it was revoked there.
     #[error("{0}")]
     Revoked(String),
     /// There is no device that could refuse the key.
     #[error(
-        "in `{0}` custody no device refuses a revoked key; `--revocation hardware` needs a key in the TPM (`--custody tpm`)"
+        "in `{0}` custody no device refuses a revoked key; `--revocation hardware` needs a key in the TPM, or sealed by it (`--custody tpm` or `tpm-sealed`)"
     )]
     NotEnforced(CustodyKind),
     /// The custody makes its keys itself.

@@ -109,7 +109,22 @@ pub enum SendError {
     Failed {
         /// How.
         fault: Fault,
+        /// The grant that it was allowed by, once the broker has said so: an egress knows of none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grant: Option<GrantAlias>,
     },
+}
+
+impl SendError {
+    /// The same of a request under this grant.
+    #[must_use]
+    pub fn under(self, alias: &GrantAlias) -> Self {
+        let grant = Some(alias.clone());
+        match self {
+            Self::Refused { refusal, .. } => Self::Refused { refusal, grant },
+            Self::Failed { fault, .. } => Self::Failed { fault, grant },
+        }
+    }
 }
 
 /// How an exchange failed. Closed: these are the words that agents and the log have for it. None quotes the server.
@@ -168,7 +183,7 @@ pub enum Fault {
 
 impl From<Fault> for SendError {
     fn from(fault: Fault) -> Self {
-        Self::Failed { fault }
+        Self::Failed { fault, grant: None }
     }
 }
 

@@ -183,6 +183,15 @@ impl PublicKey {
         })
     }
 
+    /// The modulus of an RSA key, big-endian; none of another key.
+    #[must_use]
+    pub fn rsa_modulus(&self) -> Option<&[u8]> {
+        match self.algorithm {
+            Algorithm::Rsa2048 => rsa::modulus(&self.bytes).ok(),
+            Algorithm::Ed25519 | Algorithm::P256 => None,
+        }
+    }
+
     /// Reads a key of this algorithm from the encoding of [`PublicKey::as_bytes`].
     ///
     /// # Errors

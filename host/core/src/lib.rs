@@ -28,6 +28,7 @@ pub mod profile;
 pub mod proposal;
 pub mod refusal;
 pub mod request;
+pub mod rotator;
 pub mod secret;
 pub mod stack;
 

@@ -101,6 +101,8 @@ pub enum Rule {
     Mismatch,
     /// As many boxes did not open, or tags were wrong, as may within a minute.
     Guesses,
+    /// A rotator asked for what its step of the rotation does not have, or the rotation is at an end.
+    Rotation,
 }
 
 /// A refusal with its reason; what a guard returns and the log records.

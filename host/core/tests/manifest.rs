@@ -123,7 +123,7 @@ fn a_complete_manifest_says_what_it_says() {
         .map(|(alias, grant)| {
             let constraints = &grant.constraints;
             format!(
-                "{alias}: {} uses={:?} rate={:?} hours={:?} expires={} {:?}",
+                "{alias}: {} uses={:?} rate={:?} hours={:?} expires={} {:?}{}",
                 match &grant.capability {
                     manifest::Capability::Sign { key, narrowing } => format!(
                         "{key} namespace={:?} audience={:?} subject={:?} ttl={:?} label={:?}",
@@ -151,14 +151,19 @@ fn a_complete_manifest_says_what_it_says() {
                     .collect::<Vec<_>>(),
                 constraints.expires.unwrap(),
                 constraints.on_violation,
+                constraints.approval.map_or(String::new(), |approval| format!(
+                    " asks={:?} within {:?}",
+                    approval.mode, approval.timeout
+                )),
             )
         })
         .collect();
     expect![[r#"
-        check: hook label=Some("acme/webhook") allow={Verify} uses=None rate=Some("1/second") hours=[] expires=2027-01-01T00:00:00Z Deny
+        check: hook label=Some("acme/webhook") allow={Verify} uses=None rate=Some("1/second") hours=[] expires=2027-01-01T00:00:00Z Deny asks=Each within 30s
+        evidence: AttestGrant { key: "host", audiences: {"https://verifier.example"}, ttl: 120 } uses=Some(9) rate=None hours=[] expires=2027-01-01T00:00:00Z Deny asks=Each within 300s
         label: build namespace=None audience=None subject=None ttl=None label=Some("acme/build") uses=None rate=Some("1/second") hours=[] expires=2027-01-01T00:00:00.5Z Deny
         sign-release: release namespace=Some("file") audience=None subject=None ttl=None label=None uses=Some(500) rate=Some("30/hour") hours=["Mon-Fri 08:00-18:00 Europe/Zurich"] expires=2027-01-01T00:00:00Z Suspend
-        state: state allow={Seal, Unseal} bytes=Some(Bytes(10485760)) uses=Some(9) rate=None hours=[] expires=2027-01-01T00:00:00Z Deny
+        state: state allow={Seal, Unseal} bytes=Some(Bytes(10485760)) uses=Some(9) rate=None hours=[] expires=2027-01-01T00:00:00Z Deny asks=FirstUse within 300s
         token: api namespace=None audience=Some("https://api.example.com") subject=Some("release-bot") ttl=Some(600) label=None uses=Some(16) rate=None hours=["Mon-Fri 22:00-06:00 UTC", "Sat,Sun 00:00-24:00 UTC"] expires=2026-12-31T23:00:00Z Deny"#]].assert_eq(&told.join("\n"));
 }
 

@@ -11,11 +11,12 @@ fn problems(text: &str) -> Vec<Problem> {
 }
 
 /// Every table that has a list of fields, with its place in the schema.
-const TABLES: [(&[Field], &str); 14] = [
+const TABLES: [(&[Field], &str); 15] = [
     (fields::TOP, ""),
     (fields::AGENT, "/$defs/agent"),
     (fields::LIMITS, "/$defs/limits"),
     (fields::FOLDER, "/$defs/folder"),
+    (fields::ROTATES, "/$defs/rotates"),
     (fields::GRANT, "/$defs/grant"),
     (fields::SIGN, "/$defs/sign"),
     (fields::SEAL, "/$defs/seal"),
@@ -143,12 +144,6 @@ fn every_field() -> Vec<(String, &'static [Field])> {
             .collect()
     };
     let bare = without(&["sign", "http", "inject", "seal", "mac", "attest"]);
-    // Nobody is asked about uses of the rest.
-    let unasked: Vec<&str> = bare
-        .iter()
-        .copied()
-        .filter(|name| !name.starts_with("approval"))
-        .collect();
     let http: Vec<&str> = fields::HTTP
         .iter()
         .map(|field| field.name)
@@ -161,6 +156,18 @@ fn every_field() -> Vec<(String, &'static [Field])> {
         section("[limits]", fields::LIMITS, &[]),
         ("[env]\nLANG = \"C\"\n".to_owned(), &[][..]),
         section("[files.\"/work\"]", fields::FOLDER, &[]),
+        section(
+            "[rotates]",
+            fields::ROTATES,
+            &[
+                "secret = \"github-token\"",
+                "issue = \"k-basic\"",
+                "probe = \"k-bearer\"",
+                "value",
+                "id",
+                "lifetime",
+            ],
+        ),
         section("[grants.a]", fields::GRANT, &bare),
         section("[grants.a.sign]", fields::SIGN, &["key", "namespace"]),
         section(
@@ -184,47 +191,23 @@ fn every_field() -> Vec<(String, &'static [Field])> {
         section(
             "[grants.h]",
             fields::GRANT,
-            &without(&[
-                "sign",
-                "http",
-                "inject",
-                "mac",
-                "attest",
-                "approval",
-                "approval-timeout",
-            ]),
+            &without(&["sign", "http", "inject", "mac", "attest"]),
         ),
-        section("[grants.i]", fields::GRANT, &unasked),
+        section("[grants.i]", fields::GRANT, &bare),
         section("[grants.i.seal]", fields::SEAL, &[]),
         section(
             "[grants.j]",
             fields::GRANT,
-            &without(&[
-                "sign",
-                "http",
-                "inject",
-                "seal",
-                "attest",
-                "approval",
-                "approval-timeout",
-            ]),
+            &without(&["sign", "http", "inject", "seal", "attest"]),
         ),
-        section("[grants.l]", fields::GRANT, &unasked),
+        section("[grants.l]", fields::GRANT, &bare),
         section("[grants.l.mac]", fields::MAC, &[]),
         section(
             "[grants.m]",
             fields::GRANT,
-            &without(&[
-                "sign",
-                "http",
-                "inject",
-                "seal",
-                "mac",
-                "approval",
-                "approval-timeout",
-            ]),
+            &without(&["sign", "http", "inject", "seal", "mac"]),
         ),
-        section("[grants.n]", fields::GRANT, &unasked),
+        section("[grants.n]", fields::GRANT, &bare),
         section(
             "[grants.n.attest]",
             fields::ATTEST,
@@ -448,6 +431,7 @@ fn the_published_schema_requires_exactly_what_is_required() {
         ("/$defs/agent", fields::AGENT, "[agent]"),
         ("/$defs/limits", fields::LIMITS, "[limits]"),
         ("/$defs/folder", fields::FOLDER, "[files.\"/work\"]"),
+        ("/$defs/rotates", fields::ROTATES, "[rotates]"),
         ("/$defs/grant/oneOf/0", fields::GRANT, "[grants.b]"),
         ("/$defs/grant/oneOf/1", fields::GRANT, "[grants.e]"),
         ("/$defs/grant/oneOf/2", fields::GRANT, "[grants.h]"),
@@ -495,7 +479,12 @@ fn the_published_schema_requires_exactly_what_is_required() {
                             lines(&|line| !line.starts_with("approval"))
                         }
                         (false, true) => lines(&|line| !line.starts_with(&format!("{} = ", field.name))),
-                        // Without grants there is nothing to acknowledge.
+                        // Without grants there is nothing to acknowledge, and none to rotate with.
+                        (false, false)
+                            if top && field.name == "grants" && section.starts_with("[rotates]") =>
+                        {
+                            String::new()
+                        }
                         (false, false) if top && field.name == "grants" => {
                             lines(&|line| !line.starts_with("acknowledged"))
                         }

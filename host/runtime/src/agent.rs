@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use claviger_core::Admission;
 use claviger_core::audit::{InstanceEnd, StopLimit};
 use claviger_core::manifest::Manifest;
+use claviger_core::rotator::RotationStep;
 use wasmtime::Store;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
@@ -16,6 +17,7 @@ use crate::folders::OpenFolder;
 use crate::host::{Admitted, Shared};
 use crate::imports::CredentialsCtx;
 use crate::imports::bindings::AgentPre;
+use crate::imports::rotation::RotatorPre;
 use crate::limits::{Ended, HOSTCALL_BYTES, MAX_ANSWER, MAX_HANDLES, MAX_INPUT, Metered, Stop, classify};
 use crate::output::{Captured, OutputSink};
 use crate::state::State;
@@ -34,6 +36,7 @@ pub struct Agent {
 pub(crate) enum Entrance {
     Agent(AgentPre<State>),
     Command(CommandPre<State>),
+    Rotator(RotatorPre<State>),
 }
 
 /// What one run is given.
@@ -109,6 +112,18 @@ impl Agent {
     /// # Errors
     /// Only when the run could not begin. An agent that traps or is stopped is a report, not an error.
     pub async fn run(&self, input: RunInput) -> Result<RunReport, RunError> {
+        match self.entrance {
+            Entrance::Agent(_) | Entrance::Command(_) => self.enter(input, None).await,
+            Entrance::Rotator(_) => Err(RunError::Rotator),
+        }
+    }
+
+    /// One run, or one step of a rotation.
+    pub(crate) async fn enter(
+        &self,
+        input: RunInput,
+        step: Option<RotationStep>,
+    ) -> Result<RunReport, RunError> {
         if input.text.len() > MAX_INPUT {
             return Err(RunError::InputTooLarge(input.text.len()));
         }
@@ -122,7 +137,7 @@ impl Agent {
         let stderr = Captured::new(cap, input.stderr);
         let (argument, stdin) = match self.entrance {
             Entrance::Agent(_) => (input.text, String::new()),
-            Entrance::Command(_) => (String::new(), input.text),
+            Entrance::Command(_) | Entrance::Rotator(_) => (String::new(), input.text),
         };
         let state = State::new(
             &self.manifest,
@@ -133,7 +148,7 @@ impl Agent {
             stderr.clone(),
         )?;
         let mut store = self.store(state);
-        let call = Metered::new(self.call(&mut store, &argument), self.manifest.limits.cpu);
+        let call = Metered::new(self.call(&mut store, &argument, step), self.manifest.limits.cpu);
         let returned = match tokio::time::timeout(self.manifest.limits.deadline, call).await {
             Ok(returned) => returned,
             Err(_elapsed) => Err(Stop(StopLimit::Deadline).into()),
@@ -172,13 +187,36 @@ impl Agent {
         store
     }
 
-    async fn call(&self, store: &mut Store<State>, argument: &str) -> wasmtime::Result<Answer> {
+    async fn call(
+        &self,
+        store: &mut Store<State>,
+        argument: &str,
+        step: Option<RotationStep>,
+    ) -> wasmtime::Result<Answer> {
+        let cap = usize::try_from(self.manifest.limits.output.0).unwrap_or(usize::MAX);
+        let cap = cap.min(MAX_ANSWER);
         match &self.entrance {
+            Entrance::Rotator(linked) => {
+                // Of a rotator nothing but steps is called.
+                let Some(step) = step else {
+                    return Ok(Answer::Absent);
+                };
+                let rotator = linked.instantiate_async(&mut *store).await?;
+                let rotation = rotator.claviger_agent_rotation();
+                let returned = match step {
+                    RotationStep::Issue => rotation.call_issue(&mut *store).await?,
+                    RotationStep::Probe => rotation.call_probe(&mut *store).await?,
+                    RotationStep::Withdraw(id) => rotation.call_withdraw(&mut *store, id.as_str()).await?,
+                };
+                if returned.as_ref().map_or_else(String::len, |()| 0) > cap {
+                    return Err(Stop(StopLimit::Output).into());
+                }
+                Ok(returned.map_or_else(Answer::Failed, |()| Answer::Done(String::new())))
+            }
             Entrance::Agent(linked) => {
                 let agent = linked.instantiate_async(&mut *store).await?;
                 let returned = agent.claviger_agent_run().call_run(&mut *store, argument).await?;
-                let cap = usize::try_from(self.manifest.limits.output.0).unwrap_or(usize::MAX);
-                if returned.as_ref().map_or_else(String::len, String::len) > cap.min(MAX_ANSWER) {
+                if returned.as_ref().map_or_else(String::len, String::len) > cap {
                     return Err(Stop(StopLimit::Output).into());
                 }
                 Ok(returned.map_or_else(Answer::Failed, Answer::Done))

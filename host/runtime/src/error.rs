@@ -63,6 +63,14 @@ pub enum LoadError {
         "the component exports neither `claviger:agent/run@0.1.0` nor `wasi:cli/run@0.2.x`; nothing can be run"
     )]
     NothingToRun,
+    /// Its manifest makes it a rotator, and it is none.
+    #[error(
+        "the manifest has `[rotates]`, and the component does not export `claviger:agent/rotation@0.1.0`"
+    )]
+    NoRotation,
+    /// Its manifest does not make it a rotator.
+    #[error("the manifest has no `[rotates]`, which makes a component a rotator")]
+    NotARotator,
     /// A folder of `[files]` is not there or is not a folder.
     #[error("the folder `{}`, `{guest}` for the agent, cannot be opened", host.display())]
     Folder {
@@ -105,6 +113,9 @@ pub enum RunError {
     /// The input is too large.
     #[error("the input has at most {MAX_INPUT} bytes, this one has {0}")]
     InputTooLarge(usize),
+    /// It is a rotator, which is run by rotations alone.
+    #[error("the manifest has `[rotates]`: a rotator is run by a rotation, not by itself")]
+    Rotator,
     /// The broker does not begin instances: the audit log cannot be written, or the admission is not its own.
     #[error("the broker does not start the agent: {0}")]
     NotStarted(Refusal),

@@ -21,8 +21,10 @@ use crate::engine::{self, PoolSize};
 use crate::error::{HostError, LoadError, MAX_SHOWN};
 use crate::folders::{Guarded, OpenFolder};
 use crate::imports::bindings::AgentPre;
+use crate::imports::rotation::RotatorPre;
 use crate::linker::{self, Call};
 use crate::native::OwnCode;
+use crate::rotator::Rotator;
 
 /// Loads and runs agents. Cheap to clone; clones share the engine, its pool and the broker.
 ///
@@ -193,6 +195,21 @@ impl Host {
         }
     }
 
+    /// As [`Host::load`], of a component whose manifest has `[rotates]`. What comes back is given to the broker's rotation.
+    ///
+    /// # Errors
+    /// As there, and when the manifest has none.
+    pub async fn load_rotator(
+        &self,
+        manifest: &Manifest,
+        manifest_dir: &Path,
+        component: &[u8],
+    ) -> Result<Rotator, LoadError> {
+        let rotates = manifest.rotates.as_ref().ok_or(LoadError::NotARotator)?;
+        let agent = self.load(manifest, manifest_dir, component).await?;
+        Ok(Rotator::new(agent, rotates.secret.clone()))
+    }
+
     async fn load_admitted(
         &self,
         manifest: &Manifest,
@@ -208,7 +225,8 @@ impl Host {
             .guarded
             .open_all(&manifest.world, manifest_dir, &file)?;
         let (code, cache) = self.code(admission.admission.component, component).await?;
-        let entrance = self.link(code, admission.admission.clone()).await?;
+        let rotates = manifest.rotates.is_some();
+        let entrance = self.link(code, admission.admission.clone(), rotates).await?;
         Ok((entrance, folders, cache))
     }
 
@@ -253,13 +271,13 @@ impl Host {
         }
     }
 
-    async fn link(&self, code: OwnCode, admission: Admission) -> Result<Entrance, LoadError> {
+    async fn link(&self, code: OwnCode, admission: Admission, rotates: bool) -> Result<Entrance, LoadError> {
         let engine = self.shared.engine.0.clone();
         blocking(move || {
             let component = code
                 .load(&engine)
                 .map_err(|error| LoadError::TooComplex(escape(&format!("{error:#}"), MAX_SHOWN)))?;
-            entrance(&engine, &component, &admission)
+            entrance(&engine, &component, &admission, rotates)
         })
         .await
         .map_err(lost)?
@@ -291,13 +309,19 @@ impl Drop for Admitted {
     }
 }
 
-fn entrance(engine: &Engine, component: &Component, admission: &Admission) -> Result<Entrance, LoadError> {
+fn entrance(
+    engine: &Engine,
+    component: &Component,
+    admission: &Admission,
+    rotates: bool,
+) -> Result<Entrance, LoadError> {
     let linked = linker::link(engine, component, admission)?;
     // The engine quotes names that the component chose.
     let mismatch = |error: wasmtime::Error| LoadError::Mismatch(escape(&format!("{error:#}"), MAX_SHOWN));
-    match Call::of(component)? {
+    match Call::of(component, rotates)? {
         Call::Agent => AgentPre::new(linked).map(Entrance::Agent).map_err(mismatch),
         Call::Command => CommandPre::new(linked).map(Entrance::Command).map_err(mismatch),
+        Call::Rotator => RotatorPre::new(linked).map(Entrance::Rotator).map_err(mismatch),
     }
 }
 

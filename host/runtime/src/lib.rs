@@ -37,6 +37,7 @@ mod limits;
 mod linker;
 mod native;
 mod output;
+mod rotator;
 mod state;
 
 pub use agent::{Agent, Answer, RunInput, RunReport};
@@ -47,6 +48,7 @@ pub use error::{HostError, LoadError, MissingImport, RunError};
 pub use host::{Host, HostBuilder};
 pub use limits::{MAX_ANSWER, MAX_INPUT};
 pub use output::OutputSink;
+pub use rotator::Rotator;
 
 pub use claviger_core::audit::{InstanceEnd, StopLimit};
 pub use claviger_core::{Admission, Broker, Manifest, Secret};

@@ -86,17 +86,26 @@ pub(crate) enum Call {
     Agent,
     /// `wasi:cli/run`.
     Command,
+    /// `claviger:agent/rotation`: of a component whose manifest makes it a rotator.
+    Rotator,
 }
 
 impl Call {
-    /// The agent's interface first: a component may have both.
-    pub(crate) fn of(component: &Component) -> Result<Self, LoadError> {
+    /// The agent's interface first: a component may have both. A rotator is called as nothing else.
+    pub(crate) fn of(component: &Component, rotates: bool) -> Result<Self, LoadError> {
         let has = |name: &str| {
             matches!(
                 component.get_export(None, name),
                 Some((ComponentItem::ComponentInstance(_), _))
             )
         };
+        if rotates {
+            return if has("claviger:agent/rotation@0.1.0") {
+                Ok(Self::Rotator)
+            } else {
+                Err(LoadError::NoRotation)
+            };
+        }
         if has("claviger:agent/run@0.1.0") {
             Ok(Self::Agent)
         } else if has("wasi:cli/run@0.2.0") {

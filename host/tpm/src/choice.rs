@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::bound::Binding;
 use crate::error::TpmError;
+use crate::registers::NotRegisters;
 
 /// The kernel's resource manager: several programs can use the TPM behind it without seeing each other's objects.
 pub(crate) const DEFAULT_DEVICE: &str = "/dev/tpmrm0";
@@ -98,17 +100,44 @@ pub(crate) struct Settings {
     pub(crate) tpm: TpmChoice,
     // Invariant: a TPM Name in lower-case hexadecimal.
     srk: String,
+    /// What opens only when the machine starts as it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bound: Option<BoundTo>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BoundTo {
+    // Invariant: the text of `Registers`.
+    registers: String,
+    purpose: String,
 }
 
 impl Settings {
     const SCHEMA: u32 = 1;
 
-    pub(crate) fn new(tpm: TpmChoice, srk_name: &[u8]) -> Self {
+    pub(crate) fn new(tpm: TpmChoice, srk_name: &[u8], binding: Option<&Binding>) -> Self {
         Self {
             schema: Self::SCHEMA,
             tpm,
             srk: hex::encode(srk_name),
+            bound: binding.map(|binding| BoundTo {
+                registers: binding.registers.to_string(),
+                purpose: binding.purpose.clone(),
+            }),
         }
+    }
+
+    /// What is bound to how the machine starts, if anything is.
+    pub(crate) fn binding(&self) -> Result<Option<Binding>, TpmError> {
+        let Some(bound) = &self.bound else {
+            return Ok(None);
+        };
+        let registers = bound.registers.parse();
+        Ok(Some(Binding {
+            registers: registers.map_err(|error: NotRegisters| TpmError::Settings(error.to_string()))?,
+            purpose: bound.purpose.clone(),
+        }))
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, TpmError> {
@@ -128,6 +157,7 @@ impl Settings {
             )));
         }
         settings.srk_name()?;
+        settings.binding()?;
         Ok(settings)
     }
 
@@ -155,7 +185,7 @@ mod tests {
         let choice = TpmChoice::Swtpm {
             state: "/k/tpm".into(),
         };
-        let text = Settings::new(choice.clone(), &[7; 34]).to_text().unwrap();
+        let text = Settings::new(choice.clone(), &[7; 34], None).to_text().unwrap();
         let read = Settings::parse(&text).unwrap();
         assert_eq!(read.tpm, choice);
         assert_eq!(read.srk_name().unwrap(), [7; 34]);

@@ -79,9 +79,14 @@ pub(crate) fn raw(error: &Error) -> Option<u32> {
     u32::from_str_radix(digits, 16).ok()
 }
 
+/// What there is to do about a TPM that is locked against guessing.
+pub(crate) const LOCKED: &str = "it is locked against guessing; no key of ours causes this; see `tpm2_getcap properties-variable` and \
+     `tpm2_dictionarylockout --clear-lockout`";
+
 /// The error for an operator: its number, then the words libtss2 has for it.
 pub(crate) fn describe(error: &Error) -> String {
     match raw(error) {
+        Some(code) if Code::of_raw(code) == Code::Lockout => format!("{LOCKED} (code {code:#x})"),
         Some(code) => format!("code {code:#x}, {error}"),
         None => error.to_string(),
     }

@@ -1,6 +1,6 @@
 //! The counter of the TPM that a revocable key hangs on, and the policy that says so. Sends no commands: `revocable.rs` does.
 //!
-//! A key's policy is `PolicyNV(counter = value) ∧ PolicyCommandCode(Sign) ∧ PolicyAuthValue` (TPM 2.0 Library Part 1 §19.7, Part 3
+//! The policy of a key or sealed object is `PolicyNV(counter = value) ∧ PolicyCommandCode(the one it is for) ∧ PolicyAuthValue` (TPM 2.0 Library Part 1 §19.7, Part 3
 //! §23). To revoke is to count on: a counter never goes back, and one that is removed and made again starts above everything that any
 //! counter of the TPM ever was (Part 1 §37.2.4). So nothing brings the value back, whoever owns the TPM, and whatever copies of the
 //! key there are.
@@ -26,8 +26,29 @@ const ALG_SHA256: u16 = 0x000B;
 const CC_POLICY_NV: u32 = 0x0149;
 const CC_POLICY_AUTH_VALUE: u32 = 0x016B;
 const CC_POLICY_COMMAND_CODE: u32 = 0x016C;
-const CC_SIGN: u32 = 0x015D;
 const EO_EQ: u16 = 0;
+
+/// The one command that what hangs on a counter may be used in (Part 2 §6.5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// `TPM2_Sign`.
+    Sign,
+    /// `TPM2_HMAC`.
+    Mac,
+    /// `TPM2_Unseal`.
+    Unseal,
+}
+
+impl Use {
+    /// Its command's code.
+    pub(crate) const fn code(self) -> u32 {
+        match self {
+            Self::Sign => 0x015D,
+            Self::Mac => 0x0155,
+            Self::Unseal => 0x015E,
+        }
+    }
+}
 
 /// A counter and the value at which its key may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +111,8 @@ impl Counter {
         name
     }
 
-    /// What a key's `authPolicy` is that hangs on this counter: the digest a policy session has after the three commands.
-    pub(crate) fn policy(self) -> [u8; 32] {
+    /// What the `authPolicy` is of something that hangs on this counter: the digest a policy session has after the three commands.
+    pub(crate) fn policy(self, used: Use) -> [u8; 32] {
         let arguments = Sha256::new()
             .chain_update(self.value.to_be_bytes())
             .chain_update(0_u16.to_be_bytes())
@@ -103,13 +124,13 @@ impl Counter {
             .chain_update(arguments)
             .chain_update(self.name())
             .finalize();
-        let sign = Sha256::new()
+        let command = Sha256::new()
             .chain_update(nv)
             .chain_update(CC_POLICY_COMMAND_CODE.to_be_bytes())
-            .chain_update(CC_SIGN.to_be_bytes())
+            .chain_update(used.code().to_be_bytes())
             .finalize();
         Sha256::new()
-            .chain_update(sign)
+            .chain_update(command)
             .chain_update(CC_POLICY_AUTH_VALUE.to_be_bytes())
             .finalize()
             .into()
@@ -176,10 +197,12 @@ mod tests {
     #[test]
     fn every_counter_and_value_has_its_own_policy() {
         let counter = |index, value| Counter::new(FIRST_INDEX + index, value).unwrap();
-        let one = counter(1, 1).policy();
-        assert_eq!(one, counter(1, 1).policy());
-        assert_ne!(one, counter(1, 2).policy());
-        assert_ne!(one, counter(2, 1).policy());
+        let one = counter(1, 1).policy(Use::Sign);
+        assert_eq!(one, counter(1, 1).policy(Use::Sign));
+        assert_ne!(one, counter(1, 2).policy(Use::Sign));
+        assert_ne!(one, counter(2, 1).policy(Use::Sign));
+        assert_ne!(one, counter(1, 1).policy(Use::Mac));
+        assert_ne!(one, counter(1, 1).policy(Use::Unseal));
         assert_eq!(Counter::new(FIRST_INDEX - 1, 1), None);
         assert_eq!(Counter::new(FIRST_INDEX + INDEXES + 1, 1), None);
     }

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use claviger_core::attest::Attester;
 use claviger_core::custody::{
-    Custody, CustodyError, CustodyKind, Generated, MacCustody, Revocable, SigningKey,
+    AgreementCustody, Custody, CustodyError, CustodyKind, Generated, MacCustody, Revocable,
+    RevocableMaterial, SigningKey,
 };
+use claviger_core::key::SymmetricAlgorithm;
 use claviger_core::profile::Framed;
 use claviger_core::{Algorithm, BoxFuture, KeyRef, Permit, PublicKey, Secret, Signature};
 use sha2::{Digest as _, Sha256};
@@ -15,10 +17,12 @@ use tss_esapi::structures::Public;
 use zeroize::Zeroizing;
 
 use crate::actor::{Actor, Lane};
+use crate::agreement::TpmAgreement;
 use crate::attester::TpmAttester;
 use crate::blob::{self, Blob, Kind};
-use crate::counter::{Counter, Record};
+use crate::counter::{Counter, Record, Use};
 use crate::device::{Device, KeyBlob, KeyId, RESIDENT, random_secret};
+use crate::import::import;
 use crate::mac::TpmMacs;
 use crate::template;
 
@@ -30,16 +34,19 @@ pub(crate) struct TpmCustody {
     actor: Arc<Actor>,
     attester: TpmAttester,
     macs: TpmMacs,
+    agreement: TpmAgreement,
 }
 
 impl TpmCustody {
     pub(crate) fn new(actor: Arc<Actor>) -> Self {
         let attester = TpmAttester::new(Arc::clone(&actor));
         let macs = TpmMacs::new(Arc::clone(&actor));
+        let agreement = TpmAgreement::new(Arc::clone(&actor));
         Self {
             actor,
             attester,
             macs,
+            agreement,
         }
     }
 
@@ -59,30 +66,13 @@ impl TpmCustody {
         let made = self.actor.run(Lane::Host, move |device| {
             let counter = device.make_counter()?;
             let made = make_revocable(device, algorithm, counter);
-            if made.is_err() {
-                // Nothing hangs on it. If this fails too, an index stays behind.
-                device.end_counter(counter).ok();
-            }
-            let record = Record { counter, done: false };
+            let (generated, revocation) = hung(device, counter, made)?;
             Ok(Revocable {
-                generated: made?,
-                revocation: record.to_bytes(),
+                generated,
+                revocation,
             })
         });
         made.await
-    }
-
-    async fn revoke(&self, revocation: &[u8]) -> Result<Vec<u8>, CustodyError> {
-        let record = Record::from_bytes(revocation).ok_or_else(|| {
-            CustodyError::NotOurs("what is kept for revoking the key is not of a TPM's custody".to_owned())
-        })?;
-        if !record.done {
-            let counter = record.counter;
-            self.actor
-                .run(Lane::Host, move |device| device.end_counter(counter))
-                .await?;
-        }
-        Ok(Record { done: true, ..record }.to_bytes())
     }
 
     async fn open(
@@ -112,8 +102,36 @@ impl TpmCustody {
     }
 }
 
+/// What was made to hang on a counter, and what is kept to revoke it. If it was not made, nothing hangs there.
+pub(crate) fn hung<T>(
+    device: &mut Device,
+    counter: Counter,
+    made: Result<T, CustodyError>,
+) -> Result<(T, Vec<u8>), CustodyError> {
+    if made.is_err() {
+        // If this fails too, an index stays behind.
+        device.end_counter(counter).ok();
+    }
+    let record = Record { counter, done: false };
+    made.map(|made| (made, record.to_bytes()))
+}
+
+/// Has the TPM refuse what hangs on a counter, and gives what is kept of it from then on.
+pub(crate) async fn revoke(actor: &Actor, revocation: &[u8]) -> Result<Vec<u8>, CustodyError> {
+    let record = Record::from_bytes(revocation).ok_or_else(|| {
+        CustodyError::NotOurs("what is kept for revoking the key is not of a TPM's custody".to_owned())
+    })?;
+    if !record.done {
+        let counter = record.counter;
+        actor
+            .run(Lane::Host, move |device| device.end_counter(counter))
+            .await?;
+    }
+    Ok(Record { done: true, ..record }.to_bytes())
+}
+
 fn template(algorithm: Algorithm, counter: Option<Counter>) -> Result<Option<Public>, CustodyError> {
-    let policy = counter.map(Counter::policy);
+    let policy = counter.map(|counter| counter.policy(Use::Sign));
     template::signing_key(algorithm, policy.as_ref()).map_err(|error| CustodyError::Fault(error.to_string()))
 }
 
@@ -176,7 +194,7 @@ pub(crate) fn open(mut blob: Blob, counter: Option<Counter>) -> Result<KeyBlob, 
 }
 
 /// The public key of a blob, if its public area is one that this crate makes: a key that signs here and nowhere else, and only while
-/// its counter stands, if it hangs on one.
+/// its counter stands, if it hangs on one. Or one that was imported: where else it is, nobody knows.
 pub(crate) fn resident_key(public: &Public, counter: Option<Counter>) -> Result<PublicKey, CustodyError> {
     for algorithm in RESIDENT {
         let template = template(algorithm, counter)?;
@@ -186,8 +204,18 @@ pub(crate) fn resident_key(public: &Public, counter: Option<Counter>) -> Result<
             });
         }
     }
+    if counter.is_none()
+        && let Some(key) = template::public_key(public)
+    {
+        let imported =
+            template::imported_key(&key).map_err(|error| CustodyError::Fault(error.to_string()))?;
+        if imported.is_some_and(|template| template == *public) {
+            return Ok(key);
+        }
+    }
     Err(CustodyError::NotOurs(
-        "the blob's key is not one that was made in the TPM and stays there".to_owned(),
+        "the blob's key is not one that was made in the TPM and stays there, or was imported into it"
+            .to_owned(),
     ))
 }
 
@@ -217,6 +245,15 @@ impl Custody for TpmCustody {
         Box::pin(self.open(key, public, material))
     }
 
+    fn import<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        algorithm: Algorithm,
+        private: Secret,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        Box::pin(import(&self.actor, algorithm, private))
+    }
+
     fn generate_revocable<'a>(
         &'a self,
         _key: &'a KeyRef,
@@ -225,12 +262,28 @@ impl Custody for TpmCustody {
         Box::pin(self.generate_revocable(algorithm))
     }
 
+    fn generate_symmetric_revocable<'a>(
+        &'a self,
+        key: &'a KeyRef,
+        algorithm: SymmetricAlgorithm,
+    ) -> BoxFuture<'a, Result<RevocableMaterial, CustodyError>> {
+        match algorithm {
+            SymmetricAlgorithm::HmacSha256 => Box::pin(self.macs.generate_revocable(key)),
+            SymmetricAlgorithm::XChaCha20Poly1305 => {
+                Box::pin(std::future::ready(Err(CustodyError::Symmetric {
+                    custody: CustodyKind::Tpm,
+                    algorithm,
+                })))
+            }
+        }
+    }
+
     fn revoke<'a>(
         &'a self,
         _key: &'a KeyRef,
         revocation: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, CustodyError>> {
-        Box::pin(self.revoke(revocation))
+        Box::pin(revoke(&self.actor, revocation))
     }
 
     fn attester(&self) -> Option<&dyn Attester> {
@@ -239,6 +292,10 @@ impl Custody for TpmCustody {
 
     fn macs(&self) -> Option<&dyn MacCustody> {
         Some(&self.macs)
+    }
+
+    fn agreement(&self) -> Option<&dyn AgreementCustody> {
+        Some(&self.agreement)
     }
 }
 

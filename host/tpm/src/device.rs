@@ -9,15 +9,16 @@ use claviger_core::{Algorithm, Secret, Signature};
 use rand_core::{OsRng, RngCore as _};
 use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::constants::{PropertyTag, StartupType};
+use tss_esapi::handles::KeyHandle;
 use tss_esapi::structures::{
-    Auth, Digest, HashcheckTicket, Private, Public, Signature as TpmSignature, SignatureScheme,
+    Auth, Digest, HashcheckTicket, Private, Public, SensitiveData, Signature as TpmSignature, SignatureScheme,
 };
 use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 use tss_esapi::{Error, WrapperErrorKind};
 
 use crate::blob::{AUTH, Blob};
 use crate::choice::TpmChoice;
-use crate::code::{Code, describe};
+use crate::code::{Code, LOCKED, describe};
 use crate::counter::Counter;
 use crate::error::TpmError;
 use crate::link::{Link, LinkPlan};
@@ -155,10 +156,21 @@ impl Device {
 
     /// Seals data under this authorisation value.
     pub(crate) fn seal(&mut self, auth: &[u8; AUTH], data: &Secret) -> Result<Created, CustodyError> {
+        let template = template::sealed_data(None).map_err(|error| CustodyError::Fault(error.to_string()))?;
+        self.seal_as(&template, auth, data)
+    }
+
+    /// Seals data by this template under this authorisation value.
+    pub(crate) fn seal_as(
+        &mut self,
+        template: &Public,
+        auth: &[u8; AUTH],
+        data: &Secret,
+    ) -> Result<Created, CustodyError> {
         let sealed = self.run("seal", |link| {
-            let made = link.create(template::sealed_data()?, auth, Some(data.expose()));
+            let made = link.create(template.clone(), auth, Some(data.expose()));
             // libtss2 keeps what it last sealed. What it cannot seal again it has not kept either: the connection broke.
-            drop(link.create(template::sealed_data()?, auth, Some(&[0; MAX_SEALED])));
+            drop(link.create(template::sealed_data(None)?, auth, Some(&[0; MAX_SEALED])));
             made
         });
         wipe_below::<{ residue::STACK_WORDS }>();
@@ -167,10 +179,22 @@ impl Device {
 
     /// Opens sealed data.
     pub(crate) fn unseal(&mut self, blob: &Blob, auth: &[u8; AUTH]) -> Result<Secret, CustodyError> {
+        self.unseal_by(blob, auth, |link, handle| {
+            Ok(link.context().unseal(handle.into())?)
+        })
+    }
+
+    /// Loads sealed data, opens it in this way, and unloads it.
+    pub(crate) fn unseal_by(
+        &mut self,
+        blob: &Blob,
+        auth: &[u8; AUTH],
+        mut open: impl FnMut(&mut Link, KeyHandle) -> Result<SensitiveData, Failure>,
+    ) -> Result<Secret, CustodyError> {
         let unsealed = self.run("unseal", |link| {
             let handle = link.load_object(&blob.public, &blob.private, auth)?;
             let pieces = residue::Pieces::take();
-            let result = link.context().unseal(handle.into());
+            let result = open(link, handle);
             pieces.overwrite();
             link.cover_answer();
             let flushed = link.flush(handle);
@@ -273,12 +297,7 @@ impl Device {
                     waits += 1;
                 }
                 Code::Wait => return Err(unavailable("it is busy")),
-                Code::Lockout => {
-                    return Err(unavailable(
-                        "it is locked against guessing; no key of ours causes this; see `tpm2_getcap properties-variable` and \
-                         `tpm2_dictionarylockout --clear-lockout`",
-                    ));
-                }
+                Code::Lockout => return Err(unavailable(LOCKED)),
                 Code::Auth | Code::Integrity => {
                     return Err(CustodyError::NotOurs(format!(
                         "this was made by another TPM or for another purpose, or was changed ({said})"

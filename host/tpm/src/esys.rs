@@ -1,5 +1,5 @@
-//! `PolicyNV`, which tss-esapi 7.7 lacks: a connection of its own on which a key that hangs on a counter is loaded, its policy satisfied,
-//! and a digest signed, in one unit. Beside `process.rs` the only file of this crate with `unsafe`; it decides nothing and keeps nothing
+//! `PolicyNV`, which tss-esapi 7.7 lacks: a connection of its own on which what hangs on a counter is loaded, its policy satisfied, and
+//! a digest signed, a MAC made or data unsealed, in one unit. Beside `process.rs` the only file of this crate with `unsafe`; it decides nothing and keeps nothing
 //! between two units.
 //!
 //! A `tss_esapi::Context` neither gives its `ESYS_CONTEXT` away nor takes one, and on `/dev/tpmrm0` what one connection loaded no other
@@ -9,24 +9,31 @@
 use std::ffi::{CStr, CString};
 use std::ptr::{null, null_mut};
 
+use claviger_core::Secret;
+use claviger_core::secret::SecretError;
+
 use tss_esapi::constants::tss::{
-    TPM2_ALG_NULL, TPM2_ALG_SHA256, TPM2_CC_Sign, TPM2_EO_EQ, TPM2_RH_NULL, TPM2_SE_POLICY, TPM2_ST_HASHCHECK,
+    TPM2_ALG_NULL, TPM2_ALG_SHA256, TPM2_EO_EQ, TPM2_RH_NULL, TPM2_SE_POLICY, TPM2_ST_HASHCHECK,
+    TPMA_SESSION_CONTINUESESSION, TPMA_SESSION_ENCRYPT,
 };
-use tss_esapi::structures::{Auth, Digest, Signature};
+use tss_esapi::structures::{Auth, Digest, MaxBuffer, Private, Public, Signature, SymmetricDefinition};
 use tss_esapi::tss2_esys::{
     ESYS_CONTEXT, ESYS_TR, ESYS_TR_NONE, ESYS_TR_PASSWORD, Esys_Finalize, Esys_FlushContext, Esys_Free,
-    Esys_Initialize, Esys_Load, Esys_PolicyAuthValue, Esys_PolicyCommandCode, Esys_PolicyNV, Esys_Sign,
-    Esys_StartAuthSession, Esys_TR_Close, Esys_TR_FromTPMPublic, Esys_TR_GetName, Esys_TR_SetAuth,
-    TPM2B_AUTH, TPM2B_DIGEST, TPM2B_NAME, TPM2B_PUBLIC, TPMT_SIG_SCHEME, TPMT_SIGNATURE, TPMT_SYM_DEF,
-    TPMT_TK_HASHCHECK, TSS2_RC, TSS2_TCTI_CONTEXT, Tss2_TctiLdr_Finalize, Tss2_TctiLdr_Initialize,
+    Esys_HMAC, Esys_Initialize, Esys_Load, Esys_PolicyAuthValue, Esys_PolicyCommandCode, Esys_PolicyNV,
+    Esys_Sign, Esys_StartAuthSession, Esys_TR_Close, Esys_TR_FromTPMPublic, Esys_TR_GetName, Esys_TR_SetAuth,
+    Esys_TRSess_SetAttributes, Esys_Unseal, TPM2B_AUTH, TPM2B_DIGEST, TPM2B_MAX_BUFFER, TPM2B_NAME,
+    TPM2B_PUBLIC, TPM2B_SENSITIVE_DATA, TPMT_SIG_SCHEME, TPMT_SIGNATURE, TPMT_SYM_DEF, TPMT_TK_HASHCHECK,
+    TSS2_RC, TSS2_TCTI_CONTEXT, Tss2_TctiLdr_Finalize, Tss2_TctiLdr_Initialize,
 };
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::counter::Counter;
+use crate::blob::Blob;
+use crate::counter::{Counter, Use};
 use crate::device::KeyBlob;
+use crate::residue::Pieces;
 
 /// TPM_RC_HANDLE about the first handle: nothing has that number.
-const NOTHING_THERE: u32 = 0x18B;
+pub(crate) const NOTHING_THERE: u32 = 0x18B;
 
 /// Why a unit failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +54,25 @@ fn done(code: TSS2_RC) -> Result<(), Refused> {
         Ok(())
     } else {
         Err(Refused::Code(code))
+    }
+}
+
+/// What hangs on a counter, to be loaded.
+struct Object<'a> {
+    public: &'a Public,
+    private: &'a Private,
+    auth: &'a [u8],
+    counter: Counter,
+}
+
+impl<'a> Object<'a> {
+    fn of(key: &'a KeyBlob, counter: Counter) -> Self {
+        Self {
+            public: &key.public,
+            private: &key.private,
+            auth: key.auth.expose(),
+            counter,
+        }
     }
 }
 
@@ -80,61 +106,117 @@ impl Esys {
         counter: Counter,
         digest: &[u8; 32],
     ) -> Result<Signature, Refused> {
+        let object = Object::of(key, counter);
+        self.unit(root, &object, Use::Sign, |esys, session, key| {
+            esys.sign_in(session, key, digest)
+        })
+    }
+
+    /// The same with a key for MACs.
+    pub(crate) fn mac(
+        &mut self,
+        root: (u32, &[u8]),
+        key: &KeyBlob,
+        counter: Counter,
+        message: &[u8],
+    ) -> Result<Zeroizing<[u8; 32]>, Refused> {
+        let object = Object::of(key, counter);
+        self.unit(root, &object, Use::Mac, |esys, session, key| {
+            esys.mac_in(session, key, message)
+        })
+    }
+
+    /// The same with sealed data, which comes back encrypted.
+    pub(crate) fn unseal(
+        &mut self,
+        root: (u32, &[u8]),
+        blob: &Blob,
+        auth: &[u8],
+        counter: Counter,
+    ) -> Result<Secret, Refused> {
+        let object = Object {
+            public: &blob.public,
+            private: &blob.private,
+            auth,
+            counter,
+        };
+        let pieces = Pieces::take();
+        let unsealed = self.unit(root, &object, Use::Unseal, Self::unseal_in);
+        pieces.overwrite();
+        // As `Link::cover_answer`: something else in the buffer that the data came through.
+        if let Ok(root) = self.known(root.0) {
+            self.close(root);
+        }
+        unsealed
+    }
+
+    fn unit<T>(
+        &mut self,
+        root: (u32, &[u8]),
+        object: &Object<'_>,
+        used: Use,
+        work: impl FnOnce(&mut Self, ESYS_TR, ESYS_TR) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
         let parent = match self.known(root.0) {
             Err(Refused::Code(NOTHING_THERE)) => return Err(Refused::OtherRoot),
             other => other?,
         };
-        let result = self.sign_under(parent, root.1, key, counter, digest);
+        let result = self.under(parent, root.1, object, used, work);
         self.close(parent);
         result
     }
 
-    fn sign_under(
+    fn under<T>(
         &mut self,
         parent: ESYS_TR,
         root_name: &[u8],
-        key: &KeyBlob,
-        counter: Counter,
-        digest: &[u8; 32],
-    ) -> Result<Signature, Refused> {
+        object: &Object<'_>,
+        used: Use,
+        work: impl FnOnce(&mut Self, ESYS_TR, ESYS_TR) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
         if self.name(parent)? != root_name {
             return Err(Refused::OtherRoot);
         }
-        let index = match self.known(counter.index()) {
+        let index = match self.known(object.counter.index()) {
             Err(Refused::Code(NOTHING_THERE)) => return Err(Refused::Revoked),
             other => other?,
         };
-        let result = self.load(parent, key).and_then(|loaded| {
-            let signed = self.sign_with(loaded, index, counter, digest);
+        let result = self.load(parent, object).and_then(|loaded| {
+            let salt = match used {
+                Use::Unseal => Some(parent),
+                Use::Sign | Use::Mac => None,
+            };
+            let session = self.policy_session(salt);
+            let done = session.and_then(|session| {
+                let satisfied = self.satisfy(session, index, object.counter, used);
+                let done = satisfied.and_then(|()| work(self, session, loaded));
+                self.end(session, done)
+            });
             // A key that stays behind goes with the connection, which is given up on any failure.
             let flushed = self.flush(loaded);
-            signed.and_then(|signature| flushed.map(|()| signature))
+            done.and_then(|done| flushed.map(|()| done))
         });
         self.close(index);
         result
     }
 
-    fn sign_with(
-        &mut self,
-        key: ESYS_TR,
-        index: ESYS_TR,
-        counter: Counter,
-        digest: &[u8; 32],
-    ) -> Result<Signature, Refused> {
-        let session = self.policy_session()?;
-        let signed = self
-            .satisfy(session, index, counter)
-            .and_then(|()| self.sign_in(session, key, digest));
-        // Whatever came of it: a policy that was satisfied stays satisfied while its session lives.
+    /// Ends a policy session: one that was satisfied stays satisfied while it lives.
+    fn end<T>(&mut self, session: ESYS_TR, done: Result<T, Refused>) -> Result<T, Refused> {
         let flushed = self.flush(session);
-        match signed {
+        match done {
             // POLICY: the counter has another value. POLICY_FAIL of session 1: it has another Name, so it is another index.
             Err(Refused::Code(0x126 | 0x99D)) => Err(Refused::Revoked),
-            other => other.and_then(|signature| flushed.map(|()| signature)),
+            other => other.and_then(|done| flushed.map(|()| done)),
         }
     }
 
-    fn satisfy(&mut self, session: ESYS_TR, index: ESYS_TR, counter: Counter) -> Result<(), Refused> {
+    fn satisfy(
+        &mut self,
+        session: ESYS_TR,
+        index: ESYS_TR,
+        counter: Counter,
+        used: Use,
+    ) -> Result<(), Refused> {
         let expected: TPM2B_DIGEST = Digest::try_from(counter.value().to_be_bytes().as_slice())
             .map_err(|_| Refused::Value)?
             .into();
@@ -157,7 +239,7 @@ impl Esys {
         })?;
         #[expect(unsafe_code, reason = "libtss2 is C")]
         // SAFETY: the context lives, and the session is of this context.
-        done(unsafe { Esys_PolicyCommandCode(context, session, none, none, none, TPM2_CC_Sign) })?;
+        done(unsafe { Esys_PolicyCommandCode(context, session, none, none, none, used.code()) })?;
         #[expect(unsafe_code, reason = "libtss2 is C")]
         // SAFETY: as above.
         done(unsafe { Esys_PolicyAuthValue(context, session, none, none, none) })
@@ -198,10 +280,72 @@ impl Esys {
         Signature::try_from(answer).map_err(|_| Refused::Value)
     }
 
-    fn policy_session(&mut self) -> Result<ESYS_TR, Refused> {
-        let symmetric = TPMT_SYM_DEF {
-            algorithm: TPM2_ALG_NULL,
-            ..TPMT_SYM_DEF::default()
+    fn mac_in(
+        &mut self,
+        session: ESYS_TR,
+        key: ESYS_TR,
+        message: &[u8],
+    ) -> Result<Zeroizing<[u8; 32]>, Refused> {
+        let buffer: TPM2B_MAX_BUFFER = MaxBuffer::try_from(message).map_err(|_| Refused::Value)?.into();
+        let mut value: *mut TPM2B_DIGEST = null_mut();
+        #[expect(unsafe_code, reason = "libtss2 is C")]
+        // SAFETY: the context lives; the handles are of this context; the message is a local that is only read, and libtss2 writes the
+        // address of a structure that it allocated into another.
+        done(unsafe {
+            Esys_HMAC(
+                self.context,
+                key,
+                session,
+                ESYS_TR_NONE,
+                ESYS_TR_NONE,
+                &raw const buffer,
+                TPM2_ALG_SHA256,
+                &raw mut value,
+            )
+        })?;
+        let value = take(value).ok_or(Refused::Value)?;
+        let bytes = value.buffer.first_chunk().filter(|_| value.size == 32);
+        bytes.copied().map(Zeroizing::new).ok_or(Refused::Value)
+    }
+
+    fn unseal_in(&mut self, session: ESYS_TR, object: ESYS_TR) -> Result<Secret, Refused> {
+        let mut data: *mut TPM2B_SENSITIVE_DATA = null_mut();
+        #[expect(unsafe_code, reason = "libtss2 is C")]
+        // SAFETY: the context lives; the handles are of this context; libtss2 writes the address of a structure that it allocated into a
+        // local.
+        done(unsafe {
+            Esys_Unseal(
+                self.context,
+                object,
+                session,
+                ESYS_TR_NONE,
+                ESYS_TR_NONE,
+                &raw mut data,
+            )
+        })?;
+        let mut data = take(data).ok_or(Refused::Value)?;
+        let bytes = data.buffer.get(..usize::from(data.size));
+        let secret = bytes.ok_or(Refused::Value).and_then(|bytes| {
+            let fill = |out: &mut [u8]| {
+                out.copy_from_slice(bytes);
+                Ok::<(), SecretError>(())
+            };
+            Secret::fill_with(bytes.len(), fill).map_err(|_| Refused::Value)
+        });
+        data.buffer.zeroize();
+        secret
+    }
+
+    /// A policy session; with a salt for this key, it encrypts what is given back.
+    fn policy_session(&mut self, salt: Option<ESYS_TR>) -> Result<ESYS_TR, Refused> {
+        let symmetric = match salt {
+            None => TPMT_SYM_DEF {
+                algorithm: TPM2_ALG_NULL,
+                ..TPMT_SYM_DEF::default()
+            },
+            Some(_) => SymmetricDefinition::AES_128_CFB
+                .try_into()
+                .map_err(|_| Refused::Value)?,
         };
         let mut session = ESYS_TR_NONE;
         let none = ESYS_TR_NONE;
@@ -211,7 +355,7 @@ impl Esys {
         done(unsafe {
             Esys_StartAuthSession(
                 self.context,
-                none,
+                salt.unwrap_or(none),
                 none,
                 none,
                 none,
@@ -223,12 +367,25 @@ impl Esys {
                 &raw mut session,
             )
         })?;
-        Ok(session)
+        if salt.is_none() {
+            return Ok(session);
+        }
+        let attributes = TPMA_SESSION_CONTINUESESSION | TPMA_SESSION_ENCRYPT;
+        #[expect(unsafe_code, reason = "libtss2 is C")]
+        // SAFETY: the context lives, and the session is of this context.
+        let set = done(unsafe { Esys_TRSess_SetAttributes(self.context, session, attributes, 0xFF) });
+        match set {
+            Ok(()) => Ok(session),
+            Err(refused) => {
+                self.flush(session)?;
+                Err(refused)
+            }
+        }
     }
 
-    fn load(&mut self, parent: ESYS_TR, key: &KeyBlob) -> Result<ESYS_TR, Refused> {
-        let public = TPM2B_PUBLIC::try_from(key.public.clone()).map_err(|_| Refused::Value)?;
-        let private = key.private.clone().into();
+    fn load(&mut self, parent: ESYS_TR, object: &Object<'_>) -> Result<ESYS_TR, Refused> {
+        let public = TPM2B_PUBLIC::try_from(object.public.clone()).map_err(|_| Refused::Value)?;
+        let private = object.private.clone().into();
         let mut handle = ESYS_TR_NONE;
         #[expect(unsafe_code, reason = "libtss2 is C")]
         // SAFETY: the context lives, the parent is of this context, and its authorisation value is empty; both areas are locals that
@@ -245,9 +402,7 @@ impl Esys {
                 &raw mut handle,
             )
         })?;
-        let mut auth: TPM2B_AUTH = Auth::try_from(key.auth.expose())
-            .map_err(|_| Refused::Value)?
-            .into();
+        let mut auth: TPM2B_AUTH = Auth::try_from(object.auth).map_err(|_| Refused::Value)?.into();
         #[expect(unsafe_code, reason = "libtss2 is C")]
         // SAFETY: the context lives, and the handle is of this context; the value is a local that is only read.
         let set = done(unsafe { Esys_TR_SetAuth(self.context, handle, &raw const auth) });

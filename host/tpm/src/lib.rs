@@ -10,8 +10,10 @@
 //! [`Permit`]: claviger_core::Permit
 
 mod actor;
+mod agreement;
 mod attester;
 mod blob;
+mod bound;
 mod choice;
 mod code;
 mod control;
@@ -20,16 +22,20 @@ mod custody;
 mod device;
 mod error;
 mod esys;
+mod import;
 mod link;
 mod mac;
 mod process;
 mod quote;
+mod recovery;
+mod registers;
 mod residue;
 mod revocable;
 mod sealer;
 mod swtpm;
 mod template;
 mod tpm;
+mod wrap;
 
 #[cfg(test)]
 mod tests;
@@ -37,5 +43,7 @@ mod tests;
 pub use choice::TpmChoice;
 pub use error::TpmError;
 pub use process::quiet_libtss2;
+pub use recovery::{MAX_RECOVERY_FILE, NotRecoveryCode, RecoveryCode};
+pub use registers::{NotRegisters, Registers};
 pub use sealer::MAX_SEALED;
 pub use tpm::{SessionKind, Tpm, TpmFacts};

@@ -27,6 +27,9 @@ use crate::tpm::SessionKind;
 /// Where the TCG puts the ECC storage root key (TPM v2.0 Provisioning Guidance §7.8).
 pub(crate) const SRK_HANDLE: u32 = 0x8100_0001;
 
+/// TPM_RC_BINDING: public and private half are not of one key.
+const BINDING: u32 = 0xA5;
+
 /// A TPM has three slots for objects at least, and the storage root key takes one while a command uses it.
 const MAX_LOADED: usize = 2;
 
@@ -77,6 +80,20 @@ impl Link {
 
     pub(crate) fn srk_name(&self) -> &[u8] {
         &self.srk_name
+    }
+
+    /// Whether the TPM has the storage root key still that this connection found.
+    pub(crate) fn has_root(&mut self) -> bool {
+        let srk = self.srk;
+        let read = self
+            .context
+            .execute_without_session(|context| context.read_public(srk));
+        read.is_ok_and(|(_, name, _)| name.value() == self.srk_name)
+    }
+
+    /// The storage root key.
+    pub(crate) const fn root(&self) -> KeyHandle {
+        self.srk
     }
 
     pub(crate) fn context(&mut self) -> &mut Context {
@@ -142,10 +159,9 @@ impl Link {
         let loaded = self.context.load(self.srk, private.clone(), public.clone());
         let handle = loaded.map_err(|error| match Code::of(&error) {
             // The TPM read the blob and found it malformed.
-            Code::Parameter(_) | Code::Local => Failure::Final(CustodyError::NotOurs(format!(
-                "the blob is damaged or not of this TPM ({})",
-                describe(&error)
-            ))),
+            Code::Parameter(_) | Code::Other(BINDING) | Code::Local => Failure::Final(CustodyError::NotOurs(
+                format!("the blob is damaged or not of this TPM ({})", describe(&error)),
+            )),
             Code::Dead
             | Code::Stale
             | Code::Wait
@@ -228,7 +244,7 @@ fn connect(plan: &LinkPlan<'_>) -> Result<(Context, String), TpmError> {
     Ok((context, name))
 }
 
-fn failed(doing: &'static str) -> impl Fn(Error) -> TpmError {
+pub(crate) fn failed(doing: &'static str) -> impl Fn(Error) -> TpmError {
     move |error| TpmError::Command {
         doing,
         cause: describe(&error),

@@ -2,24 +2,25 @@
 //! short enough for one command.
 //!
 //! ```text
-//! u8 4   [u8; 32] SHA-256("claviger mac key v1" ‖ 0x00 ‖ name@version)   blob
+//! u8 4   [u8; 32] SHA-256("claviger mac key v1" ‖ 0x00 ‖ name@version)   blob, behind its counter if it hangs on one
 //! ```
 //! A key without a public half has nothing to be compared with the keyring by: the digest keeps one key's blob from being opened as another's.
 
 use std::fmt;
 use std::sync::Arc;
 
-use claviger_core::custody::{CustodyError, MacCustody, MacKey};
+use claviger_core::custody::{CustodyError, MacCustody, MacKey, RevocableMaterial};
 use claviger_core::profile::{MacInput, MacValue};
 use claviger_core::{BoxFuture, KeyRef, Permit, Secret};
 use sha2::{Digest as _, Sha256};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::structures::MaxBuffer;
+use tss_esapi::structures::{MaxBuffer, Public};
 use zeroize::Zeroizing;
 
 use crate::actor::{Actor, Lane};
 use crate::blob::{self, BlobError, Kind};
-use crate::custody::{make, open};
+use crate::counter::{Counter, Use};
+use crate::custody::{hung, make, open};
 use crate::device::{Device, Failure, KeyBlob};
 use crate::template;
 
@@ -39,15 +40,22 @@ impl TpmMacs {
     }
 
     async fn generate(&self, key: &KeyRef) -> Result<Secret, CustodyError> {
-        let template = template::mac_key().map_err(|error| CustodyError::Fault(error.to_string()))?;
+        let template = template(None)?;
         let bound = bound_to(key);
         let made = self.actor.run(Lane::Host, move |device| {
             let (_, blob) = make(device, &template)?;
-            let mut stored = Zeroizing::new(Vec::with_capacity(1 + bound.len() + blob.len()));
-            stored.push(MAC);
-            stored.extend_from_slice(&bound);
-            stored.extend_from_slice(&blob);
-            Ok(Secret::take(&mut stored)?)
+            stored(&bound, &blob)
+        });
+        made.await
+    }
+
+    pub(crate) async fn generate_revocable(&self, key: &KeyRef) -> Result<RevocableMaterial, CustodyError> {
+        let key = key.clone();
+        let made = self.actor.run(Lane::Host, move |device| {
+            let counter = device.make_counter()?;
+            let made = make_revocable(device, &key, counter);
+            let (material, revocation) = hung(device, counter, made)?;
+            Ok(RevocableMaterial { material, revocation })
         });
         made.await
     }
@@ -67,6 +75,27 @@ impl TpmMacs {
     }
 }
 
+fn template(counter: Option<Counter>) -> Result<Public, CustodyError> {
+    let policy = counter.map(|counter| counter.policy(Use::Mac));
+    template::mac_key(policy.as_ref()).map_err(|error| CustodyError::Fault(error.to_string()))
+}
+
+fn stored(bound: &[u8; 32], blob: &[u8]) -> Result<Secret, CustodyError> {
+    let mut stored = Zeroizing::new(Vec::with_capacity(1 + bound.len() + blob.len()));
+    stored.push(MAC);
+    stored.extend_from_slice(bound);
+    stored.extend_from_slice(blob);
+    Ok(Secret::take(&mut stored)?)
+}
+
+fn make_revocable(device: &mut Device, key: &KeyRef, counter: Counter) -> Result<Secret, CustodyError> {
+    let (_, blob) = make(device, &template(Some(counter))?)?;
+    let material = stored(&bound_to(key), &blob::with_counter(counter, &blob))?;
+    // As of a key that signs: one whose policy cannot be satisfied would be of no use. The MAC, of no message, is dropped.
+    device.hmac(&read(key, material.expose())?, &[])?;
+    Ok(material)
+}
+
 /// Whether what is stored is of a key for MACs.
 pub(crate) fn is_one(stored: &[u8]) -> bool {
     stored.first() == Some(&MAC)
@@ -83,14 +112,14 @@ pub(crate) fn read(key: &KeyRef, stored: &[u8]) -> Result<KeyBlob, CustodyError>
             "the blob is not one of this key for MACs".to_owned(),
         ));
     }
+    let (counter, rest) = blob::split_counter(rest).map_err(not_ours)?;
     let parts = blob::decode(Kind::Key, rest).map_err(not_ours)?;
-    let template = template::mac_key().map_err(|error| CustodyError::Fault(error.to_string()))?;
-    if !template::is_of(&parts.public, &template) {
+    if !template::is_of(&parts.public, &template(counter)?) {
         return Err(CustodyError::NotOurs(
             "the blob's key is not one for MACs that was made in the TPM and stays there".to_owned(),
         ));
     }
-    open(parts, None)
+    open(parts, counter)
 }
 
 fn bound_to(key: &KeyRef) -> [u8; 32] {
@@ -166,6 +195,9 @@ impl Drop for TpmMac {
 impl Device {
     /// The HMAC-SHA-256 of a message of at most 1024 bytes.
     fn hmac(&mut self, key: &KeyBlob, message: &[u8]) -> Result<Zeroizing<[u8; 32]>, CustodyError> {
+        if let Some(counter) = key.counter {
+            return self.run("make a MAC", |link| link.hmac_revocable(key, counter, message));
+        }
         self.run("make a MAC", |link| {
             let handle = link.load_key(key)?;
             let message = MaxBuffer::try_from(message)?;

@@ -1,8 +1,9 @@
 //! Keys that the TPM itself refuses once they are revoked: making, using and ending the counter that each hangs on. Not the policy:
 //! `counter.rs` has that. Not the way round tss-esapi: `esys.rs`.
 
-use claviger_core::Signature;
 use claviger_core::custody::CustodyError;
+use claviger_core::stack::wipe_below;
+use claviger_core::{Secret, Signature};
 use rand_core::{OsRng, RngCore as _};
 use tss_esapi::Error;
 use tss_esapi::attributes::NvIndexAttributes;
@@ -10,12 +11,15 @@ use tss_esapi::handles::{NvIndexHandle, NvIndexTpmHandle, ObjectHandle, TpmHandl
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
 use tss_esapi::structures::{NvPublic, NvPublicBuilder};
+use zeroize::Zeroizing;
 
+use crate::blob::{AUTH, Blob};
 use crate::code::{Code, describe, raw};
 use crate::counter::{ATTRIBUTES, Counter, FIRST_INDEX, INDEXES, SIZE};
 use crate::device::{Device, Failure, KeyBlob, signature_of};
-use crate::esys::{Esys, Refused};
+use crate::esys::{Esys, NOTHING_THERE, Refused};
 use crate::link::{Link, SRK_HANDLE};
+use crate::residue;
 
 /// Random indexes that are tried before giving up: another program may have one by chance, but not so many.
 const TRIES: usize = 16;
@@ -37,6 +41,20 @@ impl Device {
         digest: &[u8; 32],
     ) -> Result<Signature, CustodyError> {
         self.run("sign", |link| link.sign_revocable(key, counter, digest))
+    }
+
+    /// Opens sealed data that hangs on a counter.
+    pub(crate) fn unseal_revocable(
+        &mut self,
+        blob: &Blob,
+        auth: &[u8; AUTH],
+        counter: Counter,
+    ) -> Result<Secret, CustodyError> {
+        let unsealed = self.run("unseal", |link| {
+            link.in_unit(|unit, root| unit.unseal(root, blob, auth, counter))
+        });
+        wipe_below::<{ residue::STACK_WORDS }>();
+        unsealed
     }
 
     /// Counts on, so that no TPM command uses the key any more. Doing it again changes nothing.
@@ -91,6 +109,24 @@ impl Link {
         counter: Counter,
         digest: &[u8; 32],
     ) -> Result<Signature, Failure> {
+        let signature = self.in_unit(|unit, root| unit.sign(root, key, counter, digest))?;
+        signature_of(&signature).ok_or_else(|| fault("the TPM gave a signature of another kind"))
+    }
+
+    /// The HMAC of a message by a key that hangs on a counter.
+    pub(crate) fn hmac_revocable(
+        &mut self,
+        key: &KeyBlob,
+        counter: Counter,
+        message: &[u8],
+    ) -> Result<Zeroizing<[u8; 32]>, Failure> {
+        self.in_unit(|unit, root| unit.mac(root, key, counter, message))
+    }
+
+    fn in_unit<T>(
+        &mut self,
+        work: impl FnOnce(&mut Esys, (u32, &[u8])) -> Result<T, Refused>,
+    ) -> Result<T, Failure> {
         // The unit needs the slots that `load_object` would.
         self.make_room()?;
         let name = self.srk_name().to_vec();
@@ -99,18 +135,27 @@ impl Link {
             None => Esys::open(self.tcti()).map_err(refused)?,
         };
         // Dropped on any failure, so that nothing of a broken unit is left.
-        let signature = unit
-            .sign((SRK_HANDLE, &name), key, counter, digest)
-            .map_err(refused)?;
+        let done = work(&mut unit, (SRK_HANDLE, &name)).map_err(|why| self.refused(why))?;
         self.keep_unit(unit);
-        signature_of(&signature).ok_or_else(|| fault("the TPM gave a signature of another kind"))
+        Ok(done)
+    }
+
+    /// What an answer of the unit means here.
+    fn refused(&mut self, why: Refused) -> Failure {
+        // The TPM may be another one by now, or have been cleared: connecting anew tells.
+        if why == Refused::OtherRoot && !self.has_root() {
+            return Failure::Code(NOTHING_THERE);
+        }
+        refused(why)
     }
 
     fn end_counter(&mut self, counter: Counter) -> Result<(), Failure> {
         let handle = match self.known_index(counter.index()) {
             Ok(handle) => handle,
             // It was ended, and then removed to make room. If it is ever made again it starts higher.
-            Err(error) if Code::of(&error) == Code::Stale && raw(&error) == Some(0x18B) => return Ok(()),
+            Err(error) if Code::of(&error) == Code::Stale && raw(&error) == Some(NOTHING_THERE) => {
+                return Ok(());
+            }
             Err(error) => return Err(error.into()),
         };
         let ended = self.count_on(handle, counter);

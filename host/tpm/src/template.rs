@@ -9,8 +9,8 @@ use tss_esapi::interface_types::algorithm::{
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::structures::{
-    Digest, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Public, PublicBuilder,
-    PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicKeyedHashParameters,
+    Digest, EccParameter, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Public,
+    PublicBuilder, PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicKeyedHashParameters,
     PublicRsaParametersBuilder, RsaExponent, RsaScheme, SymmetricDefinitionObject,
 };
 
@@ -47,10 +47,7 @@ pub(crate) fn signing_key(algorithm: Algorithm, policy: Option<&[u8; 32]>) -> Re
         .with_no_da(true)
         .with_sign_encrypt(true)
         .build()?;
-    let policy = policy.map_or_else(
-        || Ok(Digest::default()),
-        |policy| Digest::try_from(policy.as_slice()),
-    )?;
+    let policy = digest(policy)?;
     match algorithm {
         Algorithm::Ed25519 => Ok(None),
         Algorithm::P256 => {
@@ -82,6 +79,50 @@ pub(crate) fn signing_key(algorithm: Algorithm, policy: Option<&[u8; 32]>) -> Re
     }
 }
 
+/// A key that was made elsewhere and signs here, if TPMs have the algorithm: as [`signing_key`], but not fixed to this TPM or its parent, which
+/// only a key can be that was made here, and with the key itself.
+pub(crate) fn imported_key(key: &PublicKey) -> Result<Option<Public>, Error> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_sign_encrypt(true)
+        .build()?;
+    Ok(match signing_key(key.algorithm(), None)? {
+        Some(Public::Ecc {
+            object_attributes: _,
+            name_hashing_algorithm,
+            auth_policy,
+            parameters,
+            unique: _,
+        }) => {
+            // A point as SEC 1 has it: a tag, then both coordinates.
+            let coordinates = key.as_bytes().get(1..).and_then(|both| both.split_at_checked(32));
+            let (x, y) = coordinates.unwrap_or_default();
+            Some(Public::Ecc {
+                object_attributes: attributes,
+                name_hashing_algorithm,
+                auth_policy,
+                parameters,
+                unique: EccPoint::new(EccParameter::try_from(x)?, EccParameter::try_from(y)?),
+            })
+        }
+        Some(Public::Rsa {
+            object_attributes: _,
+            name_hashing_algorithm,
+            auth_policy,
+            parameters,
+            unique: _,
+        }) => Some(Public::Rsa {
+            object_attributes: attributes,
+            name_hashing_algorithm,
+            auth_policy,
+            parameters,
+            unique: PublicKeyRsa::try_from(key.rsa_modulus().unwrap_or_default())?,
+        }),
+        Some(Public::KeyedHash { .. } | Public::SymCipher { .. }) | None => None,
+    })
+}
+
 /// A restricted key: it signs what the TPM says of itself and its keys, and nothing that a program gives it (Library Part 1 §15.5).
 /// ECDSA on P-256 over SHA-256.
 pub(crate) fn attestation_key() -> Result<Public, Error> {
@@ -109,34 +150,69 @@ pub(crate) fn attestation_key() -> Result<Public, Error> {
 }
 
 /// A key for MACs (HMAC-SHA-256) that never leaves the TPM, likewise.
-pub(crate) fn mac_key() -> Result<Public, Error> {
+pub(crate) fn mac_key(policy: Option<&[u8; 32]>) -> Result<Public, Error> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(policy.is_none())
+        .with_no_da(true)
+        .with_sign_encrypt(true)
+        .build()?;
+    keyed_hash(attributes, KeyedHashScheme::HMAC_SHA_256, digest(policy)?)
+}
+
+/// A key that agrees on a secret (ECDH on P-256) and never leaves the TPM, likewise.
+pub(crate) fn agreement_key() -> Result<Public, Error> {
     let attributes = ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
         .with_sensitive_data_origin(true)
         .with_user_with_auth(true)
         .with_no_da(true)
-        .with_sign_encrypt(true)
+        .with_decrypt(true)
         .build()?;
-    keyed_hash(attributes, KeyedHashScheme::HMAC_SHA_256)
+    let parameters = PublicEccParametersBuilder::new()
+        .with_is_decryption_key(true)
+        .with_ecc_scheme(EccScheme::create(
+            EccSchemeAlgorithm::EcDh,
+            Some(HashingAlgorithm::Sha256),
+            None,
+        )?)
+        .with_curve(EccCurve::NistP256)
+        .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
+        .build()?;
+    ecc(attributes, parameters, Digest::default())
 }
 
-/// Sealed data, likewise noDA with a random authorisation value.
-pub(crate) fn sealed_data() -> Result<Public, Error> {
+/// Sealed data, likewise noDA with a random authorisation value, and likewise with a policy or without.
+pub(crate) fn sealed_data(policy: Option<&[u8; 32]>) -> Result<Public, Error> {
     let attributes = ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
-        .with_user_with_auth(true)
+        .with_user_with_auth(policy.is_none())
         .with_no_da(true)
         .build()?;
-    keyed_hash(attributes, KeyedHashScheme::Null)
+    keyed_hash(attributes, KeyedHashScheme::Null, digest(policy)?)
 }
 
-fn keyed_hash(attributes: ObjectAttributes, scheme: KeyedHashScheme) -> Result<Public, Error> {
+fn digest(policy: Option<&[u8; 32]>) -> Result<Digest, Error> {
+    policy.map_or_else(
+        || Ok(Digest::default()),
+        |policy| Digest::try_from(policy.as_slice()),
+    )
+}
+
+fn keyed_hash(
+    attributes: ObjectAttributes,
+    scheme: KeyedHashScheme,
+    policy: Digest,
+) -> Result<Public, Error> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::KeyedHash)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
         .with_object_attributes(attributes)
+        .with_auth_policy(policy)
         .with_keyed_hash_parameters(PublicKeyedHashParameters::new(scheme))
         .with_keyed_hash_unique_identifier(Digest::default())
         .build()
@@ -283,8 +359,11 @@ mod tests {
             key(Algorithm::Rsa2048, None),
             key(Algorithm::Rsa2048, Some(&[1; 32])),
             attestation_key(),
-            mac_key(),
-            sealed_data(),
+            mac_key(None),
+            mac_key(Some(&[1; 32])),
+            agreement_key(),
+            sealed_data(None),
+            sealed_data(Some(&[1; 32])),
         ]
         .map(Result::unwrap);
         for (i, one) in all.iter().enumerate() {

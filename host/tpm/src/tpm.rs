@@ -8,10 +8,13 @@ use claviger_core::Algorithm;
 use claviger_core::custody::{Assurance, Custody, CustodyError, Sealer};
 
 use crate::actor::{Actor, DEADLINE, Lane};
+use crate::bound::{Binding, BoundSealer};
 use crate::choice::{Settings, TpmChoice};
 use crate::custody::TpmCustody;
 use crate::device::Device;
 use crate::error::TpmError;
+use crate::recovery::RecoveryCode;
+use crate::registers::Registers;
 use crate::sealer::TpmSealer;
 use crate::swtpm::ChildId;
 
@@ -53,6 +56,8 @@ pub struct Tpm {
     srk_name: Arc<[u8]>,
     assurance: Assurance,
     child: ChildId,
+    binding: Option<Binding>,
+    code: Option<Arc<RecoveryCode>>,
 }
 
 impl Tpm {
@@ -90,7 +95,56 @@ impl Tpm {
             TpmChoice::Swtpm { .. } => SessionKind::Password,
             TpmChoice::Device(_) | TpmChoice::Tcti(_) => SessionKind::SaltedEncrypted,
         };
-        Self::start(settings.tpm.found_from(folder), session, Some(name), DEADLINE)
+        let binding = settings.binding()?;
+        let tpm = Self::start(settings.tpm.found_from(folder), session, Some(name), DEADLINE)?;
+        Ok(tpm.with_binding(binding))
+    }
+
+    pub(crate) fn with_binding(self, binding: Option<Binding>) -> Self {
+        Self { binding, ..self }
+    }
+
+    /// The registers that the keyring with these settings is bound to. Asks no TPM.
+    ///
+    /// # Errors
+    /// When the settings are not those of a TPM.
+    pub fn bound_to(settings: &str) -> Result<Option<Registers>, TpmError> {
+        let binding = Settings::parse(settings)?.binding()?;
+        Ok(binding.map(|binding| binding.registers))
+    }
+
+    /// The same TPM, which seals for this purpose so that it opens only while the registers hold what they hold when it is sealed, or by
+    /// this new code. All else is sealed as before.
+    #[must_use]
+    pub fn bound(self, registers: Registers, purpose: &str, code: RecoveryCode) -> Self {
+        Self {
+            binding: Some(Binding {
+                registers,
+                purpose: purpose.to_owned(),
+            }),
+            code: Some(Arc::new(code)),
+            ..self
+        }
+    }
+
+    /// The same TPM, which binds nothing to registers any more.
+    #[must_use]
+    pub fn unbound(self) -> Self {
+        Self {
+            binding: None,
+            code: None,
+            ..self
+        }
+    }
+
+    /// The same TPM, whose [`Tpm::sealer`] opens what is bound by the code, whatever the registers hold. What it seals then is bound to
+    /// what they hold now, and the code stays the same.
+    #[must_use]
+    pub fn recovering(self, code: RecoveryCode) -> Self {
+        Self {
+            code: Some(Arc::new(code)),
+            ..self
+        }
     }
 
     pub(crate) fn start(
@@ -118,6 +172,8 @@ impl Tpm {
             srk_name: srk_name.into(),
             assurance,
             child,
+            binding: None,
+            code: None,
         })
     }
 
@@ -126,7 +182,8 @@ impl Tpm {
     /// # Errors
     /// When the path of a device or folder is not UTF-8.
     pub fn settings(&self, folder: &Path) -> Result<String, TpmError> {
-        Settings::new(self.choice.relative_to(folder), &self.srk_name).to_text()
+        let tpm = self.choice.relative_to(folder);
+        Settings::new(tpm, &self.srk_name, self.binding.as_ref()).to_text()
     }
 
     /// Keys that live in the TPM and sign there.
@@ -138,7 +195,16 @@ impl Tpm {
     /// Secrets that only this TPM opens.
     #[must_use]
     pub fn sealer(&self) -> Arc<dyn Sealer> {
-        Arc::new(TpmSealer::new(Arc::clone(&self.actor), self.assurance))
+        let (actor, assurance) = (Arc::clone(&self.actor), self.assurance);
+        match &self.binding {
+            Some(binding) => Arc::new(BoundSealer::new(
+                actor,
+                assurance,
+                binding.clone(),
+                self.code.clone(),
+            )),
+            None => Arc::new(TpmSealer::new(actor, assurance)),
+        }
     }
 
     /// How hard it is.

@@ -1,5 +1,6 @@
 //! Why a backup cannot be written or read. No variant holds a value, and none repeats text of a file unescaped.
 
+use claviger_core::custody::CustodyError;
 use claviger_core::secret::SecretError;
 
 use super::FORMAT;
@@ -27,7 +28,7 @@ pub enum BackupError {
     WrongIdentity {
         /// How many were tried.
         identities: usize,
-        /// For how many X25519 recipients it was made.
+        /// For how many recipients of a kind that is known here it was made.
         recipients: usize,
     },
     /// Bytes were changed, or are missing.
@@ -59,7 +60,8 @@ pub enum BackupError {
     Untrusted(String),
     /// The text is not a recipient.
     #[error(
-        "`{0}` is not a recipient; expected `age1` and 58 more characters, as `claviger backup keygen` and `age-keygen` print it"
+        "`{0}` is not a recipient; expected `age1` and 58 more characters, or `age1tag1` and 59, as `claviger backup keygen` prints them; \
+         the first `age-keygen` prints, too"
     )]
     Recipient(String),
     /// There are no recipients, or too many.
@@ -78,6 +80,12 @@ pub enum BackupError {
         /// What is wrong with it. Without any of it.
         problem: &'static str,
     },
+    /// An identity is a key in a TPM, and the keyring at hand has none.
+    #[error("its identity is a key in a TPM, and this keyring is on none")]
+    NoTpm,
+    /// The TPM that an identity is in failed, or is another one.
+    #[error("the TPM of its identity cannot be used")]
+    Custody(#[source] CustodyError),
     /// Locked memory could not be had.
     #[error(transparent)]
     Memory(#[from] SecretError),

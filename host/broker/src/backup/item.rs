@@ -12,7 +12,7 @@ use claviger_core::{KeyAlgorithm, KeyIdentity, KeyName, KeyRef, KeyVersion, Secr
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::keyring::{KeyRecord, KeySource, KeyState, Reason, RotationPlan, SecretRecord};
+use crate::keyring::{KeyRecord, KeySource, KeyState, Reason, RotationPlan, SecretRecord, has_use};
 
 /// What precedes the items.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub(crate) struct KeyItem {
     created: Timestamp,
     updated: Timestamp,
     source: String,
+    /// Whether the TPM refuses it once it is revoked: then it does not leave that TPM.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    hardware: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rotate_every: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,6 +116,9 @@ impl KeyItem {
             created: record.created,
             updated: record.updated,
             source: record.source.to_string(),
+            hardware: record.hardware.is_some()
+                && record.custody == CustodyKind::TpmSealed
+                && has_use(record.state),
             rotate_every: record.plan.every.map(|every| every.as_secs()),
             rotate_uses: record.plan.uses,
             overlap: record.plan.overlap.as_secs(),
@@ -138,12 +144,13 @@ impl KeyItem {
         if self.version.0 == 0 {
             return Err(wrong("version"));
         }
+        let state = self.state.parse::<KeyState>().map_err(|_| wrong("state"))?;
         Ok(KeyRecord {
             key: KeyRef {
                 name: self.name,
                 version: self.version,
             },
-            state: self.state.parse::<KeyState>().map_err(|_| wrong("state"))?,
+            state,
             profile: self.profile,
             algorithm: self.algorithm,
             custody: self.custody,
@@ -161,7 +168,8 @@ impl KeyItem {
             deleted: self.deleted,
             reason: self.reason.as_deref().and_then(Reason::new),
             locked: self.locked,
-            hardware: None,
+            // What the TPM needs to refuse it stayed there. That there was something tells that the key did, too.
+            hardware: (self.hardware && has_use(state)).then(Vec::new),
         })
     }
 }

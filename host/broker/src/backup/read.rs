@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use signed_note::{StandardVerifier, Verifier as _};
 
-use super::age::Opened;
 use super::item::{End, Head, KeyItem, SecretItem};
+use super::stream::{Opened, PADDING};
 use super::write::{Chain, Kind, PRELUDE};
 use super::{BackupError, FORMAT, Identity, MAX_FRAME};
 use crate::keyring::{KeyRecord, MAX_KEYS, SecretRecord};
@@ -21,7 +21,7 @@ use crate::keyring::{KeyRecord, MAX_KEYS, SecretRecord};
 const MAX_VKEY: usize = crate::keyring::MAX_SETTINGS;
 
 /// A backup that is being read.
-pub(crate) struct Reader<R> {
+pub(crate) struct Reader<R: Read> {
     source: Opened<R>,
     head: Head,
     chain: Chain,
@@ -110,8 +110,11 @@ impl<R: Read> Reader<R> {
                 Ok(Some((Item::Secret(Box::new(record), value), digest)))
             }
             Kind::End => {
-                if self.item != self.head.items || value.is_some() {
+                if self.item != self.head.items {
                     return Err(content(item, "the end comes too early"));
+                }
+                if !value.is_some_and(|value| value.expose() == PADDING) {
+                    return Err(content(item, "the end has another padding"));
                 }
                 self.verify(&parse::<End>(item, &json)?)?;
                 if !self.source.is_over()? {

@@ -1,4 +1,5 @@
 //! Backups as bytes: against the reference, cut, flipped, oversized.
 
-mod age;
+mod file;
 mod frames;
+mod tag;

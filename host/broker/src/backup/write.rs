@@ -1,4 +1,4 @@
-//! Writes a backup: a head, the items, an end with a signature, each in a frame. Not the age file around it: `age` writes that.
+//! Writes a backup: a head, the items, an end with a signature, each in a frame. Not the age file around it: `stream` writes that.
 
 use std::io::Write;
 
@@ -8,9 +8,9 @@ use claviger_core::stack::wipe_below;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::age::{STACK_WORDS, Sealing};
 use super::item::{End, Head, KeyItem, SecretItem};
-use super::{BackupError, FORMAT, MAX_FRAME, MAX_RECIPIENTS, Recipient};
+use super::stream::{PADDING, Sealing};
+use super::{BackupError, FORMAT, MAX_FRAME, MAX_RECIPIENTS, Recipient, STACK_WORDS};
 
 /// The content's first bytes; the format follows.
 pub(super) const PRELUDE: &[u8; 16] = b"claviger backup\0";
@@ -44,7 +44,7 @@ impl Kind {
 }
 
 /// A backup that is being written. Dropping it leaves a file that does not open.
-pub(crate) struct Writer<W> {
+pub(crate) struct Writer<W: Write> {
     out: Sealing<W>,
     chain: Chain,
     item: u64,
@@ -60,18 +60,18 @@ impl<W: Write> Writer<W> {
         };
         writer.out.write(PRELUDE)?;
         writer.out.write(&FORMAT.to_be_bytes())?;
-        writer.frame(Kind::Head, head, None)?;
+        writer.frame(Kind::Head, head, &[])?;
         Ok(writer)
     }
 
     pub(crate) fn key(&mut self, item: &KeyItem, material: Option<&Secret>) -> Result<(), BackupError> {
         self.item = self.item.saturating_add(1);
-        self.frame(Kind::Key, item, material)
+        self.frame(Kind::Key, item, bytes(material))
     }
 
     pub(crate) fn secret(&mut self, item: &SecretItem, value: Option<&Secret>) -> Result<(), BackupError> {
         self.item = self.item.saturating_add(1);
-        self.frame(Kind::Secret, item, value)
+        self.frame(Kind::Secret, item, bytes(value))
     }
 
     /// Signs what was written, and ends the file.
@@ -83,19 +83,14 @@ impl<W: Write> Writer<W> {
         let end = End {
             signature: Base64::encode_string(&signature),
         };
-        self.frame(Kind::End, &end, None)?;
+        // Behind all that is secret: it overwrites the last of it in memory.
+        self.frame(Kind::End, &end, &PADDING)?;
         self.out.finish()
     }
 
-    fn frame(
-        &mut self,
-        kind: Kind,
-        head: &impl Serialize,
-        value: Option<&Secret>,
-    ) -> Result<(), BackupError> {
+    fn frame(&mut self, kind: Kind, head: &impl Serialize, value: &[u8]) -> Result<(), BackupError> {
         let item = self.item;
         let json = serde_json::to_vec(head).map_err(|_| BackupError::Encryption)?;
-        let value = value.map(Secret::expose).unwrap_or_default();
         if json.len() > MAX_FRAME || value.len() > MAX_FRAME {
             let what = format!("it has over {MAX_FRAME} bytes");
             return Err(BackupError::Content { item, what });
@@ -109,6 +104,10 @@ impl<W: Write> Writer<W> {
         }
         Ok(())
     }
+}
+
+fn bytes(value: Option<&Secret>) -> &[u8] {
+    value.map(Secret::expose).unwrap_or_default()
 }
 
 /// Refuses a number of recipients that a backup cannot have.

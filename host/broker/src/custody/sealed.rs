@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use claviger_core::custody::{
-    Custody, CustodyError, CustodyKind, Generated, MacCustody, MacKey, Sealer, SealingCustody, SealingKey,
-    SigningKey,
+    Custody, CustodyError, CustodyKind, Generated, MacCustody, MacKey, Revocable, RevocableMaterial, Sealer,
+    SealingCustody, SealingKey, SigningKey,
 };
+use claviger_core::key::SymmetricAlgorithm;
 use claviger_core::{Algorithm, BoxFuture, KeyIdentity, KeyRef, PublicKey, Secret};
 
 use super::{software, symmetric};
@@ -95,6 +96,49 @@ impl Custody for SealedCustody {
             let seed = self.sealer.unseal(&purpose(key), material.expose()).await?;
             software::open(self.kind(), key, public, &seed)
         })
+    }
+
+    fn generate_revocable<'a>(
+        &'a self,
+        key: &'a KeyRef,
+        algorithm: Algorithm,
+    ) -> BoxFuture<'a, Result<Revocable, CustodyError>> {
+        Box::pin(async move {
+            if !self.algorithms().contains(&algorithm) {
+                return Err(CustodyError::Algorithm {
+                    custody: self.kind(),
+                    algorithm,
+                });
+            }
+            let Generated { public, material } = software::generate(algorithm)?;
+            let RevocableMaterial { material, revocation } =
+                self.sealer.seal_revocable(&purpose(key), &material).await?;
+            Ok(Revocable {
+                generated: Generated { public, material },
+                revocation,
+            })
+        })
+    }
+
+    fn generate_symmetric_revocable<'a>(
+        &'a self,
+        key: &'a KeyRef,
+        _algorithm: SymmetricAlgorithm,
+    ) -> BoxFuture<'a, Result<RevocableMaterial, CustodyError>> {
+        Box::pin(async move {
+            let material = symmetric::generate()?;
+            self.sealer
+                .seal_revocable(&symmetric_purpose(key), &material)
+                .await
+        })
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        revocation: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, CustodyError>> {
+        self.sealer.revoke(revocation)
     }
 
     fn sealing(&self) -> Option<&dyn SealingCustody> {

@@ -105,6 +105,12 @@ fn make(algorithm: Algorithm) -> Result<Generated, CustodyError> {
 
 /// Takes a seed or scalar that was made elsewhere.
 pub(super) fn import(algorithm: Algorithm, material: Secret) -> Result<Generated, CustodyError> {
+    if algorithm == Algorithm::Rsa2048 {
+        return Err(CustodyError::Algorithm {
+            custody: CustodyKind::Software,
+            algorithm,
+        });
+    }
     let public = public_of(algorithm, &material);
     wipe_below::<STACK_WORDS>();
     let public = public.map_err(|error| CustodyError::NotOurs(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! A private key as a JWK (RFC 7517): Ed25519 (RFC 8037) and P-256 (RFC 7518 §6.2). No sets.
+//! A private key as a JWK (RFC 7517): Ed25519 (RFC 8037), P-256 (RFC 7518 §6.2) and RSA (§6.3). No sets.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use claviger_core::{Algorithm, PublicKey};
@@ -20,6 +20,14 @@ struct Jwk<'a> {
     x: Option<&'a str>,
     #[serde(default)]
     y: Option<&'a str>,
+    #[serde(default)]
+    n: Option<&'a str>,
+    #[serde(default)]
+    e: Option<&'a str>,
+    #[serde(default)]
+    p: Option<&'a str>,
+    #[serde(default)]
+    oth: Option<serde::de::IgnoredAny>,
 }
 
 pub(super) fn read(text: &str) -> Result<ImportedKey, ImportError> {
@@ -28,7 +36,7 @@ pub(super) fn read(text: &str) -> Result<ImportedKey, ImportError> {
     let algorithm = match (jwk.kty, jwk.crv) {
         ("OKP", Some("Ed25519")) => Algorithm::Ed25519,
         ("EC", Some("P-256")) => Algorithm::P256,
-        ("RSA", _) => return Err(ImportError::Rsa),
+        ("RSA", _) => return rsa(&jwk),
         (_, _) => return Err(ImportError::Algorithm),
     };
     let Some(d) = jwk.d else {
@@ -51,6 +59,26 @@ pub(super) fn read(text: &str) -> Result<ImportedKey, ImportError> {
         }
     };
     ImportedKey::new(algorithm, &*private, Some(public), KeyFormat::Jwk)
+}
+
+/// Of RSA the primes must be there, which RFC 7518 §6.3.2 asks for and does not require.
+fn rsa(jwk: &Jwk<'_>) -> Result<ImportedKey, ImportError> {
+    let damaged = || ImportError::Damaged(KeyFormat::Jwk);
+    if jwk.d.is_none() {
+        return Err(ImportError::Public);
+    }
+    let (Some(n), Some(e), Some(p), None) = (jwk.n, jwk.e, jwk.p, &jwk.oth) else {
+        return Err(ImportError::Rsa);
+    };
+    let number = |text: &str| {
+        let mut bytes = Zeroizing::new(vec![0; text.len()]);
+        let length = Base64UrlUnpadded::decode(text, &mut bytes)
+            .map_err(|_| damaged())?
+            .len();
+        bytes.truncate(length);
+        Ok::<_, ImportError>(bytes)
+    };
+    ImportedKey::rsa(&*number(n)?, &*number(e)?, &*number(p)?, KeyFormat::Jwk)
 }
 
 fn decoded(text: &str) -> Option<Zeroizing<[u8; LENGTH]>> {

@@ -30,6 +30,8 @@ pub enum KeyFormat {
     Pkcs8,
     /// SEC 1 in PEM (RFC 5915): `openssl ecparam -genkey`.
     Sec1,
+    /// PKCS#1 in PEM (RFC 8017): `openssl genrsa -traditional`.
+    Pkcs1,
     /// OpenSSH's own (PROTOCOL.key): `ssh-keygen`.
     Openssh,
     /// JSON Web Key (RFC 7517, RFC 8037).
@@ -43,6 +45,7 @@ impl KeyFormat {
         match self {
             Self::Pkcs8 => "pkcs8",
             Self::Sec1 => "sec1",
+            Self::Pkcs1 => "pkcs1",
             Self::Openssh => "openssh",
             Self::Jwk => "jwk",
         }
@@ -58,7 +61,7 @@ impl fmt::Display for KeyFormat {
 impl FromStr for KeyFormat {
     type Err = ImportError;
     fn from_str(text: &str) -> Result<Self, ImportError> {
-        [Self::Pkcs8, Self::Sec1, Self::Openssh, Self::Jwk]
+        [Self::Pkcs8, Self::Sec1, Self::Pkcs1, Self::Openssh, Self::Jwk]
             .into_iter()
             .find(|format| format.as_str() == text)
             .ok_or(ImportError::UnknownFormat)
@@ -70,7 +73,7 @@ impl FromStr for KeyFormat {
 #[non_exhaustive]
 pub enum ImportError {
     /// No format has this name.
-    #[error("expected `pkcs8`, `sec1`, `openssh` or `jwk`")]
+    #[error("expected `pkcs8`, `sec1`, `pkcs1`, `openssh` or `jwk`")]
     UnknownFormat,
     /// Too long.
     #[error("a file with a private key has at most {MAX_FILE} bytes, this one has {0}")]
@@ -79,7 +82,7 @@ pub enum ImportError {
     #[error("the private key is not text; expected PEM or JSON (`openssl pkey -inform DER` writes PEM)")]
     NotText,
     /// None of the forms that are read.
-    #[error("no private key is there; expected PKCS#8, SEC 1 or OpenSSH in PEM, or a JWK")]
+    #[error("no private key is there; expected PKCS#8, SEC 1, PKCS#1 or OpenSSH in PEM, or a JWK")]
     NotAKey,
     /// Another form than was said.
     #[error("the private key is in the form `{found}`, not `{expected}`")]
@@ -96,27 +99,25 @@ pub enum ImportError {
     #[error("this is a public key; expected the private one")]
     Public,
     /// It is encrypted, as PEM.
+    #[error("the private key is encrypted; say where its passphrase is: `--key-passphrase-file FILE`")]
+    Encrypted,
+    /// It is encrypted, as OpenSSL did before PKCS#8.
     #[error(
-        "the private key is encrypted; decrypt it into a pipe: `openssl pkey -in FILE | claviger key import …`"
+        "the private key is encrypted in a way that nothing else uses any more; decrypt it into a pipe: `openssl pkey -in FILE | claviger key import …`"
     )]
-    EncryptedPem,
-    /// It is encrypted, as OpenSSH does.
-    #[error(
-        "the private key is encrypted; decrypt a copy in memory: `cp FILE /dev/shm/key && ssh-keygen -p -N '' -f /dev/shm/key`, import that, and remove it"
-    )]
-    EncryptedOpenssh,
+    EncryptedOldPem,
     /// It belongs to a TPM.
     #[error(
         "the key is wrapped by a TPM, and no other program can take it over; make a new key with `claviger key create --custody tpm`"
     )]
     Tss2,
-    /// RSA.
+    /// RSA of another sort.
     #[error(
-        "RSA keys are made in the TPM that uses them (`claviger key create --profile github-app …`), not imported: no kept library uses one in software without a known leak"
+        "of RSA, keys of 2048 bits with the exponent 65537 and two primes are imported, and no others; make a new one with `claviger key create`"
     )]
     Rsa,
     /// Another curve or algorithm.
-    #[error("the private key is neither Ed25519 nor ECDSA on P-256, and no profile has use for another")]
+    #[error("the private key is neither Ed25519, ECDSA on P-256 nor RSA, and no profile has use for another")]
     Algorithm,
     /// A key that is not well formed.
     #[error("the private key is damaged: its {0} cannot be read")]
@@ -129,9 +130,9 @@ pub enum ImportError {
     Memory,
 }
 
-/// A private key that was read. Its public half was derived from it.
+/// A private key that was read. Its public half was derived from it; that of an RSA key is compared with it by the TPM that takes it.
 pub struct ImportedKey {
-    // Invariant: 32 bytes, of which `public` was derived.
+    // Invariant: 32 bytes, of which `public` was derived; of RSA, the modulus in `public` and what the file says is a prime of it.
     private: Secret,
     public: PublicKey,
     format: KeyFormat,
@@ -166,9 +167,32 @@ impl ImportedKey {
         self.format
     }
 
-    /// The seed or scalar, for custody alone.
+    /// What [`Custody::import`](claviger_core::custody::Custody::import) takes, for custody alone.
     pub(crate) fn into_private(self) -> Secret {
         self.private
+    }
+
+    /// Takes an RSA key by its numbers, all big-endian and without leading zeros.
+    fn rsa(modulus: &[u8], exponent: &[u8], prime: &[u8], format: KeyFormat) -> Result<Self, ImportError> {
+        if exponent != [1, 0, 1] {
+            return Err(ImportError::Rsa);
+        }
+        let public = PublicKey::rsa2048(modulus).map_err(|_| ImportError::Rsa)?;
+        // The primes of every key that a TPM takes have half of its bits each.
+        if prime.len() != modulus.len() / 2 {
+            return Err(ImportError::Rsa);
+        }
+        let private = Secret::fill_with(modulus.len() + prime.len(), |bytes| {
+            let (first, second) = bytes.split_at_mut(modulus.len());
+            first.copy_from_slice(modulus);
+            second.copy_from_slice(prime);
+            Ok::<(), claviger_core::secret::SecretError>(())
+        })?;
+        Ok(Self {
+            private,
+            public,
+            format,
+        })
     }
 
     /// Takes a seed or scalar; checks it against the public half that came with it, if one did.
@@ -237,6 +261,7 @@ fn read(file: &Secret, wanted: Option<KeyFormat>) -> Result<ImportedKey, ImportE
     match format {
         KeyFormat::Pkcs8 => pem::pkcs8(part),
         KeyFormat::Sec1 => pem::sec1(part),
+        KeyFormat::Pkcs1 => pem::pkcs1(part),
         KeyFormat::Openssh => openssh::read(part),
         KeyFormat::Jwk => jwk::read(part),
     }

@@ -1,9 +1,10 @@
-//! Private keys in PEM: which block of a file is one, and PKCS#8 (RFC 5958) and SEC 1 (RFC 5915) of it. No encrypted ones.
+//! Private keys in PEM: which block of a file is one, and PKCS#8 (RFC 5958), SEC 1 (RFC 5915) and PKCS#1 (RFC 8017) of it. No encrypted ones.
 
 use claviger_core::{Algorithm, PublicKey};
 use p256::pkcs8::der::asn1::{ObjectIdentifier, OctetStringRef};
 use p256::pkcs8::der::{Decode as _, SecretDocument};
 use p256::pkcs8::{AlgorithmIdentifierRef, PrivateKeyInfo};
+use pkcs1::RsaPrivateKey;
 use sec1::EcPrivateKey;
 
 use super::{ImportError, ImportedKey, KeyFormat};
@@ -33,8 +34,8 @@ pub(super) fn find(text: &str) -> Result<(KeyFormat, &str), ImportError> {
             "PRIVATE KEY" => KeyFormat::Pkcs8,
             "EC PRIVATE KEY" => KeyFormat::Sec1,
             "OPENSSH PRIVATE KEY" => KeyFormat::Openssh,
-            "ENCRYPTED PRIVATE KEY" => return Err(ImportError::EncryptedPem),
-            "RSA PRIVATE KEY" => return Err(ImportError::Rsa),
+            "ENCRYPTED PRIVATE KEY" => return Err(ImportError::Encrypted),
+            "RSA PRIVATE KEY" => KeyFormat::Pkcs1,
             "TSS2 PRIVATE KEY" => return Err(ImportError::Tss2),
             other if other.ends_with("PRIVATE KEY") => return Err(ImportError::Algorithm),
             other => {
@@ -44,7 +45,7 @@ pub(super) fn find(text: &str) -> Result<(KeyFormat, &str), ImportError> {
         };
         // RFC 1421 §4.6.1.1, as OpenSSL before PKCS#8.
         if block.contains("Proc-Type: 4,ENCRYPTED") {
-            return Err(ImportError::EncryptedPem);
+            return Err(ImportError::EncryptedOldPem);
         }
         if found.replace((format, block)).is_some() {
             return Err(ImportError::Several);
@@ -84,7 +85,7 @@ pub(super) fn pkcs8(block: &str) -> Result<ImportedKey, ImportError> {
         );
     }
     if oid == RSA {
-        return Err(ImportError::Rsa);
+        return rsa(info.private_key, KeyFormat::Pkcs8);
     }
     let curve = parameters.and_then(|it| it.decode_as::<ObjectIdentifier>().ok());
     if oid != EC || curve != Some(P256) {
@@ -99,6 +100,26 @@ pub(super) fn sec1(block: &str) -> Result<ImportedKey, ImportError> {
     ec(document.as_bytes(), KeyFormat::Sec1)
 }
 
+/// PKCS#1.
+pub(super) fn pkcs1(block: &str) -> Result<ImportedKey, ImportError> {
+    let (_, document) =
+        SecretDocument::from_pem(block).map_err(|_| ImportError::Damaged(KeyFormat::Pkcs1))?;
+    rsa(document.as_bytes(), KeyFormat::Pkcs1)
+}
+
+fn rsa(der: &[u8], format: KeyFormat) -> Result<ImportedKey, ImportError> {
+    let key = RsaPrivateKey::try_from(der).map_err(|_| ImportError::Damaged(format))?;
+    if key.other_prime_infos.is_some() {
+        return Err(ImportError::Rsa);
+    }
+    ImportedKey::rsa(
+        key.modulus.as_bytes(),
+        key.public_exponent.as_bytes(),
+        key.prime1.as_bytes(),
+        format,
+    )
+}
+
 fn ec(der: &[u8], format: KeyFormat) -> Result<ImportedKey, ImportError> {
     let key = EcPrivateKey::try_from(der).map_err(|_| ImportError::Damaged(format))?;
     let curve = key.parameters.and_then(|it| it.named_curve());
@@ -106,7 +127,9 @@ fn ec(der: &[u8], format: KeyFormat) -> Result<ImportedKey, ImportError> {
         (Some(curve), _) if curve != P256 => return Err(ImportError::Algorithm),
         // Around it, PKCS#8 named the curve.
         (Some(_), _) | (None, KeyFormat::Pkcs8) => {}
-        (None, KeyFormat::Sec1 | KeyFormat::Openssh | KeyFormat::Jwk) => return Err(ImportError::Algorithm),
+        (None, KeyFormat::Sec1 | KeyFormat::Pkcs1 | KeyFormat::Openssh | KeyFormat::Jwk) => {
+            return Err(ImportError::Algorithm);
+        }
     }
     ImportedKey::new(
         Algorithm::P256,

@@ -16,6 +16,8 @@ const RFC_8410_BOTH: &str = "-----BEGIN PRIVATE KEY-----\nMHICAQEwBQYDK2VwBCIEIN
 const RFC_8037: &str = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 /// RFC 7515 appendix A.3.1.
 const RFC_7515: &str = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0","d":"jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"}"#;
+/// RFC 7517 appendix A.2.
+const RFC_7517_RSA: &str = r#"{"kty":"RSA","n":"0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw","e":"AQAB","d":"X4cTteJY_gn4FYPsXB8rdXix5vwsg1FLN5E3EaG6RJoVH-HLLKD9M7dx5oo7GURknchnrRweUkC7hT5fJLM0WbFAKNLWY2vv7B6NqXSzUvxT0_YSfqijwp3RTzlBaCxWp4doFk5N2o8Gy_nHNKroADIkJ46pRUohsXywbReAdYaMwFs9tv8d_cPVY3i07a3t8MN6TNwm0dSawm9v47UiCl3Sk5ZiG7xojPLu4sbg1U2jx4IBTNBznbJSzFHK66jT8bgkuqsk0GjskDJk19Z4qwjwbsnn4j2WBii3RL-Us2lGVkY8fkFzme1z0HbIkfz0Y6mqnOYtqc0X4jfcKoAC8Q","p":"83i-7IvMGXoMXCskv73TKr8637FiO7Z27zv8oj6pbWUQyLPQBQxtPVnwD20R-60eTDmD2ujnMt5PoqMrm8RfmNhVWDtjjMmCMjOpSXicFHj7XOuVIYQyqVWlWEh6dN36GVZYk93N8Bc9vY41xy8B9RzzOGVQzXvNEvn7O0nVbfs"}"#;
 
 fn read(text: &str) -> Result<ImportedKey, ImportError> {
     ImportedKey::read(&Secret::take(&mut text.as_bytes().to_vec()).unwrap(), None)
@@ -110,6 +112,65 @@ fn what_openssl_and_ssh_keygen_write_is_read_and_is_the_key_that_they_say() {
     assert_eq!(seen, 6, "the control");
 }
 
+#[test]
+fn rsa_keys_are_read_in_every_form_as_modulus_and_prime() {
+    let pkcs8 = made(
+        "openssl",
+        &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+        "",
+    );
+    let pkcs1 = made("openssl", &["rsa", "-traditional"], &pkcs8);
+    let (openssh, line) = ssh_keygen(&["-t", "rsa", "-b", "2048", "-N", ""]);
+    for (text, format) in [(&pkcs8, KeyFormat::Pkcs8), (&pkcs1, KeyFormat::Pkcs1)] {
+        let key = read(text).unwrap();
+        assert_eq!((key.format(), key.algorithm()), (format, Algorithm::Rsa2048));
+        assert_eq!(
+            key.public().to_pem().unwrap(),
+            made("openssl", &["pkey", "-pubout"], text)
+        );
+        let private = key.into_private();
+        assert_eq!(private.len(), 256 + 128);
+        let numbers = made("openssl", &["rsa", "-noout", "-text"], text);
+        let digits: String = numbers.chars().filter(char::is_ascii_hexdigit).collect();
+        assert!(digits.contains(&hex::encode(&private.expose()[256..])), "a prime");
+    }
+    let key = read(&openssh).unwrap();
+    assert_eq!(key.format(), KeyFormat::Openssh);
+    assert_eq!(key.public().to_openssh("somebody").unwrap(), line.trim_end());
+    // RFC 7517 appendix A.2.
+    let key = read(RFC_7517_RSA).unwrap();
+    assert_eq!(
+        (key.format(), key.algorithm()),
+        (KeyFormat::Jwk, Algorithm::Rsa2048)
+    );
+    for (without, expected) in [
+        ("\"p\"", ImportError::Rsa),
+        ("\"n\"", ImportError::Rsa),
+        ("\"d\"", ImportError::Public),
+    ] {
+        assert_eq!(
+            read(&RFC_7517_RSA.replace(without, "\"z\"")).unwrap_err(),
+            expected
+        );
+    }
+    let many = RFC_7517_RSA.replace("{\"kty\"", "{\"oth\":[],\"kty\"");
+    assert_eq!(read(&many).unwrap_err(), ImportError::Rsa);
+}
+
+#[tokio::test]
+async fn no_rsa_key_is_taken_into_software() {
+    let name = KeyRef {
+        name: "imported".parse().unwrap(),
+        version: KeyVersion::FIRST,
+    };
+    let key = read(RFC_7517_RSA).unwrap();
+    let taken = Custody::import(&SoftwareCustody, &name, Algorithm::Rsa2048, key.into_private()).await;
+    assert!(
+        matches!(taken, Err(claviger_core::custody::CustodyError::Algorithm { .. })),
+        "{taken:?}"
+    );
+}
+
 #[tokio::test]
 async fn an_imported_key_signs_what_its_public_half_verifies() {
     let name = KeyRef {
@@ -136,7 +197,7 @@ async fn an_imported_key_signs_what_its_public_half_verifies() {
 #[test]
 fn what_cannot_be_imported_is_refused_with_what_to_do() {
     let (encrypted_ssh, public_ssh) = ssh_keygen(&["-t", "ed25519", "-N", "a passphrase"]);
-    let (rsa_ssh, _) = ssh_keygen(&["-t", "rsa", "-b", "2048", "-N", ""]);
+    let (rsa_ssh, _) = ssh_keygen(&["-t", "rsa", "-b", "3072", "-N", ""]);
     let (p384_ssh, _) = ssh_keygen(&["-t", "ecdsa", "-b", "384", "-N", ""]);
     let encrypt = ["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", "pass:x"];
     let encrypted = made("openssl", &encrypt, RFC_8410);
@@ -148,9 +209,10 @@ fn what_cannot_be_imported_is_refused_with_what_to_do() {
     let old_style = made("openssl", &["ec", "-aes256", "-passout", "pass:x"], &p256);
     let rsa = made(
         "openssl",
-        &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+        &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:3072"],
         "",
     );
+    let exponent = made("openssl", &["genrsa", "-3", "2048"], "");
     let old_rsa = made("openssl", &["rsa", "-traditional"], &rsa);
     let k1 = made(
         "openssl",
@@ -172,12 +234,17 @@ fn what_cannot_be_imported_is_refused_with_what_to_do() {
     let public = made("openssl", &["pkey", "-pubout"], RFC_8410);
     let tss2 = "-----BEGIN TSS2 PRIVATE KEY-----\nMA==\n-----END TSS2 PRIVATE KEY-----\n";
     let rows: &[(&str, &str, ImportError)] = &[
-        ("encrypted PKCS#8", &encrypted, ImportError::EncryptedPem),
-        ("encrypted as OpenSSL did", &old_style, ImportError::EncryptedPem),
-        ("encrypted OpenSSH", &encrypted_ssh, ImportError::EncryptedOpenssh),
-        ("RSA", &rsa, ImportError::Rsa),
-        ("RSA in PKCS#1", &old_rsa, ImportError::Rsa),
-        ("RSA of OpenSSH", &rsa_ssh, ImportError::Rsa),
+        ("encrypted PKCS#8", &encrypted, ImportError::Encrypted),
+        (
+            "encrypted as OpenSSL did",
+            &old_style,
+            ImportError::EncryptedOldPem,
+        ),
+        ("encrypted OpenSSH", &encrypted_ssh, ImportError::Encrypted),
+        ("RSA of 3072 bits", &rsa, ImportError::Rsa),
+        ("RSA of 3072 bits in PKCS#1", &old_rsa, ImportError::Rsa),
+        ("RSA of 3072 bits of OpenSSH", &rsa_ssh, ImportError::Rsa),
+        ("RSA with another exponent", &exponent, ImportError::Rsa),
         ("secp256k1", &k1, ImportError::Algorithm),
         ("secp256k1 in PKCS#8", &k1_pkcs8, ImportError::Algorithm),
         ("X25519", &x25519, ImportError::Algorithm),
@@ -270,10 +337,10 @@ fn what_cannot_be_imported_is_refused_with_what_to_do() {
     }
     for (error, to_do) in [
         (
-            ImportError::EncryptedPem,
+            ImportError::EncryptedOldPem,
             "openssl pkey -in FILE | claviger key import",
         ),
-        (ImportError::EncryptedOpenssh, "ssh-keygen -p -N ''"),
+        (ImportError::Encrypted, "--key-passphrase-file FILE"),
         (ImportError::Tss2, "claviger key create --custody tpm"),
     ] {
         assert!(error.to_string().contains(to_do), "{error}");
@@ -303,6 +370,7 @@ fn a_file_is_of_the_form_that_was_said_and_not_too_long() {
     for format in [
         KeyFormat::Pkcs8,
         KeyFormat::Sec1,
+        KeyFormat::Pkcs1,
         KeyFormat::Openssh,
         KeyFormat::Jwk,
     ] {

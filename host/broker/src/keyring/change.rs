@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::envelope::Row;
 use super::life::{Life, LifeError, LifeEvent, after};
 use super::list::Listed;
-use super::living::{Living, Shelf, next_version, stepped};
+use super::living::{Living, Shelf, stepped};
 use super::store::Change;
 use super::{
     KeyRecord, KeyState, Keyring, KeyringError, MAX_HARDWARE, MAX_KEYS, NewKey, OpenFile, Reason,
@@ -177,7 +177,7 @@ impl Keyring {
         name: &KeyName,
         now: Timestamp,
     ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
-        self.promote_of(name, now)
+        self.promote_of(name, Duration::ZERO, now)
     }
 
     /// Revokes every version of a key that somebody else may have, or this one, in one step. If the one in use is among them, one that
@@ -249,7 +249,7 @@ impl Keyring {
     /// The number of the next version: none is used twice.
     #[must_use]
     pub fn next_version(&self, name: &KeyName) -> KeyVersion {
-        next_version(self.records().get(name))
+        self.next_version_of::<KeyRecord>(name)
     }
 }
 

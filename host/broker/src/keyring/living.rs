@@ -54,13 +54,6 @@ pub(super) fn stepped<R: Living>(
     Ok((after != life).then(|| record.at(after, now)))
 }
 
-/// The number of the next version: none is used twice.
-pub(super) fn next_version<R>(versions: Option<&BTreeMap<KeyVersion, Arc<R>>>) -> KeyVersion {
-    versions
-        .and_then(|versions| versions.keys().next_back())
-        .map_or(KeyVersion::FIRST, |last| KeyVersion(last.0.saturating_add(1)))
-}
-
 impl Keyring {
     /// Every version, by number.
     pub(crate) fn versions_of<R: Living>(&self, name: &R::Name) -> Vec<Arc<R>> {
@@ -105,6 +98,13 @@ impl Keyring {
             .values()
             .find(|record| record.state() == KeyState::Pending)
             .cloned()
+    }
+
+    /// The number of the next version: none is used twice.
+    pub(super) fn next_version_of<R: Living>(&self, name: &R::Name) -> KeyVersion {
+        let shelf = R::shelf(self);
+        let last = shelf.get(name).and_then(|versions| versions.keys().next_back());
+        last.map_or(KeyVersion::FIRST, |last| KeyVersion(last.0.saturating_add(1)))
     }
 
     /// Lets something happen to each version, in one step; those that changed.
@@ -167,13 +167,14 @@ impl Keyring {
         Ok(changed.into_iter().next())
     }
 
-    /// Puts the pending version into use; the one before retires over its overlap. One step. What is in use already changes nothing.
+    /// Puts the pending version into use; the one before retires over its overlap, which is at least so long. One step. What is in use already changes nothing.
     ///
     /// # Errors
     /// When none waits, it is deleted, or the disk fails.
     pub(super) fn promote_of<R: Living>(
         &self,
         name: &R::Name,
+        least: Duration,
         now: Timestamp,
     ) -> Result<Vec<Arc<R>>, KeyringError> {
         let not_waiting = || KeyringError::NotWaiting {
@@ -181,7 +182,7 @@ impl Keyring {
         };
         let pending = self.pending_of::<R>(name).ok_or_else(not_waiting)?;
         let superseded = LifeEvent::Supersede {
-            until: after(now, pending.overlap()),
+            until: after(now, pending.overlap().max(least)),
         };
         // Asked again under the lock: promoted or given up meanwhile, it must not leave the name without a version in use.
         let waits = || {

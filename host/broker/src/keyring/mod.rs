@@ -74,7 +74,8 @@ pub const MAX_SETTINGS: usize = 4096;
 
 /// The root key is one of HKDF-SHA256's full strength.
 const ROOT: usize = 32;
-const ROOT_PURPOSE: &str = "root";
+/// What the root key is sealed for.
+pub const ROOT_PURPOSE: &str = "root";
 
 type Records = Shelf<KeyRecord>;
 
@@ -432,13 +433,9 @@ impl Keyring {
 
     /// At most one version is active, and versions count up by one: a number is never used twice.
     fn refuse_version(&self, key: &KeyRef) -> Result<(), KeyringError> {
-        let records = self.records();
-        let versions = records.get(&key.name);
-        let next = living::next_version(versions);
-        let taken = versions.and_then(|versions| {
-            versions.values().find(|record| {
-                record.deleted.is_some() || matches!(record.state, KeyState::Active | KeyState::Pending)
-            })
+        let next = self.next_version(&key.name);
+        let taken = self.versions(&key.name).into_iter().find(|record| {
+            record.deleted.is_some() || matches!(record.state, KeyState::Active | KeyState::Pending)
         });
         let problem = match taken {
             Some(record) => format!("`{}` is {}", record.key, record.standing()),

@@ -160,7 +160,7 @@ impl KeyState {
     }
 
     /// Whether a secret in this state still has its value: what was replaced is gone when its overlap is over.
-    pub(super) const fn keeps_value(self) -> bool {
+    pub(crate) const fn keeps_value(self) -> bool {
         match self {
             Self::Pending | Self::Active | Self::Retiring | Self::Disabled | Self::Revoked => true,
             Self::Retired | Self::Destroyed => false,
@@ -236,7 +236,11 @@ pub(super) fn key_source_named(text: &str) -> Result<KeySource, UnknownName> {
 pub(super) fn secret_source_named(text: &str) -> Result<SecretSource, UnknownName> {
     named(
         text,
-        &[SecretSource::Operator, SecretSource::Server],
+        &[
+            SecretSource::Operator,
+            SecretSource::Server,
+            SecretSource::Rotator,
+        ],
         SecretSource::as_str,
     )
 }

@@ -15,6 +15,15 @@ use super::store::Change;
 use super::{KeyRecord, KeyState, Keyring, KeyringError, MAX_KEYS, SecretRecord};
 
 impl Keyring {
+    /// How many versions of keys and secrets can be added.
+    ///
+    /// # Errors
+    /// When what the keyring says of itself cannot be read.
+    pub(crate) fn room(&self) -> Result<u64, KeyringError> {
+        let room = MAX_KEYS.saturating_sub(self.file().meta.list()?.len());
+        Ok(u64::try_from(room).unwrap_or(u64::MAX))
+    }
+
     /// Adds this version of a key in one transaction; without material it is on record only.
     ///
     /// # Errors
@@ -106,6 +115,24 @@ impl Keyring {
             .or_default()
             .insert(record.secret.version, Arc::clone(&record));
         Ok(record)
+    }
+
+    /// Adds so many secrets that are over, all in one transaction, like this one but for their names.
+    #[cfg(test)]
+    pub(crate) fn fill(&self, like: &SecretRecord, count: u64) {
+        let mut file = self.file();
+        let mut list = file.meta.list().unwrap();
+        let mut rows = Vec::new();
+        for number in 0..count {
+            let mut record = like.clone();
+            record.secret.name = format!("filler-{number}").parse().unwrap();
+            record.state = KeyState::Revoked;
+            let row = SecretRow::new(&record);
+            list.put_secret(&record.secret, row.digest());
+            rows.push(row);
+        }
+        let changes: Vec<_> = rows.iter().map(Change::Secret).collect();
+        file.write(&changes, &list).unwrap();
     }
 
     fn newest_secret_version(&self, record: &SecretRecord) -> Option<KeyVersion> {

@@ -9,7 +9,7 @@ use claviger_core::{KeyVersion, Secret, SecretName};
 use jiff::Timestamp;
 
 use super::life::{Life, LifeError, LifeEvent};
-use super::living::{Living, Shelf, next_version};
+use super::living::{Living, Shelf};
 use super::secrets::{check_plan, check_value};
 use super::{
     KeyState, Keyring, KeyringError, Lock, OpenFile, Reason, RotationPlan, SecretRecord, SecretReplacement,
@@ -52,7 +52,20 @@ impl Keyring {
         name: &SecretName,
         now: Timestamp,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        self.promote_of(name, now)
+        self.promote_secret_keeping(name, Duration::ZERO, now)
+    }
+
+    /// As [`Keyring::promote_secret`]; the one before is kept at least so long.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn promote_secret_keeping(
+        &self,
+        name: &SecretName,
+        least: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
+        self.promote_of(name, least, now)
     }
 
     /// Revokes every value of a secret that somebody else may have, or this version, in one step. One that waits is left to wait unless it is
@@ -125,6 +138,24 @@ impl Keyring {
         self.versions_of(name)
     }
 
+    /// The version that the next value of a secret becomes, if one can be added that waits.
+    ///
+    /// # Errors
+    /// When there is no such secret, it is destroyed or deleted, or one waits already.
+    pub(crate) fn next_secret(&self, name: &SecretName) -> Result<SecretRef, KeyringError> {
+        let current = self.current_secret(name)?;
+        is_replaceable(&current)?;
+        if let Some(pending) = self.pending_secret(name) {
+            return Err(KeyringError::Waiting {
+                pending: pending.secret.to_string(),
+            });
+        }
+        Ok(SecretRef {
+            name: name.clone(),
+            version: self.next_version_of::<SecretRecord>(name),
+        })
+    }
+
     /// The version whose place a new value takes, if it can take it.
     pub(super) fn replaceable(
         &self,
@@ -139,12 +170,7 @@ impl Keyring {
         let current = self.current_secret(&new.name)?;
         check_value(current.kind, &new.value).map_err(refused)?;
         check_plan(new.expires, new.rotate_every, now).map_err(refused)?;
-        if current.state == KeyState::Destroyed {
-            return Err(refused(format!("`{}` is destroyed; add it anew", current.secret)));
-        }
-        if current.deleted.is_some() {
-            return Err(current.refused(LifeError::Deleted));
-        }
+        is_replaceable(&current)?;
         if let Some(of) = &new.of
             && (current.secret != *of || current.state != KeyState::Active)
         {
@@ -165,7 +191,7 @@ impl Keyring {
         SecretRecord {
             secret: SecretRef {
                 name: new.name.clone(),
-                version: next_version(self.secret_records().get(&new.name)),
+                version: self.next_version_of::<SecretRecord>(&new.name),
             },
             state,
             created: now,
@@ -195,6 +221,21 @@ impl OpenFile {
             })
             .collect()
     }
+}
+
+/// Whether a new value can take the place of this one.
+fn is_replaceable(current: &SecretRecord) -> Result<(), KeyringError> {
+    if current.state == KeyState::Destroyed {
+        return Err(KeyringError::Secret {
+            name: current.secret.name.clone(),
+            action: "replaced",
+            problem: format!("`{}` is destroyed; add it anew", current.secret),
+        });
+    }
+    if current.deleted.is_some() {
+        return Err(current.refused(LifeError::Deleted));
+    }
+    Ok(())
 }
 
 impl Living for SecretRecord {

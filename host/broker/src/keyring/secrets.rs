@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::folder::Folder;
 use super::life::{LifeError, LifeEvent, after};
-use super::living::{Living as _, Shelf, next_version, stepped};
+use super::living::{Living as _, Shelf, stepped};
 use super::secret_row::{NewSecret, SecretRecord, SecretRow};
 use super::store::{Change, Store};
 use super::{KeyState, Keyring, KeyringError, MAX_KEYS, OpenFile, RotationPlan};
@@ -88,23 +88,18 @@ impl Keyring {
         };
         plan.check()?;
         let mut file = self.file();
-        let version = {
-            let records = self.secret_records();
-            let versions = records.get(&new.name);
-            let living = versions.and_then(|versions| {
-                versions.values().rev().find(|record| {
-                    record.deleted.is_some() || (record.state != KeyState::Retired && !is_over(record.state))
-                })
-            });
-            if let Some(record) = living {
-                return Err(refused(format!(
-                    "`{}` is {}; replace it instead",
-                    record.secret,
-                    record.standing()
-                )));
-            }
-            next_version(versions)
-        };
+        let versions = self.secret_versions(&new.name);
+        let living = versions.iter().rev().find(|record| {
+            record.deleted.is_some() || (record.state != KeyState::Retired && !is_over(record.state))
+        });
+        if let Some(record) = living {
+            return Err(refused(format!(
+                "`{}` is {}; replace it instead",
+                record.secret,
+                record.standing()
+            )));
+        }
+        let version = self.next_version_of::<SecretRecord>(&new.name);
         let record = SecretRecord {
             secret: SecretRef {
                 name: new.name.clone(),

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use claviger_core::admission::{CapabilityKind, NotAdmittedReason};
 use claviger_core::audit::{CredentialName, Event};
 use claviger_core::http::{HttpGrant, Router, overlapping};
-use claviger_core::manifest::{Bytes, Capability, Constraints, MacRight, Manifest, SealRight};
+use claviger_core::manifest::{Bytes, Capability, Constraints, MacRight, Manifest, Rotates, SealRight};
 use claviger_core::name::{escape, nearest};
 use claviger_core::profile::{MacRule, Profile, ProfileError, SealRule, SigningRule};
 use claviger_core::{
@@ -18,6 +18,7 @@ use claviger_core::{
 use super::evidence::AttestTerms;
 use super::send::HttpTerms;
 use super::{LocalBroker, write};
+use crate::fit::Shelf;
 use crate::keyring::KeyRecord;
 
 /// An admitted agent: what every use is decided by.
@@ -28,6 +29,8 @@ pub(super) struct Admitted {
     pub(super) grants: BTreeMap<GrantAlias, AdmittedGrant>,
     /// Which of them a request falls under.
     pub(super) router: Router,
+    /// Which secret it replaces, if it is a rotator.
+    pub(super) rotates: Option<Rotates>,
     /// Every secret that any of them can attach: what must not come back in any answer.
     pub(super) watched: BTreeSet<SecretName>,
 }
@@ -101,14 +104,6 @@ impl Granted {
 }
 
 impl LocalBroker {
-    /// Every reason against admitting these bytes under this manifest, without logging or admitting anything: for `claviger check`.
-    #[must_use]
-    pub fn check(&self, manifest: &Manifest, component: Option<ComponentDigest>) -> Vec<NotAdmittedReason> {
-        let mut reasons = component.map_or_else(Vec::new, |component| check_digest(manifest, component));
-        reasons.extend(self.resolve(manifest).err().unwrap_or_default());
-        reasons
-    }
-
     pub(super) async fn admit_agent(
         &self,
         manifest: &Manifest,
@@ -178,6 +173,7 @@ impl LocalBroker {
             manifest: manifest.digest,
             grants,
             router,
+            rotates: manifest.rotates.clone(),
             watched,
         };
         write(&self.admissions).insert(id, Arc::new(admitted));
@@ -196,7 +192,13 @@ impl LocalBroker {
     ) -> Result<BTreeMap<GrantAlias, AdmittedGrant>, Vec<NotAdmittedReason>> {
         let mut grants = BTreeMap::new();
         let mut reasons = overlaps(manifest);
+        let shelf = Shelf::new(self.keyring.keys(), self.keyring.secrets());
+        let now = self.clock.now();
         for (alias, grant) in &manifest.grants {
+            let needs = shelf.needs(manifest, alias, now).into_iter();
+            let unmet: Vec<_> = needs.filter_map(|need| need.found.err()).collect();
+            let all_met = unmet.is_empty();
+            reasons.extend(unmet.into_iter().map(|unmet| problem(alias, unmet.to_string())));
             let capability = match &grant.capability {
                 Capability::Sign { key, narrowing } => self
                     .resolve_key(key, |profile| profile.narrow(narrowing))
@@ -205,10 +207,7 @@ impl LocalBroker {
                         rule,
                     }),
                 Capability::Http(http) => self.resolve_http(http).map(Granted::Http),
-                Capability::Attest(attest) => self
-                    .resolve_attest(attest)
-                    .map(Granted::Attest)
-                    .map_err(|text| vec![text]),
+                Capability::Attest(attest) => self.resolve_attest(attest).map(Granted::Attest),
                 Capability::Seal { key, allow, bytes } => {
                     self.resolve_key(key, Profile::sealing).map(|rule| Granted::Seal {
                         key: key.clone(),
@@ -225,12 +224,6 @@ impl LocalBroker {
                         allow: allow.clone(),
                     }),
             };
-            // Under another capability nothing would ask, and a knob that nothing enforces is none.
-            let asks = matches!(grant.capability, Capability::Sign { .. } | Capability::Http(_));
-            if grant.constraints.approval.is_some() && !asks {
-                let text = "its uses cannot wait for an approval; only those of `sign` and `http` do";
-                reasons.push(problem(alias, text.to_owned()));
-            }
             match capability {
                 Ok(capability) => {
                     let constraints = grant.constraints.clone();
@@ -242,7 +235,9 @@ impl LocalBroker {
                         },
                     );
                 }
-                Err(texts) => reasons.extend(texts.into_iter().map(|text| problem(alias, text))),
+                // What it lacks was said.
+                Err(text) if all_met => reasons.push(problem(alias, text)),
+                Err(_) => {}
             }
         }
         if reasons.is_empty() {
@@ -252,50 +247,20 @@ impl LocalBroker {
         }
     }
 
-    /// What a grant makes of the profile of its key, or the one reason against it.
+    /// What a grant makes of the profile of its key.
     fn resolve_key<T>(
         &self,
         key: &KeyName,
         rule: impl FnOnce(&Profile) -> Result<T, ProfileError>,
-    ) -> Result<T, Vec<String>> {
+    ) -> Result<T, String> {
         self.active_key(key)
             .and_then(|record| rule(&record.profile).map_err(|error| format!("key `{key}`: {error}")))
-            .map_err(|text| vec![text])
     }
 
-    /// Every reason against serving a grant of outbound HTTP now.
-    fn resolve_http(&self, grant: &Arc<HttpGrant>) -> Result<HttpTerms, Vec<String>> {
-        let mut problems = Vec::new();
-        if self.egress.is_none() {
-            problems.push("this host sends no requests: it was opened without egress".to_owned());
-        }
-        let terms = HttpTerms::new(Arc::clone(grant));
-        let now = self.clock.now();
-        for (name, kind, origin) in terms.secrets() {
-            if let Err(denial) = self.active_secret(name, kind, origin, now) {
-                problems.push(denial.detail);
-            }
-        }
-        for (key, profile) in terms.keys() {
-            match self.active_key(key) {
-                Err(text) => problems.push(text),
-                Ok(record) if record.profile.kind() != profile => problems.push(format!(
-                    "key `{key}` is for `{}`; `inject` needs one for `{profile}`",
-                    record.profile.kind()
-                )),
-                Ok(record) => {
-                    let fits = grant
-                        .inject
-                        .as_ref()
-                        .map_or(Ok(()), |inject| super::send::fits(inject, &grant.origin, &record));
-                    problems.extend(fits.err());
-                }
-            }
-        }
-        if problems.is_empty() {
-            Ok(terms)
-        } else {
-            Err(problems)
+    fn resolve_http(&self, grant: &Arc<HttpGrant>) -> Result<HttpTerms, String> {
+        match &self.egress {
+            Some(_) => Ok(HttpTerms::new(Arc::clone(grant))),
+            None => Err("this host sends no requests: it was opened without egress".to_owned()),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use claviger_core::approval::{
-    Answer, AnsweredBy, ApprovalId, ApprovalMode, Approver, NoVerdict, Question, Subject, Verdict,
+    Answer, ApprovalId, ApprovalMode, Approver, NoVerdict, Question, Subject, Verdict,
 };
 use claviger_core::audit::{ApprovalEnd, ApprovalRequest, Event};
 use claviger_core::manifest::format_duration;
@@ -20,6 +20,10 @@ use super::admit::AdmittedGrant;
 use super::record::Record;
 use super::{Instance, LocalBroker};
 
+mod answers;
+
+pub use answers::{AnswerError, PendingApproval};
+
 /// An agent has at most this many uses that wait: what more of one agent is put to a person is not read.
 pub const MAX_PENDING_PER_AGENT: usize = 8;
 /// At most this many uses wait in all.
@@ -28,77 +32,6 @@ pub const MAX_PENDING: usize = 64;
 pub const MAX_PENDING_BYTES: usize = 64 * 1024 * 1024;
 /// Of so many grants it is remembered what was approved last: at most 32 KiB each.
 const MAX_REMEMBERED: usize = 64;
-/// An answer is on record within this time, or whoever gave it is told that it is not known to be: the agent may be stopped.
-const RECORDING: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// Why an answer to a question had no effect.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum AnswerError {
-    /// Nothing of this name waits.
-    #[error(
-        "no use waits for an approval `{0}`: it was answered, it expired, its agent went away, or it never was"
-    )]
-    Unknown(ApprovalId),
-    /// Its time is over.
-    #[error("approval `{0}` has expired; the use was refused")]
-    Expired(ApprovalId),
-    /// Whoever waited is gone.
-    #[error("approval `{0}` was withdrawn: its agent went away before the answer had an effect")]
-    Withdrawn(ApprovalId),
-    /// Another answer came first.
-    #[error("approval `{0}` was answered otherwise before")]
-    Overtaken(ApprovalId),
-    /// The answer is not on record.
-    #[error("the audit log cannot be written; the use was refused")]
-    Audit,
-    /// The answer was given, and nobody says what came of it.
-    #[error(
-        "approval `{0}` was answered; it is not known whether the answer had an effect: see `claviger audit tail`"
-    )]
-    NotKnown(ApprovalId),
-}
-
-/// What waits, in a line: without its content.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[non_exhaustive]
-pub struct PendingApproval {
-    /// What to answer to.
-    pub id: ApprovalId,
-    /// Who asks.
-    pub agent: AgentName,
-    /// Under which grant.
-    pub grant: GrantAlias,
-    /// What an approval would cover.
-    pub mode: ApprovalMode,
-    /// `sign` or `send`.
-    pub kind: String,
-    /// How many bytes of content, or of body.
-    pub size: u64,
-    /// What an approval is bound to.
-    pub request: RequestDigest,
-    /// Since when.
-    pub asked: Timestamp,
-    /// The first moment at which no answer counts any more.
-    pub expires: Timestamp,
-}
-
-impl From<&Question> for PendingApproval {
-    fn from(question: &Question) -> Self {
-        Self {
-            id: question.id,
-            agent: question.agent.clone(),
-            grant: question.grant.clone(),
-            mode: question.mode,
-            kind: question.subject.kind().to_owned(),
-            size: question.subject.content().size,
-            request: question.request,
-            asked: question.asked,
-            expires: question.expires,
-        }
-    }
-}
-
 /// Proof that one use was approved, on record. Good for that use alone: consumed when the use is decided for good.
 pub(super) struct Approved {
     id: ApprovalId,
@@ -132,8 +65,8 @@ pub(super) struct Approvals {
 struct State {
     waiting: HashMap<ApprovalId, Waiting>,
     held: usize,
-    // What was approved last, and when.
-    last: HashMap<(AgentName, GrantAlias), (Timestamp, Arc<Subject>)>,
+    // What was approved last of each kind, and when. Never a text that was sealed.
+    last: HashMap<(AgentName, GrantAlias, &'static str), (Timestamp, Arc<Subject>)>,
     refused: u64,
 }
 
@@ -205,8 +138,8 @@ impl Approvals {
             return;
         };
         state.held = state.held.saturating_sub(waiting.held);
-        if let ApprovalEnd::Approved { .. } = end {
-            let question = &waiting.question;
+        let question = &waiting.question;
+        if matches!(end, ApprovalEnd::Approved { .. }) && is_remembered(&question.subject) {
             if state.last.len() >= MAX_REMEMBERED {
                 let oldest = state
                     .last
@@ -218,7 +151,7 @@ impl Approvals {
                 }
             }
             state.last.insert(
-                (question.agent.clone(), question.grant.clone()),
+                of_its_kind(&question.agent, &question.grant, &question.subject),
                 (question.asked, Arc::new(question.subject.clone())),
             );
         }
@@ -226,9 +159,9 @@ impl Approvals {
         waiting.ended.send_replace(Some(end));
     }
 
-    fn last(&self, agent: &AgentName, grant: &GrantAlias) -> Option<Arc<Subject>> {
+    fn last(&self, agent: &AgentName, grant: &GrantAlias, subject: &Subject) -> Option<Arc<Subject>> {
         let state = self.lock();
-        let (_, last) = state.last.get(&(agent.clone(), grant.clone()))?;
+        let (_, last) = state.last.get(&of_its_kind(agent, grant, subject))?;
         Some(Arc::clone(last))
     }
 
@@ -354,12 +287,18 @@ impl LocalBroker {
             return Err(not_approved("the grant wants no approval"));
         };
         let admitted = &instance.admitted;
-        let request = subject.request(&admitted.agent, &admitted.component, &admitted.manifest, alias);
+        let request = instance.request_of(alias, &subject);
         match terms.mode {
             ApprovalMode::Each => {}
             ApprovalMode::FirstUse => {
                 let ledger = self.ledger();
-                let earlier = ledger.approved(&admitted.agent, alias, admitted.component, admitted.manifest);
+                let earlier = ledger.approved(
+                    &admitted.agent,
+                    alias,
+                    admitted.component,
+                    admitted.manifest,
+                    subject.operation(),
+                );
                 if let Some(id) = earlier {
                     return Ok(Approved { id, request: None });
                 }
@@ -378,8 +317,8 @@ impl LocalBroker {
             request,
             asked,
             expires: asked.saturating_add(wait).unwrap_or(Timestamp::MAX),
+            last: self.approvals.last(&admitted.agent, alias, &subject),
             subject,
-            last: self.approvals.last(&admitted.agent, alias),
         });
         let mut closed = self.approvals.closed.subscribe();
         if *closed.borrow_and_update() {
@@ -445,6 +384,7 @@ impl LocalBroker {
             manifest: question.manifest,
             grant: question.grant.clone(),
             mode: question.mode,
+            operation: question.subject.operation(),
             request: question.request,
             expires: question.expires,
         };
@@ -471,107 +411,41 @@ impl LocalBroker {
             ),
         });
     }
-
-    /// What waits for an approval now, the oldest first.
-    #[must_use]
-    pub fn approvals(&self) -> Vec<PendingApproval> {
-        let state = self.approvals.lock();
-        let mut all: Vec<_> = state
-            .waiting
-            .values()
-            .filter(|one| one.answer.is_some())
-            .map(|one| PendingApproval::from(&*one.question))
-            .collect();
-        drop(state);
-        all.sort_by_key(|one| (one.asked, one.id));
-        all
-    }
-
-    /// One of them, with what would be signed or sent.
-    #[must_use]
-    pub fn approval_question(&self, id: ApprovalId) -> Option<Arc<Question>> {
-        let state = self.approvals.lock();
-        let waiting = state.waiting.get(&id).filter(|one| one.answer.is_some())?;
-        Some(Arc::clone(&waiting.question))
-    }
-
-    /// Approves one use, by an operator's decision. It goes on when the approval is on record, which it is when this returns.
-    ///
-    /// # Errors
-    /// When it does not wait any more, or the approval is not on record: then nothing was done.
-    pub async fn approve(&self, id: ApprovalId, by: AnsweredBy) -> Result<(), AnswerError> {
-        self.answer(id, |question| Verdict::approve(question, by)).await
-    }
-
-    /// Denies one use, by an operator's decision. The reason goes on the log, escaped and cut; the agent does not learn it.
-    ///
-    /// # Errors
-    /// When it does not wait any more, or the denial is not on record: it was refused all the same.
-    pub async fn deny_approval(
-        &self,
-        id: ApprovalId,
-        by: AnsweredBy,
-        reason: &str,
-    ) -> Result<(), AnswerError> {
-        self.answer(id, |question| Verdict::deny(question, by, reason))
-            .await
-    }
-
-    async fn answer(
-        &self,
-        id: ApprovalId,
-        verdict: impl FnOnce(&Question) -> Verdict,
-    ) -> Result<(), AnswerError> {
-        let (given, mut ended) = {
-            let mut state = self.approvals.lock();
-            let waiting = state.waiting.get_mut(&id).ok_or(AnswerError::Unknown(id))?;
-            let sender = waiting.answer.take().ok_or(AnswerError::Unknown(id))?;
-            let verdict = verdict(&waiting.question);
-            let ended = waiting.ended.subscribe();
-            sender
-                .send(verdict.clone())
-                .map_err(|_| AnswerError::Withdrawn(id))?;
-            (verdict.answer, ended)
-        };
-        let ended = tokio::time::timeout(RECORDING, ended.wait_for(Option::is_some)).await;
-        let ended = match ended {
-            Ok(Ok(ended)) => (*ended).clone(),
-            // Nobody says what came of it: the log, or the host, is gone.
-            Ok(Err(_)) | Err(_) => None,
-        };
-        match (given, ended) {
-            (Answer::Approve, Some(ApprovalEnd::Approved { .. }))
-            | (Answer::Deny { .. }, Some(ApprovalEnd::Denied { .. })) => Ok(()),
-            (_, Some(ApprovalEnd::Expired)) => Err(AnswerError::Expired(id)),
-            (_, Some(ApprovalEnd::Withdrawn)) if self.record.log.check_usable().is_err() => {
-                Err(AnswerError::Audit)
-            }
-            (_, Some(ApprovalEnd::Withdrawn)) => Err(AnswerError::Withdrawn(id)),
-            (_, Some(ApprovalEnd::Approved { .. } | ApprovalEnd::Denied { .. })) => {
-                Err(AnswerError::Overtaken(id))
-            }
-            (_, None) if self.record.log.check_usable().is_err() => Err(AnswerError::Audit),
-            (_, None) => Err(AnswerError::NotKnown(id)),
-        }
-    }
-
-    /// How many uses were refused since this broker was opened because nobody approved them.
-    #[must_use]
-    pub fn not_approved(&self) -> u64 {
-        self.approvals.lock().refused
-    }
 }
 
 fn new_id() -> Result<ApprovalId, Denial> {
-    let mut random = [0; 8];
+    random().map(ApprovalId::new)
+}
+
+/// Random bytes, for what nobody may guess.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], Denial> {
+    let mut random = [0; N];
     rand_core::OsRng.try_fill_bytes(&mut random).map_err(|_| {
-        Denial::new(
-            Refusal::Unavailable,
-            Rule::Approval,
-            "the system gives no random numbers",
-        )
+        let detail = "the system gives no random numbers";
+        Denial::new(Refusal::Unavailable, Rule::Approval, detail)
     })?;
-    Ok(ApprovalId::new(random))
+    Ok(random)
+}
+
+fn of_its_kind(
+    agent: &AgentName,
+    grant: &GrantAlias,
+    subject: &Subject,
+) -> (AgentName, GrantAlias, &'static str) {
+    (agent.clone(), grant.clone(), subject.kind())
+}
+
+/// Whether what was approved is kept to compare the next with: not what an agent has sealed so that nobody has it.
+fn is_remembered(subject: &Subject) -> bool {
+    match subject {
+        Subject::Seal { .. } => false,
+        Subject::Sign { .. }
+        | Subject::Send { .. }
+        | Subject::Unseal { .. }
+        | Subject::Generate { .. }
+        | Subject::Verify { .. }
+        | Subject::Attest { .. } => true,
+    }
 }
 
 pub(super) fn not_approved(detail: &str) -> Denial {

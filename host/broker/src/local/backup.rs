@@ -1,7 +1,7 @@
 //! Backups in the hands of the broker: what is in one, put on the log before it is written. Not its format, and not the file: whoever
 //! calls has that. There is no other way for private material out of a keyring.
 
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 
 use claviger_core::audit::Event;
 use claviger_core::custody::{CustodyError, CustodyKind};
@@ -11,7 +11,9 @@ use signed_note::Signer as _;
 
 use super::act::{Act, who};
 use super::{LocalBroker, log_key};
-use crate::backup::{BackupError, Head, KeyItem, Recipient, SecretItem, Writer, check_recipients};
+use crate::backup::{
+    BackupError, Contents, Head, Identity, KeyItem, Recipient, SecretItem, Writer, check_recipients,
+};
 use crate::custody::purpose_of;
 use crate::keyring::{KeyRecord, KeyringError, SecretRecord, has_use};
 
@@ -128,6 +130,37 @@ impl LocalBroker {
         Ok(made)
     }
 
+    /// What a backup holds, as [`Contents::read`] says, opened by identities of which some are keys in the TPM of this keyring.
+    ///
+    /// # Errors
+    /// As [`Contents::read`], and when there is no TPM or it fails.
+    pub async fn read_backup(
+        &self,
+        source: &mut (impl Read + Seek + Send),
+        identities: &[Identity],
+    ) -> Result<Contents, BackupError> {
+        self.agree(source, identities).await?;
+        Contents::read(source, identities)
+    }
+
+    /// Has the TPM do its part of opening a backup, if it has one, and leaves the file at its start.
+    pub(super) async fn agree(
+        &self,
+        source: &mut (impl Read + Seek + Send),
+        identities: &[Identity],
+    ) -> Result<(), BackupError> {
+        if !identities.iter().any(Identity::is_in_tpm) {
+            return Ok(());
+        }
+        let custody = self.custodies.get(CustodyKind::Tpm.as_str());
+        let keys = custody.and_then(|custody| custody.agreement());
+        Identity::agree(identities, keys, source).await?;
+        source.rewind().map_err(|source| BackupError::Io {
+            action: "read",
+            source,
+        })
+    }
+
     /// What a key is made of, outside of whatever holds it, if a backup has it.
     pub(super) async fn seed(&self, record: &KeyRecord) -> Result<Option<Secret>, BackUpError> {
         if !has_material(record) {
@@ -170,7 +203,7 @@ impl LocalBroker {
 /// Whether a backup has the material of this version.
 fn has_material(record: &KeyRecord) -> bool {
     match record.custody {
-        CustodyKind::Software | CustodyKind::TpmSealed => has_use(record.state),
+        CustodyKind::Software | CustodyKind::TpmSealed => has_use(record.state) && !is_left_out(record),
         CustodyKind::Tpm => false,
     }
 }
@@ -178,7 +211,9 @@ fn has_material(record: &KeyRecord) -> bool {
 /// Whether this version is of use and its material cannot be had.
 pub(super) fn is_left_out(record: &KeyRecord) -> bool {
     match record.custody {
-        CustodyKind::Software | CustodyKind::TpmSealed => false,
+        CustodyKind::Software => false,
+        // A copy elsewhere would be one that the TPM cannot refuse.
+        CustodyKind::TpmSealed => record.hardware.is_some() && has_use(record.state),
         CustodyKind::Tpm => has_use(record.state),
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use claviger_core::approval::{Content, Subject};
 use claviger_core::attest::Evidence;
 use claviger_core::audit::{Settlement, Use};
 use claviger_core::manifest::AttestGrant;
@@ -112,27 +113,20 @@ impl LocalBroker {
         audience: &Principal,
         nonce: &[u8],
     ) -> Result<Decided, Denial> {
-        let record = self
-            .active_key(&terms.key)
-            .map_err(|text| Denial::new(Refusal::Revoked, Rule::KeyState, &text))?;
         let admitted = &instance.admitted;
-        let time = self.trusted_now()?;
-        guard::decide(
-            &grant.constraints,
-            &self.ledger().grant(&admitted.agent, alias),
-            time,
-        )?;
-        let claims = EvidenceClaims {
-            audience,
-            nonce,
-            ttl: terms.ttl,
-            agent: &admitted.agent,
-            component: admitted.component,
-            manifest: admitted.manifest,
-            host_version: env!("CARGO_PKG_VERSION"),
-            assurance: record.assurance,
+        let mut ready = self.ready_to_attest(instance, alias, grant, terms, audience, nonce)?;
+        let approval = match grant.constraints.approval {
+            None => None,
+            Some(_) => {
+                let asked = subject(&ready.0, terms, audience, nonce);
+                let approved = self.approval(instance, alias, grant, asked, nonce.len()).await?;
+                // Everything anew, the token's time as well: the wait was long.
+                ready = self.ready_to_attest(instance, alias, grant, terms, audience, nonce)?;
+                let now = subject(&ready.0, terms, audience, nonce);
+                Some(approved.of(instance.request_of(alias, &now))?)
+            }
         };
-        let message = frame(&record, &claims, time)?;
+        let (record, message) = ready;
         let recording = {
             // As for a signature: decided, reserved and placed in the log under one lock.
             let mut ledger = self.ledger();
@@ -154,8 +148,7 @@ impl LocalBroker {
                 size: message.size() as u64,
                 number: ledger.reserve(&admitted.agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
-                // A grant of evidence has no approval: the manifest's reader refuses it.
-                approval: None,
+                approval,
             };
             ledger.used(&allowed, time);
             Permit::to_sign(
@@ -177,6 +170,40 @@ impl LocalBroker {
         })
     }
 
+    /// What needs no place in the log: the key, cheap limits, the token.
+    fn ready_to_attest(
+        &self,
+        instance: &Instance,
+        alias: &GrantAlias,
+        grant: &AdmittedGrant,
+        terms: &AttestTerms,
+        audience: &Principal,
+        nonce: &[u8],
+    ) -> Result<(Arc<KeyRecord>, Framed), Denial> {
+        let record = self
+            .active_key(&terms.key)
+            .map_err(|text| Denial::new(Refusal::Revoked, Rule::KeyState, &text))?;
+        let admitted = &instance.admitted;
+        let time = self.trusted_now()?;
+        guard::decide(
+            &grant.constraints,
+            &self.ledger().grant(&admitted.agent, alias),
+            time,
+        )?;
+        let claims = EvidenceClaims {
+            audience,
+            nonce,
+            ttl: terms.ttl,
+            agent: &admitted.agent,
+            component: admitted.component,
+            manifest: admitted.manifest,
+            host_version: env!("CARGO_PKG_VERSION"),
+            assurance: record.assurance,
+        };
+        let message = frame(&record, &claims, time)?;
+        Ok((record, message))
+    }
+
     async fn give(
         &self,
         permit: &Permit,
@@ -193,6 +220,16 @@ impl LocalBroker {
             .await
             .map_err(|error| failed(&error.to_string()))?;
         put_together(message, evidence).ok_or_else(|| failed("the evidence cannot be encoded"))
+    }
+}
+
+/// What an operator is asked about evidence.
+fn subject(record: &KeyRecord, terms: &AttestTerms, audience: &Principal, nonce: &[u8]) -> Subject {
+    Subject::Attest {
+        key: record.key.clone(),
+        audience: audience.clone(),
+        ttl: terms.ttl,
+        nonce: Content::of(nonce),
     }
 }
 

@@ -13,6 +13,7 @@ use claviger_core::{AuditError, KeyName, KeyRef, Permit, Secret};
 
 use super::LocalBroker;
 use super::keys::{KeyCreation, NewKeyError};
+use super::making;
 use super::stops::STOPPED;
 use crate::keyring::{KeyRecord, KeyState, KeyringError, RotationPlan};
 
@@ -110,11 +111,26 @@ impl LocalBroker {
         match (enforced, attests) {
             (Enforced::Hardware, true) => Err(NewKeyError::NotBoth),
             (Enforced::Hardware, false) => {
-                let algorithm = algorithm.signing().ok_or(CustodyError::NotEnforced(kind))?;
-                let made = custody()?.generate_revocable(key, algorithm).await?;
-                Ok(Made {
-                    hardware: Some(made.revocation),
-                    ..Made::from(made.generated)
+                let custody = custody()?;
+                if !making::has(custody.as_ref(), algorithm) {
+                    return Err(making::lacking(kind, algorithm).into());
+                }
+                Ok(match algorithm {
+                    KeyAlgorithm::Signing(algorithm) => {
+                        let made = custody.generate_revocable(key, algorithm).await?;
+                        Made {
+                            hardware: Some(made.revocation),
+                            ..Made::from(made.generated)
+                        }
+                    }
+                    KeyAlgorithm::Symmetric(algorithm) => {
+                        let made = custody.generate_symmetric_revocable(key, algorithm).await?;
+                        Made {
+                            identity: KeyIdentity::Symmetric(making::identifier()?),
+                            material: made.material,
+                            hardware: Some(made.revocation),
+                        }
+                    }
                 })
             }
             (Enforced::Keyring, true) => {

@@ -110,9 +110,15 @@ impl LocalBroker {
         &self,
         replacement: SecretReplacement,
     ) -> Result<Arc<SecretRecord>, NewSecretError> {
-        let record = self
-            .keyring
-            .stage_secret(replacement, SecretSource::Operator, self.now())?;
+        self.stage_secret_by(replacement, SecretSource::Operator).await
+    }
+
+    pub(super) async fn stage_secret_by(
+        &self,
+        replacement: SecretReplacement,
+        by: SecretSource,
+    ) -> Result<Arc<SecretRecord>, NewSecretError> {
+        let record = self.keyring.stage_secret(replacement, by, self.now())?;
         self.log_secrets(Some(added(&record)), &[Arc::clone(&record)])
             .await?;
         Ok(record)

@@ -29,6 +29,14 @@ pub(super) fn has(custody: &dyn Custody, algorithm: KeyAlgorithm) -> bool {
     }
 }
 
+/// That it has none.
+pub(super) const fn lacking(custody: CustodyKind, algorithm: KeyAlgorithm) -> CustodyError {
+    match algorithm {
+        KeyAlgorithm::Signing(algorithm) => CustodyError::Algorithm { custody, algorithm },
+        KeyAlgorithm::Symmetric(algorithm) => CustodyError::Symmetric { custody, algorithm },
+    }
+}
+
 impl LocalBroker {
     /// Makes the material of one version of a key, and what it is told by. Nothing is stored.
     pub(super) async fn make_key(
@@ -43,17 +51,10 @@ impl LocalBroker {
                 let made = custody.generate(key, algorithm).await?;
                 Ok((made.public.into(), made.material))
             }
-            KeyAlgorithm::Signing(algorithm) => Err(CustodyError::Algorithm {
-                custody: kind,
-                algorithm,
-            }
-            .into()),
-            KeyAlgorithm::Symmetric(algorithm) => {
-                let lacking = CustodyError::Symmetric {
-                    custody: kind,
-                    algorithm,
-                };
-                let material = match algorithm {
+            KeyAlgorithm::Signing(_) => Err(lacking(kind, algorithm).into()),
+            KeyAlgorithm::Symmetric(symmetric) => {
+                let lacking = lacking(kind, algorithm);
+                let material = match symmetric {
                     SymmetricAlgorithm::XChaCha20Poly1305 => {
                         custody.sealing().ok_or(lacking)?.generate(key).await?
                     }
@@ -80,10 +81,7 @@ pub(super) async fn open(
             custody.open(key, public, material).await.map(OpenKey::Signing)
         }
         KeyAlgorithm::Symmetric(algorithm) => {
-            let lacking = CustodyError::Symmetric {
-                custody: record.custody,
-                algorithm,
-            };
+            let lacking = lacking(record.custody, record.algorithm);
             match algorithm {
                 SymmetricAlgorithm::XChaCha20Poly1305 => {
                     let opened = custody.sealing().ok_or(lacking)?.open(key, material).await;
@@ -99,7 +97,7 @@ pub(super) async fn open(
 }
 
 /// Draws what tells a key from every other.
-fn identifier() -> Result<KeyId, CustodyError> {
+pub(super) fn identifier() -> Result<KeyId, CustodyError> {
     let mut bytes = [0; KeyId::LENGTH];
     OsRng
         .try_fill_bytes(&mut bytes)

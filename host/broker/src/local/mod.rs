@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
+use claviger_core::approval::Subject;
 use claviger_core::audit::{Event, InstanceEnd, Recovered};
 use claviger_core::custody::{Assurance, Custody, Sealer};
 use claviger_core::egress::{Answer, BodyStream, Egress, RequestHead, SendError};
@@ -12,7 +13,7 @@ use claviger_core::manifest::Manifest;
 use claviger_core::name::escape;
 use claviger_core::{
     Admission, AdmissionId, Approver, AuditError, AuditSink, BoxFuture, Broker, Clock, ComponentDigest,
-    InstanceId, NotAdmitted, Outcome, Refusal, Request, Secret,
+    GrantAlias, InstanceId, NotAdmitted, Outcome, Refusal, Request, RequestDigest, Secret,
 };
 
 use crate::audit::{Durability, LogKey, LogKeyError, LogOptions, OpenError as LogOpenError, TileLog};
@@ -43,6 +44,7 @@ mod record;
 mod reseal;
 mod restore;
 mod rotation;
+mod rotator;
 mod schedule;
 mod secrets;
 mod send;
@@ -59,7 +61,11 @@ pub use import::KeyImport;
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
+
 pub use rotation::Rotation;
+pub use rotator::{
+    Replaced, SecretRotation, SecretRotationError, WITHDRAWAL, Withdrawal, WithdrawalEnd, due_secret,
+};
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
 pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};
@@ -71,6 +77,7 @@ use guesses::Guesses;
 use hardware::Unenforced;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
+use rotator::{Rotations, Step};
 use secrets::OpenSecrets;
 use send::{Exchanges, Memory, Stop, Wasted};
 use tokens::Tokens;
@@ -192,6 +199,7 @@ pub struct LocalBroker {
     open_secrets: Arc<OpenSecrets>,
     egress: Option<Arc<dyn Egress>>,
     exchanges: Arc<Exchanges>,
+    rotations: Arc<Rotations>,
     approvals: Approvals,
     // For the bodies of requests that are held whole, of all instances.
     bodies: Memory,
@@ -208,12 +216,27 @@ pub struct LocalBroker {
 struct Instance {
     id: InstanceId,
     admitted: Arc<Admitted>,
+    // Of a rotator: the step that it was started for.
+    step: Option<Arc<Step>>,
     denials: Mutex<Denials>,
     // One for each request that is under way.
     outstanding: Arc<Semaphore>,
     // For the bodies of its requests that are held whole, and what was read of some in vain.
     bodies: Memory,
     wasted: Wasted,
+}
+
+impl Instance {
+    /// What an approval of this under one of its grants is bound to.
+    fn request_of(&self, alias: &GrantAlias, subject: &Subject) -> RequestDigest {
+        let Admitted {
+            agent,
+            component,
+            manifest,
+            ..
+        } = &*self.admitted;
+        subject.request(agent, component, manifest, alias)
+    }
 }
 
 impl LocalBroker {
@@ -317,6 +340,7 @@ impl LocalBroker {
             open_secrets,
             egress,
             exchanges: Arc::default(),
+            rotations: Arc::default(),
             approvals: Approvals::with(approvers),
             bodies: Memory::of_host(),
             tokens: Tokens::default(),
@@ -485,6 +509,11 @@ impl Broker for LocalBroker {
             .get(&admission)
             .cloned()
             .ok_or(Refusal::NotGranted)?;
+        // A rotator is run by a rotation alone.
+        let step = match &admitted.rotates {
+            Some(rotates) => Some(self.rotations.step(&rotates.secret).ok_or(Refusal::NotGranted)?),
+            None => None,
+        };
         // What an agent does without credentials is not run unrecorded either.
         self.record.log.check_usable().map_err(|_| Refusal::Unavailable)?;
         let id = InstanceId(self.ledger().next_instance());
@@ -496,6 +525,7 @@ impl Broker for LocalBroker {
         let instance = Instance {
             id,
             admitted,
+            step,
             denials: Mutex::new(Denials::new(self.clock.now())),
             outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING)),
             bodies: Memory::of_instance(),

@@ -157,14 +157,8 @@ impl LocalBroker {
                     .await?;
                 // Everything anew: the wait was long.
                 let (_, rule, record) = self.find(instance, alias)?;
-                let admitted = &instance.admitted;
-                let request = signing_subject(rule, &record, &content).request(
-                    &admitted.agent,
-                    &admitted.component,
-                    &admitted.manifest,
-                    alias,
-                );
-                let id = approved.of(request)?;
+                let now = signing_subject(rule, &record, &content);
+                let id = approved.of(instance.request_of(alias, &now))?;
                 let message = frame_anywhere(rule, &record, content, self.trusted_now()?).await?;
                 (record, message, Some(id))
             }

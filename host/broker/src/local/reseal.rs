@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use claviger_core::audit::Event;
 use claviger_core::custody::{Assurance, Custody, CustodyError, CustodyKind, Sealer};
+use claviger_core::profile::Profile;
 use claviger_core::{AuditError, KeyRef, Secret};
 
 use super::LocalBroker;
@@ -92,7 +93,7 @@ impl LocalBroker {
         if info.root.settings != root.spec.settings || info.root.kind != root.spec.kind {
             let mut stay = Vec::new();
             for record in keys.iter().filter(|record| is_left_out(record)) {
-                if !self.moves(record, root.resident.as_deref()).await? {
+                if !self.moves(record, &root).await? {
                     stay.push(record.key.clone());
                 }
             }
@@ -102,7 +103,9 @@ impl LocalBroker {
         }
         let sealed: Vec<_> = keys
             .iter()
+            // What the TPM refuses once it is revoked stays as it is sealed: sealed anew it would hang on nothing, and so would its copies.
             .filter(|record| record.custody == CustodyKind::TpmSealed && has_use(record.state))
+            .filter(|record| record.hardware.is_none())
             .collect();
         let event = Event::ResealRequested {
             by: who(by),
@@ -136,12 +139,26 @@ impl LocalBroker {
     }
 
     /// Whether a key that lives in a TPM lives in the one of the new root, as when the same TPM is named otherwise.
-    async fn moves(&self, record: &KeyRecord, resident: Option<&dyn Custody>) -> Result<bool, KeyringError> {
-        let (Some(custody), Some(public)) = (resident, record.public()) else {
+    async fn moves(&self, record: &KeyRecord, root: &NewRoot) -> Result<bool, KeyringError> {
+        let material = self.keyring.material(&record.key)?;
+        if record.custody == CustodyKind::TpmSealed {
+            let purpose = purpose_of(&record.key, &record.identity);
+            return Ok(root.sealer.unseal(&purpose, material.expose()).await.is_ok());
+        }
+        let Some(custody) = root.resident.as_deref() else {
             return Ok(false);
         };
-        let material = self.keyring.material(&record.key)?;
-        Ok(custody.open(&record.key, public, material).await.is_ok())
+        Ok(match (&record.profile, record.public()) {
+            (Profile::Attest {}, Some(public)) => match custody.attester() {
+                Some(attester) => attester.open(&record.key, public, material).await.is_ok(),
+                None => false,
+            },
+            (_, Some(public)) => custody.open(&record.key, public, material).await.is_ok(),
+            (_, None) => match custody.macs() {
+                Some(macs) => macs.open(&record.key, material).await.is_ok(),
+                None => false,
+            },
+        })
     }
 
     async fn taken_over(&self, record: &KeyRecord, root: &NewRoot) -> Result<Resealed, ResealError> {

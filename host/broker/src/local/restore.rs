@@ -1,7 +1,7 @@
 //! Restores a backup into a keyring: looks at all of it first, and then writes item by item, each in one transaction and each on the log.
 //! What is there already stays as it is, so that a restore that was interrupted is simply done again. Not the backup's format.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek};
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ pub enum RestoreError {
         #[source]
         source: CustodyError,
     },
-    /// The keyring failed. What was restored before stays.
+    /// The keyring failed. What was restored before stays; nothing was if it is too full.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
     /// The log cannot be written. What was restored before stays.
@@ -123,6 +123,8 @@ struct Plan {
     lost: BTreeSet<KeyName>,
     living: BTreeSet<KeyName>,
     over: Vec<(usize, KeyName)>,
+    // By the public half or identifier, which of the file's keys it is of.
+    identities: BTreeMap<Vec<u8>, KeyRef>,
     // What stands against versions that are over, unless their key is lost anyway.
     doubtful: Vec<(KeyName, String)>,
 }
@@ -137,6 +139,22 @@ impl Plan {
             Step::There | Step::Write => drop(self.living.insert(name)),
             Step::Left => {}
         }
+    }
+
+    /// One key has one profile, in a file as in a keyring: whoever made the file may have given it two.
+    fn refuse_twins(&mut self, record: &KeyRecord) {
+        if record.state == KeyState::Destroyed {
+            return;
+        }
+        let identity = record.identity.as_bytes().to_vec();
+        if let Some(first) = self.identities.get(&identity) {
+            self.problems.push(format!(
+                "key `{}` is the same key as `{first}` in the backup",
+                record.key
+            ));
+            return;
+        }
+        self.identities.insert(identity, record.key.clone());
     }
 
     /// A key that is lost as a whole is made anew under its name, so nothing of it is put there.
@@ -172,6 +190,7 @@ impl LocalBroker {
         source: &mut (impl Read + Seek + Send),
         how: Restoring<'_>,
     ) -> Result<Restored, RestoreError> {
+        self.agree(source, how.identities).await?;
         let mut reader = Reader::new(&mut *source, how.identities)?;
         let head = reader.head().clone();
         if let Some(of) = how.of.filter(|of| *of != head.vkey) {
@@ -192,6 +211,9 @@ impl LocalBroker {
         plan.leave_lost_names();
         if !plan.problems.is_empty() {
             return Err(RestoreError::Conflict(shortened(plan.problems)));
+        }
+        if plan.keys.saturating_add(plan.secrets) > self.keyring.room()? {
+            return Err(KeyringError::Full.into());
         }
         if !how.weaken && !plan.weaker.is_empty() {
             return Err(RestoreError::Weaker {
@@ -248,6 +270,7 @@ impl LocalBroker {
                     plan.problems
                         .push(format!("key `{}` is out of order in the backup", record.key));
                 }
+                plan.refuse_twins(record);
                 let step = self.step_for_key(record, material.as_ref(), plan);
                 plan.note_key(record, step);
                 if step == Step::Write {
@@ -305,10 +328,11 @@ impl LocalBroker {
         let mut problem = |text: String| plan.problems.push(format!("key `{}` {text}", record.key));
         // One key has one profile: under another name it would have two, and what was revoked under one would be back under the other.
         let keys = self.keyring.keys();
-        if let Some(same) = keys
-            .iter()
-            .find(|here| here.key.name != record.key.name && here.identity == record.identity)
-        {
+        let is_over = |record: &KeyRecord| record.state == KeyState::Destroyed;
+        let same = keys.iter().find(|here| {
+            here.key.name != record.key.name && here.identity == record.identity && !is_over(here)
+        });
+        if let Some(same) = same.filter(|_| !is_over(record)) {
             problem(format!("is here already, as `{}`", same.key));
         }
         if let Some(active) = self.keyring.key(&record.key.name)

@@ -204,21 +204,7 @@ impl LocalBroker {
             return denied(Refusal::Revoked, self.no_active_secret(name));
         };
         let secret = &record.secret;
-        if record.kind != kind {
-            return denied(
-                Refusal::Revoked,
-                format!("secret `{secret}` is for `{}`, not for `{kind}`", record.kind),
-            );
-        }
-        if record.origin != *origin {
-            return denied(
-                Refusal::Revoked,
-                format!(
-                    "secret `{secret}` may be sent to {} alone, not to {origin}",
-                    record.origin
-                ),
-            );
-        }
+        is_for(&record, kind, origin)?;
         if record.is_expired(now) {
             return denied(
                 Refusal::Expired,
@@ -250,10 +236,16 @@ impl LocalBroker {
 
     /// The value of the version that is in use, kept open while it is used. One that was taken out of use or replaced is not opened.
     pub(super) fn open_secret(&self, secret: &SecretRef) -> Result<Arc<Secret>, Denial> {
+        self.open_secret_to(secret, Opening::Use)
+    }
+
+    /// As [`LocalBroker::open_secret`], to be used or for another purpose.
+    pub(super) fn open_secret_to(&self, secret: &SecretRef, to: Opening) -> Result<Arc<Secret>, Denial> {
         let opened = self.open_secrets.open(
             secret,
             || match self.keyring.secret_record(secret).map(|record| record.state) {
                 Some(KeyState::Active) => Ok(()),
+                Some(KeyState::Pending | KeyState::Retiring) if to == Opening::TryOrWatch => Ok(()),
                 Some(KeyState::Retiring | KeyState::Retired) => {
                     let text = format!("secret `{secret}` was replaced while the request was decided");
                     Err(Denial::new(Refusal::Throttled, Rule::SecretState, &text))
@@ -320,6 +312,25 @@ impl LocalBroker {
     }
 }
 
+/// Whether a secret may be attached in this way, and sent there.
+pub(super) fn is_for(record: &SecretRecord, kind: InjectionKind, origin: &Origin) -> Result<(), Denial> {
+    let secret = &record.secret;
+    let denied = |text: String| Err(Denial::new(Refusal::Revoked, Rule::SecretState, &text));
+    if record.kind != kind {
+        return denied(format!(
+            "secret `{secret}` is for `{}`, not for `{kind}`",
+            record.kind
+        ));
+    }
+    if record.origin != *origin {
+        return denied(format!(
+            "secret `{secret}` may be sent to {} alone, not to {origin}",
+            record.origin
+        ));
+    }
+    Ok(())
+}
+
 pub(super) fn added(record: &SecretRecord) -> Event {
     Event::SecretAdded {
         secret: record.secret.clone(),
@@ -328,6 +339,15 @@ pub(super) fn added(record: &SecretRecord) -> Event {
         assurance: record.assurance,
         by: record.source,
     }
+}
+
+/// What a secret is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// To be attached to what an agent sends: the version in use alone.
+    Use,
+    /// To be tried by a rotation, or looked for in answers: one that waits or retires may be good at its server, too.
+    TryOrWatch,
 }
 
 /// The secrets that are open, each closed when it was idle for a while.

@@ -2,6 +2,7 @@
 
 mod approvals;
 mod approved_requests;
+mod approved_symmetric;
 mod backups;
 mod certify;
 mod commands;
@@ -17,9 +18,11 @@ mod proposals;
 mod races;
 mod recovery;
 mod resealing;
+mod restores;
 mod rollback;
 mod rotation;
 mod rotations;
+mod rotators;
 mod send;
 mod send_ends;
 mod slots;

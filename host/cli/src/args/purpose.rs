@@ -1,5 +1,7 @@
 //! What a new key is for, as arguments. Whether they go together is decided by `command::key`.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use claviger_core::http::Origin;
 use claviger_core::name::{Label, Namespace, Principal, SshUser, TokenType};
@@ -23,9 +25,15 @@ pub(crate) struct KeyImport {
     /// In which form the private key is
     #[arg(long, value_enum, default_value_t = ImportFormat::Auto)]
     pub(crate) format: ImportFormat,
-    /// Where it lives [default: `tpm-sealed` for Ed25519 where there is a TPM, `software` with a passphrase]
+    /// Where it lives [default: where there is a TPM, `tpm` for P-256 and RSA, `tpm-sealed` for Ed25519; `software` with a passphrase]
     #[arg(long, value_enum)]
     pub(crate) custody: Option<Custody>,
+    /// The private key is encrypted: read its own passphrase from this file; one newline at its end is left out
+    #[arg(long, value_name = "FILE", conflicts_with = "key_passphrase_fd")]
+    pub(crate) key_passphrase_file: Option<PathBuf>,
+    /// The private key is encrypted: read its own passphrase from this open file descriptor
+    #[arg(long, value_name = "N")]
+    pub(crate) key_passphrase_fd: Option<u32>,
     /// Take a key that others may have: whoever made it, its file, its backups. It is marked as imported for good
     #[arg(long)]
     pub(crate) accept_imported: bool,
@@ -71,7 +79,9 @@ pub(crate) enum ImportFormat {
     Pkcs8,
     /// PEM with `BEGIN EC PRIVATE KEY` (`openssl ecparam -genkey`)
     Sec1,
-    /// PEM with `BEGIN OPENSSH PRIVATE KEY` (`ssh-keygen`), not encrypted
+    /// PEM with `BEGIN RSA PRIVATE KEY` (`openssl genrsa -traditional`)
+    Pkcs1,
+    /// PEM with `BEGIN OPENSSH PRIVATE KEY` (`ssh-keygen`)
     Openssh,
     /// JSON Web Key (RFC 7517)
     Jwk,
@@ -83,6 +93,7 @@ impl From<ImportFormat> for Option<KeyFormat> {
             ImportFormat::Auto => None,
             ImportFormat::Pkcs8 => Some(KeyFormat::Pkcs8),
             ImportFormat::Sec1 => Some(KeyFormat::Sec1),
+            ImportFormat::Pkcs1 => Some(KeyFormat::Pkcs1),
             ImportFormat::Openssh => Some(KeyFormat::Openssh),
             ImportFormat::Jwk => Some(KeyFormat::Jwk),
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use claviger_tpm::Registers;
 
 use super::Root;
 
@@ -20,13 +21,17 @@ pub(crate) enum Backup {
         /// The file; it must not be there yet
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// Make it in the TPM of this keyring: backups open on this machine then, with this file, and nowhere else
+        #[arg(long)]
+        tpm: bool,
     },
 }
 
 /// `claviger backup create`.
 #[derive(Debug, Args)]
 pub(crate) struct BackupCreate {
-    /// Who can open it: `age1…`, as `backup keygen` and `age-keygen` print it; may be given up to 16 times
+    /// Who can open it: `age1…`, as `backup keygen` and `age-keygen` print it, or `age1tag1…`, as `backup keygen --tpm` does; may be given
+    /// up to 16 times
     #[arg(long, value_name = "RECIPIENT", required = true)]
     pub(crate) recipient: Vec<String>,
     /// The file; it must not be there yet
@@ -84,6 +89,18 @@ pub(crate) struct Reseal {
     /// Read the new passphrase from this open file descriptor
     #[arg(long, value_name = "N")]
     pub(crate) new_passphrase_fd: Option<u32>,
+    /// Open by this recovery code: the machine starts otherwise than the keyring was bound to, because you changed it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery_file: Option<PathBuf>,
+    /// Bind the keyring to how the machine starts, by these registers (PCRs), such as `sha256:0,2,4,7`; with a new code
+    #[arg(long, value_name = "REGISTERS", requires = "recovery_out")]
+    pub(crate) pcr: Option<Registers>,
+    /// With `--pcr`: write the new recovery code to this file, which must not be there yet
+    #[arg(long, value_name = "FILE", requires = "pcr")]
+    pub(crate) recovery_out: Option<PathBuf>,
+    /// Bind the keyring to no start of the machine any more
+    #[arg(long, conflicts_with = "pcr", requires = "weaken")]
+    pub(crate) no_pcr: bool,
     /// Also if the new root is less hard than the one there is
     #[arg(long)]
     pub(crate) weaken: bool,
@@ -103,8 +120,13 @@ mod tests {
             "claviger backup show f --identity-file i",
             "claviger backup restore f --identity-file i --key k+1+a --weaken",
             "claviger backup keygen --out i",
+            "claviger backup keygen --tpm --out i",
             "claviger keyring reseal",
             "claviger keyring reseal --custody passphrase --new-passphrase-file f --weaken",
+            "claviger keyring reseal --recovery-file f",
+            "claviger keyring reseal --pcr sha256:0,7 --recovery-out f",
+            "claviger keyring reseal --no-pcr --weaken",
+            "claviger init --pcr sha256:0,2,4,7 --recovery-out f",
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }
@@ -116,6 +138,12 @@ mod tests {
             "claviger backup keygen",
             "claviger keyring reseal --new-passphrase x",
             "claviger keyring reseal --new-passphrase-file f --new-passphrase-fd 3",
+            "claviger keyring reseal --no-pcr",
+            "claviger keyring reseal --pcr sha256:0,7",
+            "claviger keyring reseal --recovery-out f",
+            "claviger init --pcr sha256:0,2,4,7",
+            "claviger init --pcr sha1:0 --recovery-out f",
+            "claviger init --recovery-out f",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::file::{open_without_waiting, who};
 use crate::output::{columns, shown};
 use crate::progress;
-use crate::unlock::with_broker;
+use crate::unlock::{with_broker, with_unlocked};
 
 /// An identity file has at most this many bytes: sixteen identities and what is said of them.
 const MAX_IDENTITY_FILE: usize = 16 * 1024;
@@ -29,7 +29,7 @@ pub(crate) fn run(cx: &Context, command: Backup) -> Result<Exit, Failure> {
         Backup::Create(args) => create(cx, &args),
         Backup::Show(args) => show(cx, &args),
         Backup::Restore(args) => restore(cx, &args),
-        Backup::Keygen { out } => keygen(cx, &out),
+        Backup::Keygen { out, tpm } => keygen(cx, &out, tpm),
     }
 }
 
@@ -90,8 +90,15 @@ fn tell_made(cx: &Context, args: &BackupCreate, made: &BackupMade) {
 
 fn show(cx: &Context, args: &BackupShow) -> Result<Exit, Failure> {
     let identities = identities(cx, &args.identity_file)?;
-    let file = open(&args.file)?;
-    let contents = Contents::read(file, &identities).map_err(|error| in_file(&args.file, &error))?;
+    let mut file = open(&args.file)?;
+    let contents = if identities.iter().any(Identity::is_in_tpm) {
+        with_broker(cx, async |broker| {
+            let reading = broker.read_backup(&mut file, &identities).await;
+            reading.map_err(|error| in_file(&args.file, &error))
+        })?
+    } else {
+        Contents::read(file, &identities).map_err(|error| in_file(&args.file, &error))?
+    };
     let keys: Vec<_> = contents
         .keys
         .iter()
@@ -318,13 +325,21 @@ const fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '@' | ':' | ',' | '.' | '/' | '-' | '_' | '+')
 }
 
-fn keygen(cx: &Context, out: &Path) -> Result<Exit, Failure> {
+fn keygen(cx: &Context, out: &Path, tpm: bool) -> Result<Exit, Failure> {
     let new = NewFile::at(out)?;
-    let identity = Identity::generate().map_err(|error| Failure::of(Exit::Failed, &error))?;
-    let recipient = identity.recipient();
-    let text = identity
-        .to_text()
-        .map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let made = if tpm {
+        with_unlocked(cx, None, async |_, unlocking| {
+            let resident = unlocking.resident.as_ref();
+            match resident.and_then(|custody| custody.agreement()) {
+                Some(keys) => Ok(Identity::generate_in(keys).await),
+                None => Err(Failure::failed("this keyring is on a passphrase, not on a TPM")
+                    .help("make one on the machine that stands by, with `claviger init --custody tpm`, and do this there")),
+            }
+        })?
+    } else {
+        Identity::generate()
+    };
+    let (text, recipient) = made.map_err(|error| Failure::of(Exit::Failed, &error))?;
     let cannot = |error: io::Error| cannot_write(out, &error);
     let mut file = new.file.as_file();
     io::Write::write_all(&mut file, format!("# public key: {recipient}\n").as_bytes())
@@ -334,7 +349,13 @@ fn keygen(cx: &Context, out: &Path) -> Result<Exit, Failure> {
     new.put()?;
     let json = serde_json::json!({ "identity_file": out, "recipient": recipient.to_string() });
     cx.out.value(&json, |_| recipient.to_string());
-    if !cx.out.is_json() {
+    if !cx.out.is_json() && tpm {
+        cx.out.note(&format!(
+            "backups for this recipient are opened by {} on this machine, with its TPM, and by nothing else: keep a second recipient for \
+             the day on which this machine is lost, too",
+            out.display()
+        ));
+    } else if !cx.out.is_json() {
         cx.out.note(&format!(
             "backups for this recipient are opened by {} and by nothing else: move it to where no keyring is, such as a stick in a safe, \
              and keep a copy",
@@ -345,13 +366,13 @@ fn keygen(cx: &Context, out: &Path) -> Result<Exit, Failure> {
 }
 
 /// A file that is made beside its place, and put there once it is whole. Until then it has another name, and goes with this.
-struct NewFile {
+pub(crate) struct NewFile {
     file: NamedTempFile,
     place: PathBuf,
 }
 
 impl NewFile {
-    fn at(place: &Path) -> Result<Self, Failure> {
+    pub(crate) fn at(place: &Path) -> Result<Self, Failure> {
         if fs::symlink_metadata(place).is_ok() {
             return Err(taken(place));
         }
@@ -367,7 +388,11 @@ impl NewFile {
         })
     }
 
-    fn put(self) -> Result<(), Failure> {
+    pub(crate) fn as_file(&self) -> &File {
+        self.file.as_file()
+    }
+
+    pub(crate) fn put(self) -> Result<(), Failure> {
         let cannot = |error: &io::Error| cannot_write(&self.place, error);
         self.file.as_file().sync_all().map_err(|error| cannot(&error))?;
         let folder = self.file.path().parent().map(Path::to_owned);
@@ -470,6 +495,9 @@ fn in_file(path: &Path, error: &BackupError) -> Failure {
         BackupError::WrongIdentity { .. } => {
             failure.help("name the file with the identity of one of the recipients that it was made for")
         }
+        BackupError::NoTpm => failure.help(
+            "name the keyring on the machine where `claviger backup keygen --tpm` made it, with `--keyring`",
+        ),
         _ => failure,
     }
 }

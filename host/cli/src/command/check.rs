@@ -1,11 +1,14 @@
-//! `claviger check`: every problem of a manifest at once, every limit, every grant in words. Admits nothing and logs nothing.
+//! `claviger check`: every problem of a manifest at once, what stands against its grants in the keyring, every limit, every grant in words.
+//! Admits nothing, opens no keyring and logs nothing.
 
-use claviger_core::manifest::{Capability, Grant};
+use claviger_broker::fit::Unmet;
+use claviger_core::manifest::{Capability, Grant, Problem};
 use claviger_core::{ComponentDigest, GrantAlias, Manifest};
 use jiff::Timestamp;
 
 use crate::args::ManifestArg;
 use crate::context::Context;
+use crate::credentials::Lack;
 use crate::diagnose;
 use crate::exit::{Exit, Failure};
 use crate::manifest::{ManifestFile, count_errors};
@@ -23,7 +26,7 @@ struct Findings {
 
 pub(crate) fn run(cx: &Context, args: &ManifestArg) -> Result<Exit, Failure> {
     let file = ManifestFile::read(&args.path)?;
-    let (manifest, problems) = match Manifest::parse(&file.text) {
+    let (manifest, mut problems) = match Manifest::parse(&file.text) {
         Ok(parsed) => parsed,
         Err(problems) if cx.out.is_json() => {
             let problems: Vec<_> = problems
@@ -38,9 +41,6 @@ pub(crate) fn run(cx: &Context, args: &ManifestArg) -> Result<Exit, Failure> {
         }
         Err(problems) => return Err(file.refuse(&cx.out, &problems)),
     };
-    if !cx.out.is_json() {
-        file.draw(&cx.out, &problems);
-    }
     let mut findings = Findings {
         against: Vec::new(),
         unchecked: Vec::new(),
@@ -48,7 +48,11 @@ pub(crate) fn run(cx: &Context, args: &ManifestArg) -> Result<Exit, Failure> {
     };
     findings.look_at_writers(&file);
     findings.look_at_component(&file, &manifest);
-    findings.look_at_keyring(cx, &manifest);
+    problems.extend(findings.look_at_keyring(cx, &file, &manifest));
+    problems.sort_by_key(|problem| problem.span.start);
+    if !cx.out.is_json() {
+        file.draw(&cx.out, &problems);
+    }
     let ok = count_errors(&problems) == 0 && findings.against.is_empty();
     let json = serde_json::json!({
         "manifest": file.path,
@@ -100,31 +104,33 @@ impl Findings {
         }
     }
 
-    fn look_at_keyring(&mut self, cx: &Context, manifest: &Manifest) {
+    /// What the keyring does not have of what the grants need, with the place of each.
+    fn look_at_keyring(&mut self, cx: &Context, file: &ManifestFile, manifest: &Manifest) -> Vec<Problem> {
         if manifest.grants.is_empty() {
-            return;
+            return Vec::new();
         }
-        match crate::keys::list(cx) {
-            Ok(keys) => self.against.extend(crate::keys::against(manifest, &keys)),
+        let shown = match crate::credentials::shown(cx) {
+            Ok(shown) => shown,
             Err(failure) => {
-                let keys = format!("whether the keyring has the keys: {}", failure.message);
-                self.unchecked.push(keys);
-                return;
+                let what = format!(
+                    "whether the keyring has the keys and secrets: {}",
+                    failure.message
+                );
+                self.unchecked.push(what);
+                return Vec::new();
             }
+        };
+        let now = Timestamp::now();
+        for due in shown.due(manifest, now) {
+            cx.out.warn(&due);
         }
-        match crate::credentials::shelf(cx) {
-            Ok(shelf) => {
-                let now = Timestamp::now();
-                for due in shelf.due(manifest, now) {
-                    cx.out.warn(&due);
-                }
-                self.against.extend(shelf.against(manifest, now));
-            }
-            Err(failure) => self.unchecked.push(format!(
-                "whether the keyring has the secrets: {}",
-                failure.message
-            )),
+        let mut problems = Vec::new();
+        for Lack { alias, field, unmet } in shown.lacks(manifest, now) {
+            self.against.push(format!("grant `{alias}`: {unmet}"));
+            let Unmet { problem, fix, .. } = &unmet;
+            problems.push(Problem::of_credential(&file.text, alias, field, problem, fix));
         }
+        problems
     }
 }
 

@@ -6,7 +6,7 @@ use claviger_broker::ledger::GrantState;
 use claviger_core::manifest::{Capability, Grant};
 use claviger_core::name::{escape, nearest};
 use claviger_core::refusal::Rule;
-use claviger_core::{AgentName, ComponentDigest, GrantAlias, KeyName, Manifest};
+use claviger_core::{AgentName, ComponentDigest, GrantAlias, Manifest};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::manifest::ManifestFile;
 use crate::output::{Style, columns, shown_styled};
 use crate::words::{self, rule_name};
-use crate::{credentials, keys, log};
+use crate::{credentials, log};
 
 mod request;
 
@@ -101,7 +101,7 @@ pub(crate) fn run(cx: &Context, args: &Explain) -> Result<Exit, Failure> {
         Some((alias, None)) => rules.push(no_such_grant(&manifest, alias)),
         Some((alias, Some(grant))) => {
             let ledger = log::ledger(cx)?;
-            rules.extend(credential(cx, grant, at)?);
+            rules.extend(credential(cx, &manifest, (alias, grant), at)?);
             if args.at.is_none() {
                 let row = match guard::trusted_time(at, ledger.latest()) {
                     Ok(trusted) => {
@@ -203,42 +203,27 @@ fn no_such_grant(manifest: &Manifest, alias: &GrantAlias) -> Row {
 }
 
 /// Whether what the grant uses is there, active, and made for it.
-fn credential(cx: &Context, grant: &Grant, at: Timestamp) -> Result<Vec<Row>, Failure> {
-    Ok(match &grant.capability {
-        Capability::Sign { key, .. } | Capability::Seal { key, .. } | Capability::Mac { key, .. } => {
-            vec![granted_key(cx, key, &grant.capability)?]
-        }
-        Capability::Attest(attest) => vec![granted_key(cx, &attest.key, &grant.capability)?],
-        Capability::Http(http) if http.inject.is_none() => Vec::new(),
-        Capability::Http(http) => credentials::shelf(cx)?
-            .of(http, at)
-            .into_iter()
-            .map(|found| Row::new(found.rule, found.usable, found.detail))
-            .collect(),
-    })
-}
-
-fn granted_key(cx: &Context, key: &KeyName, capability: &Capability) -> Result<Row, Failure> {
-    let row = |allows, detail| Row::new(Rule::KeyState, allows, detail);
-    let records = keys::list(cx)?;
-    Ok(match keys::find(&records, key) {
-        Err(failure) => row(false, failure.message),
-        Ok(record) if !record.is_in_use() => row(
-            false,
-            format!(
-                "key `{}` is {}, only active keys are used",
-                record.key,
-                record.standing()
-            ),
-        ),
-        Ok(record) => match keys::fits(&record.profile, capability) {
-            Err(error) => row(false, format!("key `{key}`: {error}")),
-            Ok(()) => row(
-                true,
-                format!("key `{}` is active, for {}", record.key, record.profile.kind()),
-            ),
-        },
-    })
+fn credential(
+    cx: &Context,
+    manifest: &Manifest,
+    (alias, grant): (&GrantAlias, &Grant),
+    at: Timestamp,
+) -> Result<Vec<Row>, Failure> {
+    match &grant.capability {
+        Capability::Http(http) if http.inject.is_none() => return Ok(Vec::new()),
+        Capability::Http(_)
+        | Capability::Sign { .. }
+        | Capability::Seal { .. }
+        | Capability::Mac { .. }
+        | Capability::Attest(_) => {}
+    }
+    let needs = credentials::shown(cx)?.needs(manifest, alias, at).into_iter();
+    Ok(needs
+        .map(|need| match need.found {
+            Ok(detail) => Row::new(need.rule, true, detail),
+            Err(unmet) => Row::new(need.rule, false, unmet.to_string()),
+        })
+        .collect())
 }
 
 /// Whether anything is left of the bytes that may be sealed and unsealed.

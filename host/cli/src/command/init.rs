@@ -7,13 +7,14 @@ use std::path::Path;
 use std::pin::pin;
 
 use claviger_broker::LocalBroker;
-use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, RootKind, RootSpec};
+use claviger_broker::keyring::{Keyring, KeyringError, KeyringInfo, ROOT_PURPOSE, RootKind, RootSpec};
 use claviger_broker::local::OpenError;
 use claviger_core::Secret;
 use claviger_core::custody::Assurance;
-use claviger_tpm::{Tpm, TpmChoice, TpmError};
+use claviger_tpm::{RecoveryCode, Registers, Tpm, TpmChoice, TpmError};
 
 use crate::args::{Init, Root};
+use crate::bound::NewBinding;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::interruption::Interruption;
@@ -32,28 +33,51 @@ pub(crate) fn run(cx: &Context, args: &Init) -> Result<Exit, Failure> {
         Err(error) => return Err(error.into()),
     }
     let choice = choose(args.custody, args.tcti.clone(), &folder)?;
+    let mut binding = match (&choice, args.pcr, &args.recovery_out) {
+        (Choice::Passphrase, Some(_), _) => {
+            return Err(Failure::usage(
+                "`--pcr` binds a keyring to a TPM's registers, and `--custody passphrase` uses no TPM",
+            ));
+        }
+        (Choice::Tpm(_) | Choice::Swtpm(_), Some(registers), Some(file)) => {
+            Some(NewBinding::make(registers, file)?)
+        }
+        (_, _, _) => None,
+    };
     let before = Before::look(&folder);
-    let info = make(cx, &folder, choice).map_err(|stopped| {
+    let info = make(cx, &folder, choice, binding.as_mut()).map_err(|stopped| {
         if !stopped.leave {
             before.restore(&folder);
+            if let Some(binding) = &binding {
+                binding.undo();
+            }
         }
         stopped.failure
     })?;
+    let bound = binding.as_ref().map(|binding| binding.registers.to_string());
     let json = serde_json::json!({
         "keyring": folder,
         "custody": info.root.kind.as_str(),
         "assurance": info.assurance,
         "vkey": info.vkey,
+        "pcr": bound,
+        "recovery_file": binding.as_ref().map(NewBinding::file),
     });
     cx.out.value(&json, |_| {
         let vkey = info.vkey.as_deref().unwrap_or("-");
+        let bound = bound.as_ref().map_or_else(String::new, |registers| {
+            format!("\nbound to   {registers}: another start of this machine opens nothing")
+        });
         format!(
-            "keyring    {}\nassurance  {}: {}\nvkey       {vkey}",
+            "keyring    {}\nassurance  {}: {}{bound}\nvkey       {vkey}",
             folder.display(),
             info.assurance,
             meaning(info.assurance)
         )
     });
+    if let Some(binding) = &binding {
+        binding.tell(&cx.out);
+    }
     if !cx.out.is_json() {
         cx.out.note(
             "keep the vkey somewhere else: with `claviger audit verify --key VKEY` it proves that the log is this one",
@@ -149,7 +173,15 @@ impl From<OpenError> for Stopped {
     }
 }
 
-fn make(cx: &Context, folder: &Path, choice: Choice) -> Result<KeyringInfo, Stopped> {
+fn make(
+    cx: &Context,
+    folder: &Path,
+    choice: Choice,
+    binding: Option<&mut NewBinding>,
+) -> Result<KeyringInfo, Stopped> {
+    let bound = binding
+        .map(|binding| Ok::<_, Failure>((binding.registers, binding.take_code()?)))
+        .transpose()?;
     let runtime = runtime()?;
     let made = runtime.block_on(async {
         // Nothing is made while a passphrase is read: until then a signal may end the process by itself.
@@ -159,7 +191,7 @@ fn make(cx: &Context, folder: &Path, choice: Choice) -> Result<KeyringInfo, Stop
         };
         let mut interruption = Interruption::new()?;
         let making = async {
-            let (spec, unlocking) = root(choice, passphrase, folder).await?;
+            let (spec, unlocking) = root(choice, passphrase, folder, bound).await?;
             let broker = LocalBroker::create(options(cx, folder, unlocking), spec).await?;
             let info = broker.keyring().info();
             broker.close().await.map_err(Failure::from)?;
@@ -194,6 +226,7 @@ async fn root(
     choice: Choice,
     passphrase: Option<Secret>,
     folder: &Path,
+    bound: Option<(Registers, RecoveryCode)>,
 ) -> Result<(RootSpec, Unlocking), Stopped> {
     let (choice, kind) = match (choice, passphrase) {
         (Choice::Tpm(choice), _) => (choice, RootKind::Tpm),
@@ -208,7 +241,7 @@ async fn root(
         (Choice::Passphrase, None) => return Err(Failure::failed("the passphrase is missing").into()),
     };
     let folder = folder.to_owned();
-    aside(move || connect(choice, kind, &folder)).await?
+    aside(move || connect(choice, kind, &folder, bound)).await?
 }
 
 /// Connects to a TPM that shall protect a keyring in this folder, of the hardness that was asked for.
@@ -216,11 +249,17 @@ pub(super) fn root_on_tpm(
     choice: TpmChoice,
     kind: RootKind,
     folder: &Path,
+    bound: Option<(Registers, RecoveryCode)>,
 ) -> Result<(RootSpec, Unlocking), Failure> {
-    connect(choice, kind, folder).map_err(|stopped| stopped.failure)
+    connect(choice, kind, folder, bound).map_err(|stopped| stopped.failure)
 }
 
-fn connect(choice: TpmChoice, kind: RootKind, folder: &Path) -> Result<(RootSpec, Unlocking), Stopped> {
+fn connect(
+    choice: TpmChoice,
+    kind: RootKind,
+    folder: &Path,
+    bound: Option<(Registers, RecoveryCode)>,
+) -> Result<(RootSpec, Unlocking), Stopped> {
     let tpm = Tpm::connect(choice)?;
     match (kind.assurance(), tpm.assurance()) {
         (asked, found) if asked == found => {}
@@ -240,6 +279,20 @@ fn connect(choice: TpmChoice, kind: RootKind, folder: &Path) -> Result<(RootSpec
             .into());
         }
     }
+    Ok(rooted(tpm, kind, folder, bound)?)
+}
+
+/// A root on this TPM, bound to how the machine starts if that was asked for.
+pub(super) fn rooted(
+    tpm: Tpm,
+    kind: RootKind,
+    folder: &Path,
+    bound: Option<(Registers, RecoveryCode)>,
+) -> Result<(RootSpec, Unlocking), Failure> {
+    let tpm = match bound {
+        Some((registers, code)) => tpm.bound(registers, ROOT_PURPOSE, code),
+        None => tpm,
+    };
     let spec = RootSpec {
         kind,
         settings: tpm.settings(folder)?,

@@ -22,3 +22,5 @@ pub(crate) mod run;
 pub(crate) mod secret;
 pub(crate) mod ssh_agent;
 pub(crate) mod status;
+
+pub(crate) use backup::NewFile;

@@ -1,6 +1,7 @@
 //! What an agent may request over HTTP, as types that cannot be wrong: origins, targets, routes, headers, bodies, and how a credential
 //! is attached. Sends nothing and resolves nothing: `claviger-egress` does.
 
+mod capture;
 mod decide;
 mod grant;
 mod header;
@@ -11,6 +12,7 @@ mod place;
 mod route;
 mod target;
 
+pub use capture::{Capture, Captured, MAX_CAPTURED, NotCaptured};
 pub use decide::{BodyPresence, Decided, NotDecided, decide};
 pub use grant::{
     AllowedQuery, AnswerRule, Budget, ByteBudget, CidrBlock, HttpGrant, NotACidr, NotAPin, SpkiPin, TlsFloor,

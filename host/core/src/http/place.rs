@@ -64,6 +64,12 @@ impl JsonPlace {
         }
     }
 
+    /// Whether it is one place in any body: it has no `*`.
+    #[must_use]
+    pub fn is_one(&self) -> bool {
+        !self.steps.contains(&Step::Every)
+    }
+
     pub(super) fn steps(&self) -> &[Step] {
         &self.steps
     }

@@ -31,6 +31,8 @@ fields! {
         LIMITS_TABLE: "limits", "a table", "{ memory = \"64 MiB\" }";
         ENV_TABLE: "env", "a table of strings", "{ LANG = \"C.UTF-8\" }";
         FILES_TABLE: "files", "a table of folders", "{ \"/work\" = { host = \"dist\", access = \"read\" } }";
+        ROTATES_TABLE: "rotates", "a table that names a secret and two grants",
+            "{ secret = \"api-token\", issue = \"issue\", probe = \"probe\", value = \"/token\" }";
         GRANTS_TABLE: "grants", "a table of grants", "{ sign-release = { sign = { key = \"release\" } } }";
     }
     /// In `[agent]`.
@@ -53,6 +55,15 @@ fields! {
     FOLDER = {
         HOST: "host", "the path of a folder, relative to the manifest's folder", "\"dist\"";
         ACCESS: "access", "`read` or `read-write`", "\"read\"";
+    }
+    /// In `[rotates]`.
+    ROTATES = {
+        ROTATED: "secret", "the name of a secret", "\"api-token\"";
+        ISSUE: "issue", "the alias of a grant of `http`", "\"issue\"";
+        PROBE: "probe", "the alias of a grant of `http`", "\"probe\"";
+        VALUE_AT: "value", "a JSON pointer", "\"/token\"";
+        ID_AT: "id", "a JSON pointer", "\"/id\"";
+        LIFETIME_AT: "lifetime", "a JSON pointer", "\"/expires_in\"";
     }
     /// In each `[grants.…]`.
     GRANT = {

@@ -11,14 +11,15 @@ use jiff::Timestamp;
 use crate::admission::CapabilityKind;
 use crate::approval::Approval;
 use crate::digest::{ComponentDigest, ManifestDigest};
-use crate::http::HttpGrant;
-use crate::name::{AgentName, GrantAlias, KeyName, Label, Principal, VariableName};
+use crate::http::{Capture, HttpGrant};
+use crate::name::{AgentName, GrantAlias, KeyName, Label, Principal, SecretName, VariableName};
 use crate::profile::Narrowing;
 
 pub mod fields;
 mod hours;
 mod parse;
 mod pin;
+mod place;
 mod problem;
 mod quantity;
 mod rights;
@@ -73,6 +74,8 @@ pub struct Manifest {
     pub limits: Limits,
     /// What it finds in the closed subset of WASI.
     pub world: World,
+    /// Which secret it replaces, if it is a rotator.
+    pub rotates: Option<Rotates>,
     /// What it may do with credentials, by alias.
     pub grants: BTreeMap<GrantAlias, Grant>,
 }
@@ -94,6 +97,20 @@ impl Manifest {
     pub fn with_digest(text: &str, digest: ComponentDigest) -> Result<String, Vec<Problem>> {
         pin::with_digest(text, digest)
     }
+}
+
+/// `[rotates]`: what makes an agent a rotator. It is run by a rotation alone, one instance for each step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rotates {
+    /// The secret that it replaces.
+    pub secret: SecretName,
+    /// The grant whose answer holds the new value. The agent learns of that answer its status alone.
+    pub issue: GrantAlias,
+    /// The grant that attaches the version that is tried: the new one before it is put into use, the old one after it was withdrawn.
+    pub probe: GrantAlias,
+    /// Where in the answer the new value is.
+    pub capture: Capture,
 }
 
 /// `[agent]`.

@@ -21,6 +21,7 @@ mod limits;
 mod mix;
 mod oauth;
 mod pem;
+mod rotates;
 mod section;
 mod symmetric;
 mod world;
@@ -105,6 +106,7 @@ fn read_document(document: &DeTable<'_>, text: &str, report: &mut Report) -> Opt
     let env = world::read_env(&top, report);
     let files = world::read_files(&top, report);
     let grants = grants::read(&top, &limits, report);
+    let rotates = rotates::read(&top, &grants, report);
     let agent::Read {
         agent,
         args,
@@ -115,6 +117,7 @@ fn read_document(document: &DeTable<'_>, text: &str, report: &mut Report) -> Opt
         agent,
         limits,
         world: crate::manifest::World { args, env, files },
+        rotates,
         grants,
     };
     mix::judge(

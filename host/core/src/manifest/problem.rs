@@ -21,6 +21,8 @@ pub mod code {
     pub const CONFLICT: &str = "manifest::conflict";
     /// Something this version does not serve.
     pub const UNSUPPORTED: &str = "manifest::unsupported";
+    /// A credential that a grant needs is not there, not in use, or made for something else. Of the keyring, not of the text alone.
+    pub const CREDENTIAL: &str = "manifest::credential";
     /// Warning: a grant that never ends.
     pub const NO_EXPIRY: &str = "manifest::no-expiry";
     /// Warning: a grant with neither `uses` nor `rate`.

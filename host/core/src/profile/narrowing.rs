@@ -29,7 +29,7 @@ pub struct Narrowing {
 
 impl Narrowing {
     /// Every field that the grant gives, with the one profile that it belongs to.
-    pub(super) fn given(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let Self {
             namespace,
             audience,

@@ -180,6 +180,12 @@ impl SealInput {
         self.plaintext.as_bytes()
     }
 
+    /// The text again, to be framed anew.
+    #[must_use]
+    pub fn into_plaintext(self) -> Plaintext {
+        self.plaintext
+    }
+
     /// What the cipher binds to it.
     #[must_use]
     pub fn associated(&self) -> &[u8] {

@@ -36,11 +36,11 @@ pub(super) fn wasi(error: &SendError) -> Error {
                 grant,
             ) => refused(*refusal, grant.as_ref()),
         },
-        SendError::Failed { fault } => failed(*fault),
+        SendError::Failed { fault, grant } => failed(*fault, grant.as_ref()),
     }
 }
 
-fn failed(fault: Fault) -> Error {
+fn failed(fault: Fault, grant: Option<&GrantAlias>) -> Error {
     match fault {
         Fault::NoAddress => Error::DnsError {
             rcode: None,
@@ -60,8 +60,8 @@ fn failed(fault: Fault) -> Error {
         Fault::RequestBody => Error::HttpRequestBodySize(None),
         Fault::RequestAborted => Error::ConnectionTerminated,
         // The operator has to look at both: to the agent they are refusals.
-        Fault::Token => refused(Refusal::Unavailable, None),
-        Fault::Reflected => refused(Refusal::Suspended, None),
+        Fault::Token => refused(Refusal::Unavailable, grant),
+        Fault::Reflected => refused(Refusal::Suspended, grant),
     }
 }
 

@@ -30,6 +30,24 @@ pub(crate) mod bindings {
     });
 }
 
+/// The exports of a rotator. What it imports is what an agent imports.
+pub(crate) mod rotation {
+    wasmtime::component::bindgen!({
+        path: ["../../wit/credentials", "../../wit/agent"],
+        world: "claviger:agent/rotator",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "claviger:credentials/types": super::bindings::claviger::credentials::types,
+            "claviger:credentials/signing": super::bindings::claviger::credentials::signing,
+            "claviger:credentials/sealing": super::bindings::claviger::credentials::sealing,
+            "claviger:credentials/mac": super::bindings::claviger::credentials::mac,
+            "claviger:credentials/attestation": super::bindings::claviger::credentials::attestation,
+            "claviger:credentials/grants": super::bindings::claviger::credentials::grants,
+        },
+    });
+}
+
 /// One instance at its broker: what the host functions need, kept in the store's data. Dropped, it ends the instance.
 pub struct CredentialsCtx {
     broker: Arc<dyn Broker>,

@@ -10,15 +10,15 @@ use sha2::{Digest as _, Sha256};
 use super::formats::{port, run, succeed, take_apart};
 use super::*;
 
-struct Witness {
+pub(super) struct Witness {
     custody: Arc<dyn Custody>,
-    name: KeyRef,
-    public: PublicKey,
-    stored: Vec<u8>,
-    open: Arc<dyn AttestingKey>,
+    pub(super) name: KeyRef,
+    pub(super) public: PublicKey,
+    pub(super) stored: Vec<u8>,
+    pub(super) open: Arc<dyn AttestingKey>,
 }
 
-async fn witness(rig: &Rig, name: &str) -> Witness {
+pub(super) async fn witness(rig: &Rig, name: &str) -> Witness {
     let custody = rig.tpm.custody();
     let name = key_ref(name);
     let attester = custody.attester().expect("a TPM gives evidence");
@@ -34,7 +34,7 @@ async fn witness(rig: &Rig, name: &str) -> Witness {
     }
 }
 
-fn token(key: &PublicKey, nonce: &[u8]) -> Framed {
+pub(super) fn token(key: &PublicKey, nonce: &[u8]) -> Framed {
     let (audience, agent) = (
         "https://verifier.example".parse().unwrap(),
         "bot".parse().unwrap(),
@@ -57,7 +57,7 @@ fn token(key: &PublicKey, nonce: &[u8]) -> Framed {
     evidence(&Profile::Attest {}, &claims, &context).unwrap()
 }
 
-async fn to_prove(key: &KeyRef, by: &KeyRef) -> Permit {
+pub(super) async fn to_prove(key: &KeyRef, by: &KeyRef) -> Permit {
     let sink = Arc::new(CountingSink::default());
     Permit::to_prove(
         sink,

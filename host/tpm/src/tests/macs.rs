@@ -6,14 +6,14 @@ use claviger_core::profile::{MacInput, Profile};
 use super::formats::{port, succeed, take_apart};
 use super::*;
 
-fn input(content: &[u8]) -> MacInput {
+pub(super) fn input(content: &[u8]) -> MacInput {
     let profile = Profile::Mac {
         label: "a".repeat(64).parse().unwrap(),
     };
     profile.macs(None).unwrap().frame(content).unwrap()
 }
 
-async fn permit(key: &KeyRef, input: &MacInput) -> Permit {
+pub(super) async fn permit(key: &KeyRef, input: &MacInput) -> Permit {
     let allowed = Use {
         instance: InstanceId(1),
         agent: "tester".parse().unwrap(),

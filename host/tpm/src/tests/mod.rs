@@ -1,17 +1,22 @@
 //! The crate against real software TPMs, each in a folder of its own and ended with its test. Not the rules: those are tested
 //! beside their code.
 
+mod agreement;
 mod attesting;
+mod bound;
 mod custody;
 mod device;
 mod formats;
+mod importing;
 mod interposer;
 mod lost;
 mod macs;
 mod queues;
 mod recovery;
 mod revocation;
+mod revocation_kinds;
 mod sealing;
+mod unusable;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

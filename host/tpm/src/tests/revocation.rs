@@ -12,7 +12,7 @@ use crate::actor::Lane;
 use crate::device::Device;
 
 /// A revocable key that is open, and what a keyring would keep to revoke it.
-async fn revocable(rig: &Rig, algorithm: Algorithm, name: &str) -> (TestKey, Vec<u8>) {
+pub(super) async fn revocable(rig: &Rig, algorithm: Algorithm, name: &str) -> (TestKey, Vec<u8>) {
     let custody = rig.tpm.custody();
     let name = key_ref(name);
     let Revocable {

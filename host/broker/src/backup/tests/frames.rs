@@ -6,14 +6,13 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::age::Sealing;
+use super::super::stream::{PADDING, Sealing};
 use super::super::write::{Chain, Kind, PRELUDE};
 use super::super::{BackupError, Contents, FORMAT, Head, Identity, MAX_FRAME, Recipient, Writer};
 
 fn identity() -> (Vec<Identity>, Recipient) {
-    let identity = Identity::generate().unwrap();
-    let recipient = identity.recipient();
-    (vec![identity], recipient)
+    let (text, recipient) = Identity::generate().unwrap();
+    (Identity::read_all(&text).unwrap(), recipient)
 }
 
 fn log_key() -> (SigningKey, String) {
@@ -54,7 +53,7 @@ fn content(frames: &[(u8, serde_json::Value, &[u8])]) -> Vec<u8> {
     }
     let signature = log_key().0.sign(&chain.signed());
     let end = json!({ "signature": base64(&signature.to_bytes()) });
-    bytes.extend(frame(4, end.to_string().as_bytes(), b""));
+    bytes.extend(frame(4, end.to_string().as_bytes(), &PADDING));
     bytes
 }
 
@@ -140,11 +139,17 @@ fn each_lie_is_refused_and_the_item_named() {
     fewer.pop();
     let no_end = {
         let whole = content(&good());
-        whole[..whole.len() - 60].to_vec()
+        whole[..whole.len() - PADDING.len() - 60].to_vec()
     };
+    let mut unpadded = content(&good());
+    *unpadded.last_mut().unwrap() = 1;
+    let mut unlike = content(&good());
+    let at = unlike.len() - PADDING.len() - 4;
+    unlike.truncate(at);
+    unlike.extend(0_u32.to_be_bytes());
     let longer = [content(&good()), b"x".to_vec()].concat();
     let mut forged = content(&good());
-    let last = forged.len() - 20;
+    let last = forged.len() - PADDING.len() - 20;
     forged[last] = if forged[last] == b'A' { b'B' } else { b'A' };
     let deep = format!("{}1{}", "[".repeat(60_000), "]".repeat(60_000));
     let nested = [
@@ -175,6 +180,8 @@ fn each_lie_is_refused_and_the_item_named() {
         ("one item less", content(&fewer), "the end comes too early"),
         ("no end", no_end, "ends before its last item"),
         ("something behind the end", longer, "something follows the end"),
+        ("another padding", unpadded, "another padding"),
+        ("no padding", unlike, "another padding"),
         ("another signature", forged, "not signed by the key"),
         (
             "4097 items",

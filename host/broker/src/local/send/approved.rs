@@ -53,8 +53,7 @@ impl LocalBroker {
             subject,
             held,
         } = asking;
-        let admitted = &instance.admitted;
-        let request = subject.request(&admitted.agent, &admitted.component, &admitted.manifest, alias);
+        let request = instance.request_of(alias, &subject);
         let approved = self.approval(instance, alias, grant, subject, held).await?;
         // The request is held, not read again: it is the one that was shown.
         approved.of(request)

@@ -323,7 +323,7 @@ impl Settling {
     pub(super) fn failed(&mut self, error: &SendError) {
         self.settlement = Settlement::Failed;
         self.fault = match error {
-            SendError::Failed { fault } => Some(*fault),
+            SendError::Failed { fault, .. } => Some(*fault),
             SendError::Refused { .. } => None,
         };
     }
@@ -360,7 +360,7 @@ pub(super) fn reflected(
     let grant = alias.clone();
     Box::pin(async move {
         match (alert.await, suspended.await) {
-            (Ok(_), Ok(())) => Fault::Reflected.into(),
+            (Ok(_), Ok(())) => SendError::from(Fault::Reflected).under(&grant),
             (Err(_), _) | (_, Err(_)) => SendError::Refused {
                 refusal: Refusal::Unavailable,
                 grant: Some(grant),
@@ -471,7 +471,7 @@ impl Guarded {
             return self.poll_telling(cx);
         }
         self.last = Last::Nothing;
-        Poll::Ready(Some(Err(error)))
+        Poll::Ready(Some(Err(error.under(&self.exchange.alias))))
     }
 
     /// Settles a whole answer, unless it was stopped.
@@ -533,7 +533,7 @@ impl Drop for Guarded {
 pub(in super::super) const fn may_have_left(error: &SendError) -> bool {
     match error {
         SendError::Refused { .. } => false,
-        SendError::Failed { fault } => match fault {
+        SendError::Failed { fault, .. } => match fault {
             Fault::NoAddress
             | Fault::Crowded
             | Fault::ForbiddenAddress

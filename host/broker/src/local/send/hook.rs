@@ -130,7 +130,7 @@ impl LocalBroker {
                 Settlement::Released
             }
             Err(error) => {
-                if let SendError::Failed { fault } = error {
+                if let SendError::Failed { fault, .. } = error {
                     traffic.fault = Some(*fault);
                 }
                 Settlement::Failed

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::admit::AdmittedGrant;
+use super::secrets::Opening;
 use super::tokens::NoToken;
 use super::{Instance, LocalBroker};
 use crate::guard::{self, Room};
@@ -22,6 +23,7 @@ mod approved;
 mod body;
 mod exchange;
 mod hook;
+mod issue;
 mod memory;
 mod prepared;
 mod proof;
@@ -31,7 +33,6 @@ mod terms;
 pub(super) use exchange::{Exchange, Exchanges, Stop, may_have_left};
 pub use hook::{HookError, MAX_HOOK_ANSWER, Webhook};
 pub(super) use memory::{Memory, Wasted};
-pub(super) use proof::fits;
 pub(super) use terms::{Credentials, HttpTerms};
 
 use body::outgoing;
@@ -78,7 +79,7 @@ impl LocalBroker {
             Err(Failure::Failed(error)) => Err(error),
             Err(Failure::NoToken { alias, denial }) => {
                 self.refuse(&instance, &alias, denial).await;
-                Err(Fault::Token.into())
+                Err(SendError::from(Fault::Token).under(&alias))
             }
             Err(Failure::Denied { alias, denial }) => {
                 let refusal = match &alias {
@@ -185,7 +186,7 @@ impl LocalBroker {
         let (Some(grant), Some(terms)) = (admitted.grants.get(alias), admitted.http(alias)) else {
             return Err(denied(no_egress()));
         };
-        self.credentials(terms).map_err(denied)?;
+        self.credentials_of(instance, alias, terms).map_err(denied)?;
         // Cheap rules first, so that a suspended agent cannot make the host read and parse megabytes.
         let time = self.trusted_now().map_err(denied)?;
         let state = self.ledger().grant(&admitted.agent, alias);
@@ -221,7 +222,7 @@ impl LocalBroker {
         } = *request;
         let alias = decided.alias;
         let agent = &instance.admitted.agent;
-        let credentials = self.credentials(terms)?;
+        let credentials = self.credentials_of(instance, alias, terms)?;
         let exchange = Exchange::new(
             Some(instance.id),
             agent.clone(),
@@ -231,7 +232,8 @@ impl LocalBroker {
         );
         let registered = self.exchanges.register(&exchange)?;
         // Again, now that the exchange is stopped by whatever changes from here on.
-        self.credentials(terms)?.must_equal(&credentials)?;
+        self.credentials_of(instance, alias, terms)?
+            .must_equal(&credentials)?;
         if let Some(proof) = proof {
             proof.must_be_by(&credentials)?;
         }
@@ -240,8 +242,13 @@ impl LocalBroker {
         }
         // Before the entry: a value that is replaced after it is gone, and the use was allowed with it.
         let opened = match credentials.secrets().first() {
-            Some(secret) => Some(self.open_secret(secret)?),
+            Some(secret) => Some(self.open_secret_to(secret, instance.opening(alias))?),
             None => None,
+        };
+        // Last of what can be decided anew: a new credential is asked for once.
+        let asking = match &instance.step {
+            Some(step) if instance.issues(alias) => Some(step.ask()?),
+            Some(_) | None => None,
         };
         let (recording, allowed, room) = {
             let mut ledger = self.ledger();
@@ -296,6 +303,7 @@ impl LocalBroker {
             credentials,
             opened,
             room,
+            asking,
         })
     }
 
@@ -314,6 +322,7 @@ impl LocalBroker {
             credentials,
             opened,
             room,
+            asking,
         } = permitted;
         let alias = prepared.decided.alias;
         let denied = |denial| Failure::Denied {
@@ -349,6 +358,10 @@ impl LocalBroker {
             ..plan
         };
         settling.injected = inject;
+        if let Some(taking) = asking {
+            let issuing = (taking, settling, exchange, registered);
+            return self.issued(egress, instance, alias, plan, issuing).await;
+        }
         let expiry = self.expiry(prepared.grant, &credentials);
         let sending = tokio::select! {
             // What was stopped is not begun.
@@ -374,6 +387,9 @@ impl LocalBroker {
             Ok(Ok(answer)) => answer,
         };
         settling.status = Some(answer.status);
+        if let (Some(step), Some(rotates)) = (&instance.step, &instance.admitted.rotates) {
+            step.saw(rotates, alias, answer.status);
+        }
         self.learn(instance, &prepared.terms.grant, alias, &answer, token.as_ref());
         let flow = Flow {
             body: answer.body,
@@ -460,7 +476,7 @@ impl LocalBroker {
             let versions = self.keyring.secret_versions(name);
             let used = self.keyring.secret(name);
             for record in versions.iter().filter(|record| record.is_good()) {
-                match self.open_secret(&record.secret) {
+                match self.open_secret_to(&record.secret, Opening::TryOrWatch) {
                     Ok(value) => watched.push(value),
                     // Replaced this moment, or, if it is the one in use, a fault.
                     Err(denial) if used.as_ref().is_some_and(|used| used.secret == record.secret) => {
@@ -478,7 +494,7 @@ impl LocalBroker {
         if error == SendError::from(Fault::Reflected) {
             return reflected(&self.record, &self.exchanges, &instance.admitted.agent, alias).await;
         }
-        error
+        error.under(alias)
     }
 }
 
@@ -492,6 +508,8 @@ struct Permitted {
     // The value of its first secret.
     opened: Option<Arc<Secret>>,
     room: Room,
+    // Of a request for a new credential: until its answer was looked at.
+    asking: Option<OwnedSemaphorePermit>,
 }
 
 /// Stands for the grant of a request that falls under none.

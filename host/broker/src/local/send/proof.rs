@@ -6,10 +6,9 @@ use std::sync::{Arc, Weak};
 
 use claviger_core::audit::{RequestLine, RequestPurpose, Settlement, Use};
 use claviger_core::egress::{ClientIdentity, Slot};
-use claviger_core::http::{Injection, Method, Origin, PathEncoding, Target};
+use claviger_core::http::{Injection, Origin};
 use claviger_core::profile::proof::{
-    Possession, RequestParts, SignatureFields, certificate_is_for, certificate_verify, client_assertion,
-    dpop, github_app, http_signature,
+    Possession, RequestParts, SignatureFields, certificate_verify, dpop, http_signature,
 };
 use claviger_core::profile::{FrameContext, FrameError, Framed, Profile};
 use claviger_core::refusal::{Denial, Rule};
@@ -56,79 +55,6 @@ impl Proof {
     }
 }
 
-/// Checks that a key of the right kind makes the proofs that a grant needs: the reason why not is for the operator who admits.
-pub(in super::super) fn fits(inject: &Injection, origin: &Origin, record: &KeyRecord) -> Result<(), String> {
-    let key = signs(record).map_err(|denial| denial.detail)?;
-    let context = FrameContext {
-        key,
-        now: jiff::Timestamp::UNIX_EPOCH,
-        nonce: [0; 16],
-    };
-    let profile = &record.profile;
-    // Framed for a trial: what the profile refuses then it refuses now.
-    let framed = match profile {
-        Profile::HttpSignature { .. } => {
-            let (Injection::HttpSignature { lifetime, .. }, Ok(target)) = (
-                inject,
-                Target::parse(&format!("{origin}/"), PathEncoding::Refused),
-            ) else {
-                return Err(misplaced(record));
-            };
-            let request = RequestParts {
-                method: Method::Get,
-                target: &target,
-                body: None,
-            };
-            http_signature(profile, *lifetime, &request, &context).map(drop)
-        }
-        Profile::ClientAssertion { client_id, .. } => {
-            let oauth = inject.oauth2().ok_or_else(|| misplaced(record))?;
-            if client_id.as_str() != oauth.client_id {
-                return Err(format!(
-                    "key `{}` is for the client `{client_id}`, the grant names another one",
-                    record.key.name
-                ));
-            }
-            client_assertion(profile, oauth.endpoint.origin(), &context).map(drop)
-        }
-        Profile::GithubApp { .. } => github_app(profile, origin, &context).map(drop),
-        Profile::Mtls {} => match inject {
-            Injection::Mtls { chain, .. } => chain
-                .first()
-                .ok_or(FrameError::Certificate)
-                .and_then(|first| certificate_is_for(first, key)),
-            Injection::Bearer { .. }
-            | Injection::Basic { .. }
-            | Injection::Header { .. }
-            | Injection::Query { .. }
-            | Injection::OAuth2(_)
-            | Injection::GithubApp(_)
-            | Injection::AwsSigV4(_)
-            | Injection::HttpSignature { .. }
-            | Injection::Dpop { .. }
-            | Injection::WebhookHmac { .. } => return Err(misplaced(record)),
-        },
-        Profile::Dpop {} => Ok(()),
-        Profile::Sshsig { .. }
-        | Profile::Jws { .. }
-        | Profile::Labeled { .. }
-        | Profile::Git { .. }
-        | Profile::SshAuth { .. }
-        | Profile::Seal {}
-        | Profile::Mac { .. }
-        | Profile::Attest {} => return Err(misplaced(record)),
-    };
-    framed.map_err(|error| format!("key `{}`: {error}", record.key.name))
-}
-
-fn misplaced(record: &KeyRecord) -> String {
-    format!(
-        "key `{}` is for `{}`, which this grant has no use for",
-        record.key.name,
-        record.profile.kind()
-    )
-}
-
 impl LocalBroker {
     /// Frames what a key signs of a request, if one does.
     pub(super) fn proof(
@@ -140,7 +66,7 @@ impl LocalBroker {
         let Some(inject) = &prepared.decided.grant.inject else {
             return Ok(None);
         };
-        let credentials = self.credentials(prepared.terms)?;
+        let credentials = self.credentials_of(instance, prepared.decided.alias, prepared.terms)?;
         let decided = &prepared.decided;
         match inject {
             Injection::HttpSignature { key, lifetime } => {

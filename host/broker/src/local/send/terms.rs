@@ -9,8 +9,9 @@ use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{GrantAlias, KeyName, KeyRef, Refusal, SecretName};
 use jiff::Timestamp;
 
-use super::super::LocalBroker;
 use super::super::admit::Admitted;
+use super::super::secrets::is_for;
+use super::super::{Instance, LocalBroker};
 use super::proof::{Handshakes, revoked};
 use super::references;
 use crate::keyring::{KeyRecord, SecretRecord};
@@ -162,6 +163,39 @@ impl Credentials {
 }
 
 impl LocalBroker {
+    /// The versions that an instance uses now under a grant: those in use, or, in a step of a rotation, the one that is tried.
+    pub(super) fn credentials_of(
+        &self,
+        instance: &Instance,
+        alias: &GrantAlias,
+        terms: &HttpTerms,
+    ) -> Result<Credentials, Denial> {
+        let (Some(step), Some(rotates)) = (&instance.step, &instance.admitted.rotates) else {
+            return self.credentials(terms);
+        };
+        let Some(tried) = step.allows(rotates, alias)? else {
+            return self.credentials(terms);
+        };
+        let denied = |text: String| Denial::new(Refusal::Revoked, Rule::SecretState, &text);
+        let record = self
+            .keyring
+            .secret_record(tried)
+            .ok_or_else(|| denied(format!("secret `{tried}` is gone")))?;
+        if !record.is_good() {
+            return Err(denied(format!(
+                "secret `{tried}` is {} and cannot be tried",
+                record.standing()
+            )));
+        }
+        for (_, kind, origin) in terms.secrets() {
+            is_for(&record, kind, origin)?;
+        }
+        Ok(Credentials {
+            secrets: vec![record],
+            keys: Vec::new(),
+        })
+    }
+
     /// The versions that a grant uses now, each active, of its kind, and for its origin.
     pub(in super::super) fn credentials(&self, terms: &HttpTerms) -> Result<Credentials, Denial> {
         let now = self.clock.now();

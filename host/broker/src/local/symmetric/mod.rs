@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use claviger_core::admission::CapabilityKind;
+use claviger_core::approval::ApprovalId;
 use claviger_core::audit::{Event, Operation, Settlement, Use};
-use claviger_core::manifest::{Bytes, MacRight, SealRight};
-use claviger_core::profile::{Context, MAX_BOX, Plaintext, Serial, Tag, UnsealInput};
+use claviger_core::manifest::Bytes;
+use claviger_core::profile::{Plaintext, Serial, UnsealInput};
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::request::SymmetricInfo;
 use claviger_core::{
@@ -19,8 +20,10 @@ use super::{Instance, LocalBroker};
 use crate::guard;
 
 mod find;
+mod ready;
 
-use find::{failed, identifier, macs, sealing, unfit};
+use find::{failed, macs, sealing};
+use ready::{ToGenerate, ToSeal, ToUnseal, ToVerify};
 
 /// One use, before it is decided.
 struct Wanted {
@@ -33,6 +36,7 @@ struct Wanted {
     /// What the permit is for; none where no key is asked.
     serial: Option<Serial>,
     budget: Option<Bytes>,
+    approval: Option<ApprovalId>,
 }
 
 impl LocalBroker {
@@ -117,15 +121,12 @@ impl LocalBroker {
         plaintext: Plaintext,
         context: &[u8],
     ) -> Result<Vec<u8>, Denial> {
-        let found = sealing(instance, alias, Some(SealRight::Seal))?;
-        let record = self.in_use(found.key)?;
-        self.may_use(instance, alias, found.grant)?;
-        let context = Context::parse(context).map_err(|error| unfit(&error))?;
-        let id = identifier(&record)?;
-        let input = found
-            .rule
-            .seal(id, record.key.version, plaintext, context)
-            .map_err(|error| unfit(&error))?;
+        let ready = self.ready_to_seal(instance, alias, plaintext, context)?;
+        let again = |it: ToSeal<'_>| self.ready_to_seal(instance, alias, it.input.into_plaintext(), context);
+        let (ready, approval) = self.once_approved(instance, alias, ready, again).await?;
+        let ToSeal {
+            found, record, input, ..
+        } = ready;
         let wanted = Wanted {
             key: Some(record.key.clone()),
             capability: CapabilityKind::Seal,
@@ -134,6 +135,7 @@ impl LocalBroker {
             size: input.size(),
             serial: Some((&input).into()),
             budget: found.budget,
+            approval,
         };
         let permit = self.allow(instance, alias, found.grant, wanted).await?;
         let sealed = match self.open_sealing_key(&record).await {
@@ -169,33 +171,26 @@ impl LocalBroker {
         sealed: &[u8],
         context: &[u8],
     ) -> Result<Plaintext, Denial> {
-        let found = sealing(instance, alias, Some(SealRight::Unseal))?;
-        self.some_opens(found.key)?;
-        self.may_use(instance, alias, found.grant)?;
-        self.may_guess(instance, alias)?;
-        let context = Context::parse(context).map_err(|error| unfit(&error))?;
-        // One byte over the bound is no box either, and is hashed sooner than all that an agent can send.
-        let sealed = sealed.get(..=MAX_BOX).unwrap_or(sealed);
-        let (target, why) = self.target(found.key, found.rule.version(sealed))?;
-        let input = match &target {
-            Some(record) => found
-                .rule
-                .unseal(identifier(record)?, record.key.version, sealed, context),
-            None => None,
-        };
+        let ready = self.ready_to_unseal(instance, alias, sealed, context)?;
+        let again = |_: ToUnseal<'_>| self.ready_to_unseal(instance, alias, sealed, context);
+        let (ready, approval) = self.once_approved(instance, alias, ready, again).await?;
         let wanted = Wanted {
-            key: target.as_ref().map(|record| record.key.clone()),
+            key: ready.target.as_ref().map(|record| record.key.clone()),
             capability: CapabilityKind::Seal,
             operation: Operation::Unseal,
-            content: input.as_ref().map_or_else(
-                || ContentDigest::of_parts([context.as_bytes(), sealed]),
+            content: ready.input.as_ref().map_or_else(
+                || ContentDigest::of_parts([ready.context.as_bytes(), ready.sealed]),
                 UnsealInput::content,
             ),
-            size: input.as_ref().map_or(sealed.len(), UnsealInput::size),
-            serial: input.as_ref().map(Serial::from),
-            budget: found.budget,
+            size: ready.size(),
+            serial: ready.input.as_ref().map(Serial::from),
+            budget: ready.found.budget,
+            approval,
         };
-        let permit = self.allow(instance, alias, found.grant, wanted).await?;
+        let permit = self.allow(instance, alias, ready.found.grant, wanted).await?;
+        let ToUnseal {
+            target, input, why, ..
+        } = ready;
         let opened = match (&target, &input) {
             (Some(record), Some(input)) => match self.open_sealing_key(record).await {
                 Ok(key) => key.unseal(&permit, input).await,
@@ -245,10 +240,12 @@ impl LocalBroker {
         alias: &GrantAlias,
         content: &[u8],
     ) -> Result<Vec<u8>, Denial> {
-        let found = macs(instance, alias, Some(MacRight::Generate))?;
-        let record = self.in_use(found.key)?;
-        self.may_use(instance, alias, found.grant)?;
-        let input = found.rule.frame(content).map_err(|error| unfit(&error))?;
+        let ready = self.ready_to_generate(instance, alias, content)?;
+        let again = |_: ToGenerate<'_>| self.ready_to_generate(instance, alias, content);
+        let (ready, approval) = self.once_approved(instance, alias, ready, again).await?;
+        let ToGenerate {
+            found, record, input, ..
+        } = ready;
         let wanted = Wanted {
             key: Some(record.key.clone()),
             capability: CapabilityKind::Mac,
@@ -257,6 +254,7 @@ impl LocalBroker {
             size: input.size(),
             serial: Some((&input).into()),
             budget: None,
+            approval,
         };
         let permit = self.allow(instance, alias, found.grant, wanted).await?;
         let value = match self.open_mac_key(&record).await {
@@ -292,13 +290,16 @@ impl LocalBroker {
         content: &[u8],
         tag: &[u8],
     ) -> Result<bool, Denial> {
-        let found = macs(instance, alias, Some(MacRight::Verify))?;
-        self.some_opens(found.key)?;
-        self.may_use(instance, alias, found.grant)?;
-        self.may_guess(instance, alias)?;
-        let input = found.rule.frame(content).map_err(|error| unfit(&error))?;
-        let tag = Tag::parse(tag);
-        let (target, _) = self.target(found.key, tag.as_ref().map(Tag::version))?;
+        let ready = self.ready_to_verify(instance, alias, content, tag)?;
+        let again = |_: ToVerify<'_>| self.ready_to_verify(instance, alias, content, tag);
+        let (ready, approval) = self.once_approved(instance, alias, ready, again).await?;
+        let ToVerify {
+            found,
+            target,
+            input,
+            tag,
+            ..
+        } = ready;
         let wanted = Wanted {
             key: target.as_ref().map(|record| record.key.clone()),
             capability: CapabilityKind::Mac,
@@ -307,6 +308,7 @@ impl LocalBroker {
             size: input.size(),
             serial: target.as_ref().map(|_| (&input).into()),
             budget: None,
+            approval,
         };
         let permit = self.allow(instance, alias, found.grant, wanted).await?;
         let compared = match (&target, &tag) {
@@ -369,8 +371,7 @@ impl LocalBroker {
                 size,
                 number: ledger.reserve(agent, alias, time, allowance.rate_until),
                 rate_until: allowance.rate_until,
-                // As for evidence: the manifest's reader refuses an approval here.
-                approval: None,
+                approval: wanted.approval,
             };
             ledger.used(&allowed, time);
             ledger.count_sealed(&allowed);

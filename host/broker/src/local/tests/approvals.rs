@@ -394,7 +394,7 @@ async fn an_approval_of_each_use_is_none_of_a_first_use() {
     signing.await.unwrap().unwrap();
     let ledger = fixture.broker.snapshot();
     let (bot, release, code) = (name("bot"), name("release"), ComponentDigest::of(CODE));
-    let follows = ledger.approved(&bot, &release, code, Fixture::manifest(EACH).digest);
+    let follows = ledger.approved(&bot, &release, code, Fixture::manifest(EACH).digest, None);
     assert_eq!(follows, None);
 }
 
@@ -546,7 +546,7 @@ async fn another_approver_may_answer_but_only_what_was_asked() {
         (
             |asked| {
                 Ok(Verdict {
-                    request: claviger_core::RequestDigest::of(b"another"),
+                    request: RequestDigest::of(b"another"),
                     ..Verdict::approve(asked, ME)
                 })
             },

@@ -115,10 +115,10 @@ impl Place {
         reader.entries(0).map(|entry| entry.unwrap().1.event).collect()
     }
 
-    pub(super) async fn back_up(&self, recipient: Recipient) -> Vec<u8> {
+    pub(super) async fn back_up(&self, recipient: &Recipient) -> Vec<u8> {
         let mut file = Vec::new();
         self.broker
-            .back_up(&[recipient], "uid 1 (test)", &mut file)
+            .back_up(std::slice::from_ref(recipient), "uid 1 (test)", &mut file)
             .await
             .unwrap();
         file
@@ -205,16 +205,15 @@ pub(super) async fn full(kind: RootKind, passphrase: &str) -> Place {
 }
 
 pub(super) fn identity() -> (Vec<Identity>, Recipient) {
-    let identity = Identity::generate().unwrap();
-    let recipient = identity.recipient();
-    (vec![identity], recipient)
+    let (text, recipient) = Identity::generate().unwrap();
+    (Identity::read_all(&text).unwrap(), recipient)
 }
 
 #[tokio::test]
 async fn a_restored_keyring_has_what_can_be_had_and_names_what_cannot() {
     let old = full(RootKind::Tpm, "old tpm").await;
     let (identities, recipient) = identity();
-    let file = old.back_up(recipient).await;
+    let file = old.back_up(&recipient).await;
     let new = Place::new(RootKind::Tpm, "new tpm", Some(Arc::new(Slow::default()))).await;
     let restored = new.restore(&file, &identities, false).await.unwrap();
     let lost: Vec<_> = restored
@@ -291,7 +290,7 @@ async fn a_restored_keyring_has_what_can_be_had_and_names_what_cannot() {
 async fn what_is_over_stays_over_and_takes_no_material_with_it() {
     let old = full(RootKind::Tpm, "old tpm").await;
     let (identities, recipient) = identity();
-    let file = old.back_up(recipient).await;
+    let file = old.back_up(&recipient).await;
     let contents = Contents::read(file.as_slice(), &identities).unwrap();
     let there: Vec<_> = contents
         .keys
@@ -335,9 +334,9 @@ async fn what_is_over_stays_over_and_takes_no_material_with_it() {
 async fn restoring_twice_changes_nothing_and_what_happened_since_stays() {
     let old = full(RootKind::Swtpm, "old tpm").await;
     let (identities, recipient) = identity();
-    let first = old.back_up(recipient).await;
+    let first = old.back_up(&recipient).await;
     old.key("later", Algorithm::Ed25519, CustodyKind::TpmSealed).await;
-    let second = old.back_up(recipient).await;
+    let second = old.back_up(&recipient).await;
     let new = Place::new(RootKind::Swtpm, "new tpm", None).await;
     new.restore(&first, &identities, false).await.unwrap();
     let (generation, events) = (new.broker.keyring().info().generation, new.events().await.len());
@@ -373,7 +372,7 @@ async fn restoring_twice_changes_nothing_and_what_happened_since_stays() {
 async fn other_credentials_of_the_same_names_are_refused_by_name_and_nothing_is_written() {
     let old = full(RootKind::Swtpm, "old tpm").await;
     let (identities, recipient) = identity();
-    let file = old.back_up(recipient).await;
+    let file = old.back_up(&recipient).await;
     for (what, says) in [
         ("sealed", "key `sealed@v1` is another one here"),
         ("secret", "secret `github@v1` is another one here"),
@@ -425,7 +424,7 @@ async fn other_credentials_of_the_same_names_are_refused_by_name_and_nothing_is_
 async fn nothing_becomes_weaker_without_being_told() {
     let old = full(RootKind::Tpm, "old tpm").await;
     let (identities, recipient) = identity();
-    let file = old.back_up(recipient).await;
+    let file = old.back_up(&recipient).await;
     for (kind, custody) in [
         (RootKind::Passphrase, CustodyKind::Software),
         (RootKind::Swtpm, CustodyKind::TpmSealed),
@@ -459,7 +458,7 @@ async fn nothing_becomes_weaker_without_being_told() {
     // The control: what is not harder needs no word.
     let soft = Place::new(RootKind::Passphrase, "soft", None).await;
     soft.key("soft", Algorithm::Ed25519, CustodyKind::Software).await;
-    let file = soft.back_up(recipient).await;
+    let file = soft.back_up(&recipient).await;
     let new = Place::new(RootKind::Passphrase, "new root", None).await;
     new.restore(&file, &identities, false).await.unwrap();
 }

@@ -6,7 +6,7 @@ use claviger_core::egress::Fault;
 use claviger_core::key::KeyVersion;
 
 use super::tokens::{FIRST, SECOND, client_credentials, gives, one, refreshing, scene};
-use super::web::{Given, refused};
+use super::web::{Given, failed, refused};
 use super::*;
 use crate::keyring::SecretReplacement;
 
@@ -236,7 +236,7 @@ async fn a_rotation_is_kept_though_what_came_with_it_is_no_token() {
         let scene = scene().await;
         let who = scene.fixture.start(&refreshing()).await;
         scene.web.will_give(gives(access, 3600, Some(ROTATED)));
-        assert_eq!(one(&scene, who).await.unwrap_err(), Fault::Token.into());
+        assert_eq!(one(&scene, who).await.unwrap_err(), failed(Fault::Token));
         scene.fixture.clock.advance(SignedDuration::from_secs(1));
         scene.web.will_give(gives(FIRST, 3600, None));
         one(&scene, who).await.unwrap();
@@ -316,7 +316,7 @@ async fn why_there_is_no_token_is_on_the_log_and_no_agents_to_know() {
     });
     // The second is told of what happened to the first.
     for _ in 0..2 {
-        assert_eq!(one(&scene, who).await.unwrap_err(), Fault::Token.into());
+        assert_eq!(one(&scene, who).await.unwrap_err(), failed(Fault::Token));
     }
     let details = details(&scene).await;
     assert_eq!(details.len(), 2);
@@ -333,7 +333,7 @@ async fn a_key_that_cannot_sign_for_a_token_is_named_on_the_log() {
     slow.fails.store(true, Ordering::Relaxed);
     let scene = bound(&slow).await;
     let who = scene.fixture.start(&bound_grant()).await;
-    assert_eq!(one(&scene, who).await.unwrap_err(), Fault::Token.into());
+    assert_eq!(one(&scene, who).await.unwrap_err(), failed(Fault::Token));
     assert_eq!(scene.fixture.rules().await, [Rule::Custody]);
     assert!(details(&scene).await[0].contains("the device is gone"));
 }
@@ -393,7 +393,7 @@ async fn a_token_that_cannot_be_renewed_is_used_to_its_end_and_not_beyond() {
     scene.fixture.clock.advance(SignedDuration::from_secs(20));
     fails();
     for _ in 0..2 {
-        assert_eq!(one(&scene, who).await.unwrap_err(), Fault::Token.into());
+        assert_eq!(one(&scene, who).await.unwrap_err(), failed(Fault::Token));
     }
     assert_eq!(scene.web.seen().len(), 3);
 }

@@ -1,10 +1,10 @@
 //! Requests: granted, not granted, over, expired, revoked, the outside down, cancelled midway; and never sent when refused.
 
 use claviger_core::audit::RequestPurpose;
-use claviger_core::egress::{Fault, Frame, SendError};
+use claviger_core::egress::{Fault, Frame};
 use claviger_core::http::InjectionKind;
 
-use super::web::{CANARY, GRANT, Scene, Script, chunks, creation, head, next, refused, rest};
+use super::web::{CANARY, GRANT, Scene, Script, chunks, creation, failed, head, next, refused, rest};
 use super::*;
 
 #[tokio::test]
@@ -342,7 +342,7 @@ async fn a_streamed_body_is_counted_and_cut_at_its_bound() {
     };
     post(&["1234", "5678"]).await.unwrap();
     let error = post(&["1234", "56789"]).await.unwrap_err();
-    assert_eq!(error, Fault::RequestBody.into());
+    assert_eq!(error, failed(Fault::RequestBody));
     // Eight and four bytes went; so many are left.
     post(&["12345678"]).await.unwrap();
     assert_eq!(refused(&post(&["1"]).await.unwrap_err()), Refusal::OverBudget);
@@ -400,11 +400,11 @@ async fn a_byte_budget_counts_what_went_and_a_crash_leaves_it_reserved() {
     assert_eq!(listed().await, None);
     // More than was reserved is not let through.
     scene.web.will(Script::Answer(200, vec!["x"; 61]));
-    assert_eq!(scene.get(who).await.unwrap_err(), Fault::BodyTooLarge.into());
+    assert_eq!(scene.get(who).await.unwrap_err(), failed(Fault::BodyTooLarge));
     assert_eq!(received(&scene), 64);
     // What fails before anything is received costs nothing; the log says the same after a restart.
     scene.web.will(Script::Fail(Fault::NoConnection));
-    assert_eq!(scene.get(who).await.unwrap_err(), Fault::NoConnection.into());
+    assert_eq!(scene.get(who).await.unwrap_err(), failed(Fault::NoConnection));
     let before = scene.broker().snapshot();
     let fixture = scene.fixture.reopen().await;
     let after = fixture.broker.snapshot().grant(&name("bot"), &name("api"));
@@ -429,7 +429,7 @@ async fn the_outside_failing_is_a_fault_of_its_own_kind_and_is_settled() {
         let post = scene
             .broker()
             .send(who, head("POST /repos/a", &[]), chunks(&["12345"]));
-        assert_eq!(post.await.unwrap_err(), SendError::from(fault));
+        assert_eq!(post.await.unwrap_err(), failed(fault));
         let (settlement, traffic) = scene.traffic().await.pop().unwrap();
         let traffic = traffic.unwrap();
         assert_eq!(
@@ -458,11 +458,11 @@ async fn a_secret_that_comes_back_is_told_and_the_grant_suspended_before_the_age
             open.send(Err(Fault::Reflected)).unwrap();
             assert!(matches!(next(&mut answer).await, Some(Ok(Frame::Data(_)))));
             let error = next(&mut answer).await.unwrap().unwrap_err();
-            assert_eq!(error, Fault::Reflected.into());
+            assert_eq!(error, failed(Fault::Reflected));
             assert!(next(&mut answer).await.is_none());
         } else {
             scene.web.will(Script::Fail(Fault::Reflected));
-            assert_eq!(scene.get(who).await.unwrap_err(), Fault::Reflected.into());
+            assert_eq!(scene.get(who).await.unwrap_err(), failed(Fault::Reflected));
         }
         let events = scene.fixture.events().await;
         let alert = events.iter().position(|event| {

@@ -309,13 +309,13 @@ async fn boxes_and_tags_hold_on_the_machine_that_a_backup_is_restored_on() {
         made.push((custody, sealed.unwrap(), tag.unwrap()));
     }
 
-    let identity = crate::backup::Identity::generate().unwrap();
+    let (text, recipient) = crate::backup::Identity::generate().unwrap();
     let mut file = Vec::new();
-    let recipients = [identity.recipient()];
+    let recipients = [recipient];
     let backed_up = first.broker.back_up(&recipients, "test", &mut file).await;
     backed_up.unwrap();
     let how = Restoring {
-        identities: &[identity],
+        identities: &crate::backup::Identity::read_all(&text).unwrap(),
         of: None,
         weaken: false,
         by: "test",

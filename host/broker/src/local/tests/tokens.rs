@@ -4,7 +4,7 @@ use claviger_core::audit::{RequestPurpose, SecretRef, SecretSource};
 use claviger_core::egress::{Answer, Fault, SendError};
 use claviger_core::http::InjectionKind;
 
-use super::web::{CANARY, Given, Scene, Script, creation, head, refused};
+use super::web::{CANARY, Given, Scene, Script, creation, failed, head, refused};
 use super::*;
 
 pub(super) const LOGIN: &str = "https://login.test";
@@ -237,13 +237,13 @@ async fn a_server_that_fails_is_left_alone_for_a_while() {
     };
     scene.web.will_give(fails());
     for _ in 0..5 {
-        assert_eq!(one(&scene, who).await.unwrap_err(), Fault::Token.into());
+        assert_eq!(one(&scene, who).await.unwrap_err(), failed(Fault::Token));
     }
     assert_eq!(scene.web.asked().len(), 1);
     scene.fixture.clock.advance(SignedDuration::from_secs(1));
     scene.web.will_give(fails());
     for _ in 0..2 {
-        assert_eq!(one(&scene, who).await.unwrap_err(), Fault::Token.into());
+        assert_eq!(one(&scene, who).await.unwrap_err(), failed(Fault::Token));
     }
     assert_eq!(scene.web.asked().len(), 2);
     // Twice as long after the second failure.
@@ -271,7 +271,7 @@ async fn a_token_that_is_none_is_not_attached() {
     let scene = scene().await;
     let who = scene.fixture.start(&client_credentials()).await;
     scene.web.will_give(gives("canary\r\nx-evil: 1", 3600, None));
-    assert_eq!(one(&scene, who).await.unwrap_err(), Fault::Token.into());
+    assert_eq!(one(&scene, who).await.unwrap_err(), failed(Fault::Token));
     assert!(scene.web.seen().is_empty());
 }
 

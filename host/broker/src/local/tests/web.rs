@@ -366,9 +366,14 @@ impl Scene {
     }
 }
 
+/// A failure as an agent learns it: under the grant `api`.
+pub(super) fn failed(fault: Fault) -> SendError {
+    SendError::from(fault).under(&name("api"))
+}
+
 pub(super) fn refused(error: &SendError) -> Refusal {
     match error {
         SendError::Refused { refusal, .. } => *refusal,
-        SendError::Failed { fault } => panic!("{fault}"),
+        SendError::Failed { fault, .. } => panic!("{fault}"),
     }
 }

@@ -281,7 +281,7 @@ pub(super) fn settle(permit: &mut Permit, settlement: Settlement, fault: Option<
 
 pub(super) fn fault(error: &SendError) -> Option<Fault> {
     match error {
-        SendError::Failed { fault } => Some(*fault),
+        SendError::Failed { fault, .. } => Some(*fault),
         SendError::Refused { .. } => None,
     }
 }

@@ -49,7 +49,9 @@ fn keyring(folder: &Path) -> (Finding, Option<KeyringInfo>) {
             )
         }
         Ok(info) => {
-            let detail = format!("{}, assurance {}", folder.display(), info.assurance);
+            let bound = crate::bound::shown(&info.root.settings);
+            let bound = bound.map_or_else(String::new, |registers| format!(", bound to {registers}"));
+            let detail = format!("{}, assurance {}{bound}", folder.display(), info.assurance);
             (Finding::ok(name, detail), Some(info))
         }
         Err(KeyringError::Missing { .. }) => {

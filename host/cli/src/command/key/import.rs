@@ -9,7 +9,9 @@ use super::{made, purpose};
 use crate::args::KeyImport;
 use crate::command::secret::read_value;
 use crate::context::Context;
+use crate::decrypt::decrypt;
 use crate::exit::{Exit, Failure};
+use crate::passphrase::Source;
 
 /// What an operator accepts with an imported key.
 const WEAKER: &str = "an imported key is weaker than one made here: whoever made it, its file and its backups may have it still, and no TPM \
@@ -23,7 +25,15 @@ pub(super) fn run(cx: &Context, args: KeyImport) -> Result<Exit, Failure> {
         ));
     }
     let mut file = read_value(cx, &args.value, MAX_FILE, "private key")?;
-    let file = Secret::take(&mut file).map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let mut file = Secret::take(&mut file).map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let passphrase = match (args.key_passphrase_file, args.key_passphrase_fd) {
+        (Some(path), _) => Some(Source::File(path)),
+        (None, Some(number)) => Some(Source::Descriptor(number)),
+        (None, None) => None,
+    };
+    if let Some(source) = passphrase {
+        file = decrypt(&file, &source.read(&cx.out)?)?;
+    }
     let command = Order::ImportKey {
         name: args.name,
         profile,

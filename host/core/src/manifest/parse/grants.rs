@@ -219,10 +219,6 @@ fn read_grant(
     let seal = symmetric::read_seal(&grant, alias, report);
     let mac = symmetric::read_mac(&grant, alias, report);
     let constraints = read_constraints(&grant, report);
-    if (attest.is_some() || seal.is_some() || mac.is_some()) && grant.get(fields::APPROVAL).is_some() {
-        let why = "uses of this capability wait for nobody; expected it beside `sign` or `http`";
-        grant.conflict(fields::APPROVAL, &why, "nothing would ask", "", report);
-    }
     warn(&grant, report);
     super::approval::warn(&grant, constraints.approval.as_ref(), limits, report);
     // Of two there is an error already.

@@ -1,16 +1,15 @@
-//! The age format against its reference: files that rage made open, and what is hostile in the specification's test kit does not.
+//! The file around a backup: as `age` makes it, against the specification's test kit, and what is hostile to us beyond that.
 
-use super::super::age::{Opened, Sealing};
+use super::super::stream::{CHUNK, Opened, Sealing};
 use super::super::{BackupError, Identity, Recipient};
 use claviger_core::Secret;
 
 fn identity() -> (Vec<Identity>, Recipient) {
-    let identity = Identity::generate().unwrap();
-    let recipient = identity.recipient();
-    (vec![identity], recipient)
+    let (text, recipient) = Identity::generate().unwrap();
+    (Identity::read_all(&text).unwrap(), recipient)
 }
 
-fn sealed(recipients: &[Recipient], text: &[u8]) -> Vec<u8> {
+pub(super) fn sealed(recipients: &[Recipient], text: &[u8]) -> Vec<u8> {
     let mut sealing = Sealing::new(Vec::new(), recipients).unwrap();
     // In pieces that do not fall together with chunks.
     for piece in text.chunks(7001) {
@@ -19,26 +18,26 @@ fn sealed(recipients: &[Recipient], text: &[u8]) -> Vec<u8> {
     sealing.finish().unwrap()
 }
 
-fn opened(file: &[u8], identities: &[Identity]) -> Result<Vec<u8>, BackupError> {
+pub(super) fn opened(file: &[u8], identities: &[Identity]) -> Result<Vec<u8>, BackupError> {
     let mut opened = Opened::new(file, identities)?;
     let mut text = Vec::new();
-    while !opened.is_over()? {
-        let mut byte = [0];
-        opened.read(&mut byte)?;
-        text.push(byte[0]);
+    let mut piece = [0; 777];
+    loop {
+        match opened.read_some(&mut piece)? {
+            0 => return Ok(text),
+            count => text.extend_from_slice(&piece[..count]),
+        }
     }
-    Ok(text)
 }
-
-const CHUNK: usize = 64 * 1024;
 
 #[test]
 fn what_was_sealed_opens_whatever_its_length() {
     let (identities, recipient) = identity();
     let (others, other) = identity();
+    let recipients = [other, recipient];
     for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 5] {
         let text: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
-        let file = sealed(&[other, recipient], &text);
+        let file = sealed(&recipients, &text);
         assert!(opened(&file, &identities).unwrap() == text, "{length}");
         assert!(opened(&file, &others).unwrap() == text, "{length}");
         if length > 100 {
@@ -52,35 +51,38 @@ fn what_was_sealed_opens_whatever_its_length() {
 }
 
 #[test]
-fn names_are_written_as_age_writes_them() {
+fn names_are_those_of_age() {
     // Made by rage 0.11 (`pyrage` 1.4).
     let text = "AGE-SECRET-KEY-1D6DCG86J8KSN7LJ6AH37KSPL6D587TAYTDGNJUHSYKJWHPPWSKLQ2SEQLT";
     let file = format!("# created: today\n\n  # public key: …\r\n{text}\r\n");
     let identities = Identity::read_all(&Secret::take(&mut file.into_bytes()).unwrap()).unwrap();
     assert_eq!(identities.len(), 1);
-    assert_eq!(
-        identities[0].recipient().to_string(),
-        "age1kf7l5etkg4e6fmj3tqvcnx4s4muq25mdmqlm6zenk9x6nyynmgls8wz9am"
-    );
-    assert!(identities[0].to_text().unwrap().equals(text.as_bytes()));
+    let name = "age1kf7l5etkg4e6fmj3tqvcnx4s4muq25mdmqlm6zenk9x6nyynmgls8wz9am";
+    let recipient: Recipient = name.parse().unwrap();
+    assert_eq!(recipient.to_string(), name);
+    assert!(opened(&sealed(&[recipient], b"text"), &identities).unwrap() == b"text");
+    let (made, recipient) = Identity::generate().unwrap();
+    assert!(made.expose().starts_with(b"AGE-SECRET-KEY-1") && made.len() == 74);
+    assert_eq!(recipient.to_string().parse::<Recipient>().unwrap(), recipient);
 }
 
 #[test]
 fn what_is_no_recipient_is_refused() {
     let good = "age1kf7l5etkg4e6fmj3tqvcnx4s4muq25mdmqlm6zenk9x6nyynmgls8wz9am";
     assert!(good.parse::<Recipient>().is_ok(), "the control");
-    let small_order = bech32::encode::<bech32::Bech32>(bech32::Hrp::parse("age").unwrap(), &[0; 32]).unwrap();
     for bad in [
         "",
         "age1",
         &good[..61],
         &format!("{good}q"),
-        &good.to_uppercase(),
         &good.replace("age1", "agf1"),
         &good.replace("wz9am", "wz9an"),
         "AGE-SECRET-KEY-1D6DCG86J8KSN7LJ6AH37KSPL6D587TAYTDGNJUHSYKJWHPPWSKLQ2SEQLT",
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW+uObz5dvMgjz1OxfM/XXUB+VHtZ6isGN",
-        &small_order,
+        // Points of small order.
+        "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z",
+        "age1qyqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqj7vrya",
+        "age1ur4h5lpmgxu2u9jku0a0r87ydtdqnr0tnsetrlvxvgz3vh6fhqqqzyt4v9",
         "age1\u{1b}[2J",
     ] {
         let refused = bad.parse::<Recipient>().unwrap_err();
@@ -95,7 +97,6 @@ fn what_is_no_identity_file_is_refused_by_its_line_and_never_repeated() {
     for (text, line) in [
         (" ", 1),
         ("# only\n# comments\n", 3),
-        (&good.to_lowercase(), 1),
         (&format!("#\n{}", &good[..73]), 2),
         (
             &format!("{good}\nage1kf7l5etkg4e6fmj3tqvcnx4s4muq25mdmqlm6zenk9x6nyynmgls8wz9am"),
@@ -175,12 +176,17 @@ fn endless_headers_are_given_up_and_named() {
         (vec![b'x'; 1 << 20], "not a backup"),
         (Vec::new(), "not a backup"),
         ([version, &vec![b'-'; 1 << 20]].concat(), "32 KiB"),
-        ([version, &b"-> a\n\n".repeat(1 << 20)].concat(), "32 KiB"),
-        ([version, &stanza.repeat(100)].concat(), "64 recipients"),
+        ([version, &b"-> a\n\n".repeat(1 << 20)].concat(), "256 lines"),
+        ([version, &stanza.repeat(200)].concat(), "256 lines"),
         (b"-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n".to_vec(), "armoured"),
         ([version, b"--- x\n"].concat(), "MAC that is none"),
-        ([version, b"-> X25519\n\n"].concat(), "other arguments"),
-        ([version, stanza.as_slice(), b"---\n"].concat(), "no part of one"),
+        ([version, b"-> X25519\n\n"].concat(), "ends before its MAC"),
+        ([version, b"-> X25519\n\n--- \n"].concat(), "MAC that is none"),
+        (
+            [version, stanza.as_slice(), b"---\n"].concat(),
+            "MAC that is none",
+        ),
+        ([version, stanza.as_slice()].concat(), "ends before its MAC"),
     ] {
         let refused = opened(&file, &identities).unwrap_err();
         assert!(refused.to_string().contains(says), "{says}: {refused}");
@@ -192,7 +198,7 @@ fn endless_headers_are_given_up_and_named() {
 fn a_file_for_others_says_so() {
     let (_, recipient) = identity();
     let (others, _) = identity();
-    let refused = opened(&sealed(&[recipient, recipient], b"text"), &others).unwrap_err();
+    let refused = opened(&sealed(&[recipient.clone(), recipient], b"text"), &others).unwrap_err();
     assert!(
         matches!(
             refused,
@@ -204,6 +210,9 @@ fn a_file_for_others_says_so() {
         "{refused:?}"
     );
 }
+
+/// Stanzas whose body has no last line, as the first versions of age wrote them: the crate reads them still. The MAC covers them.
+const LENIENT: [&str; 2] = ["stanza_missing_body.age", "stanza_missing_final_line.age"];
 
 /// The specification's own files: what must open gives the text of which the digest stands there, and nothing else opens.
 #[test]
@@ -239,7 +248,11 @@ fn the_test_kit_of_the_format_is_read_as_it_says() {
             assert_eq!(all("payload"), [digest.as_str()], "{name:?}");
             good += 1;
         } else {
-            assert!(text.is_err(), "{name:?} opened");
+            assert_eq!(
+                text.is_ok(),
+                LENIENT.iter().any(|lenient| name == *lenient),
+                "{name:?}"
+            );
             bad += 1;
         }
     }
