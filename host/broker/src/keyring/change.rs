@@ -167,19 +167,6 @@ impl Keyring {
         })
     }
 
-    /// Puts the pending version of a key into use; the one before retires over its overlap. One step. What is in use already changes
-    /// nothing.
-    ///
-    /// # Errors
-    /// When none waits, the key is deleted, or the disk fails.
-    pub(crate) fn promote(
-        &self,
-        name: &KeyName,
-        now: Timestamp,
-    ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
-        self.promote_of(name, Duration::ZERO, now)
-    }
-
     /// Revokes every version of a key that somebody else may have, or this one, in one step. If the one in use is among them, one that
     /// waits is given up: it was made in the same hands.
     ///
@@ -212,20 +199,6 @@ impl Keyring {
         now: Timestamp,
     ) -> Result<Option<Arc<KeyRecord>>, KeyringError> {
         self.step_one(&key.name, key.version, event, now)
-    }
-
-    /// Sets the plan of every version of a key that is not over, and locks its purge if that is asked; a lock is never taken away.
-    ///
-    /// # Errors
-    /// When there is no such key, the plan is out of bounds, or the disk fails.
-    pub(crate) fn set_plan(
-        &self,
-        name: &KeyName,
-        plan: RotationPlan,
-        lock: Option<Lock>,
-        now: Timestamp,
-    ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
-        self.plan_of(name, plan, lock, now)
     }
 
     /// The version that is in use, else the newest that was; never one that waits, unless there is no other.
@@ -277,19 +250,12 @@ impl Living for KeyRecord {
     }
 
     fn at(&self, life: Life, now: Timestamp) -> Self {
-        let Life {
-            state,
-            until,
-            deleted,
-            reason,
-            locked,
-        } = life;
         Self {
-            state,
-            until,
-            deleted,
-            reason,
-            locked,
+            state: life.state,
+            until: life.until,
+            deleted: life.deleted,
+            reason: life.reason,
+            locked: life.locked,
             updated: now,
             ..self.clone()
         }

@@ -171,7 +171,7 @@ impl Keyring {
     ///
     /// # Errors
     /// When none waits, it is deleted, or the disk fails.
-    pub(super) fn promote_of<R: Living>(
+    pub(crate) fn promote_of<R: Living>(
         &self,
         name: &R::Name,
         least: Duration,
@@ -211,7 +211,7 @@ impl Keyring {
     ///
     /// # Errors
     /// When the disk fails; then all are as they were.
-    pub(super) fn compromise_of<R: Living>(
+    pub(crate) fn compromise_of<R: Living>(
         &self,
         name: &R::Name,
         version: Option<KeyVersion>,
@@ -234,7 +234,7 @@ impl Keyring {
     ///
     /// # Errors
     /// When there is none, the plan is out of bounds, or the disk fails.
-    pub(super) fn plan_of<R: Living>(
+    pub(crate) fn plan_of<R: Living>(
         &self,
         name: &R::Name,
         plan: RotationPlan,

@@ -11,9 +11,7 @@ use jiff::Timestamp;
 use super::life::{Life, LifeError, LifeEvent};
 use super::living::{Living, Shelf};
 use super::secrets::{check_plan, check_value};
-use super::{
-    KeyState, Keyring, KeyringError, Lock, OpenFile, Reason, RotationPlan, SecretRecord, SecretReplacement,
-};
+use super::{KeyState, Keyring, KeyringError, OpenFile, RotationPlan, SecretRecord, SecretReplacement};
 
 impl Keyring {
     /// Adds a new value that waits beside the one in use until it is promoted.
@@ -68,21 +66,6 @@ impl Keyring {
         self.promote_of(name, least, now)
     }
 
-    /// Revokes every value of a secret that somebody else may have, or this version, in one step. One that waits is left to wait unless it is
-    /// named: whoever issued it may take no other any more.
-    ///
-    /// # Errors
-    /// When the disk fails; then it is as it was.
-    pub(crate) fn compromise_secret(
-        &self,
-        name: &SecretName,
-        version: Option<KeyVersion>,
-        reason: &Reason,
-        now: Timestamp,
-    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        self.compromise_of(name, version, reason, now, &|| false)
-    }
-
     /// Lets something happen to one version of a secret; nothing comes back if nothing changed.
     ///
     /// # Errors
@@ -95,26 +78,6 @@ impl Keyring {
         now: Timestamp,
     ) -> Result<Option<Arc<SecretRecord>>, KeyringError> {
         self.step_one(&secret.name, secret.version, event, now)
-    }
-
-    /// Sets how a secret is rotated, and locks its purge if that is asked; a lock is never taken away.
-    ///
-    /// # Errors
-    /// When there is no such secret, the plan is out of bounds, or the disk fails.
-    pub(crate) fn set_secret_plan(
-        &self,
-        name: &SecretName,
-        every: Option<Duration>,
-        overlap: Duration,
-        lock: Option<Lock>,
-        now: Timestamp,
-    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        let plan = RotationPlan {
-            every,
-            uses: None,
-            overlap,
-        };
-        self.plan_of(name, plan, lock, now)
     }
 
     /// The version that is in use, else the newest that was; never one that waits, unless there is no other.
@@ -262,19 +225,12 @@ impl Living for SecretRecord {
     }
 
     fn at(&self, life: Life, now: Timestamp) -> Self {
-        let Life {
-            state,
-            until,
-            deleted,
-            reason,
-            locked,
-        } = life;
         Self {
-            state,
-            until,
-            deleted,
-            reason,
-            locked,
+            state: life.state,
+            until: life.until,
+            deleted: life.deleted,
+            reason: life.reason,
+            locked: life.locked,
             updated: now,
             ..self.clone()
         }

@@ -91,7 +91,7 @@ impl LocalBroker {
         plan: RotationPlan,
         lock: Option<Lock>,
     ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
-        self.keyring.set_plan(name, plan, lock, self.now())
+        self.keyring.plan_of(name, plan, lock, self.now())
     }
 
     /// Gives up the pending version of a key; its material is destroyed.
@@ -194,8 +194,12 @@ impl LocalBroker {
         overlap: Duration,
         lock: Option<Lock>,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        self.keyring
-            .set_secret_plan(name, every, overlap, lock, self.now())
+        let plan = RotationPlan {
+            every,
+            uses: None,
+            overlap,
+        };
+        self.keyring.plan_of(name, plan, lock, self.now())
     }
 
     /// Retires what is at the end of its overlap, and says how much did.

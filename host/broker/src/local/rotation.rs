@@ -85,7 +85,9 @@ impl LocalBroker {
     /// # Errors
     /// When none waits, the key is deleted, or something cannot be written.
     pub async fn promote_key(&self, name: &KeyName) -> Result<Arc<KeyRecord>, NewKeyError> {
-        let changed = self.keyring.promote(name, self.now())?;
+        let changed = self
+            .keyring
+            .promote_of::<KeyRecord>(name, Duration::ZERO, self.now())?;
         self.log_keys(&changed).await?;
         self.current_key(name)
     }

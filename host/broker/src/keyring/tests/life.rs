@@ -337,7 +337,9 @@ async fn take(keyring: &Keyring, step: &Step, seconds: i64) -> Result<(), Keyrin
             let new = new_version(keyring, Some(HOUR)).await;
             keyring.rotate(new, of, Succession::Replaced, now).map(drop)
         }
-        Step::Promote => keyring.promote(&name(), now).map(drop),
+        Step::Promote => keyring
+            .promote_of::<KeyRecord>(&name(), Duration::ZERO, now)
+            .map(drop),
         Step::Cancel(version) => keyring.step(&at(version), &LifeEvent::Cancel, now).map(drop),
         Step::Disable(version) => keyring
             .step(&at(version), &LifeEvent::Disable(None), now)
