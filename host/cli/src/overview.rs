@@ -285,7 +285,7 @@ impl Overview {
             return;
         }
         let mut push = |concern, detail| matters.push(of.matter(concern, detail, replace()));
-        if let Some(at) = record.due().filter(|at| *at <= self.now) {
+        if let Some(at) = record.due(self.now).filter(|at| *at <= self.now) {
             push(Concern::Due, format!("due for a new value since {}", day(at)));
         }
         let near = self.now.saturating_add(SOON).unwrap_or(Timestamp::MAX);

@@ -11,7 +11,7 @@ use claviger_core::{KeyAlgorithm, KeyIdentity, KeyRef, PublicKey, Secret};
 use jiff::Timestamp;
 
 use super::columns::{Reason, RotationPlan};
-use super::life::{Life, LifeEvent, after};
+use super::life::{AHEAD, Life, LifeEvent, after};
 
 /// What protects the root key. Fixed when the keyring is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -363,9 +363,6 @@ pub(super) fn due(created: Timestamp, every: Duration, now: Timestamp) -> Timest
     }
     after(created, every)
 }
-
-/// What two clocks may differ by.
-const AHEAD: Duration = Duration::from_secs(60);
 
 /// A key to add. It becomes active at once.
 pub struct NewKey {

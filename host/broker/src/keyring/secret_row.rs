@@ -7,14 +7,14 @@ use claviger_core::audit::{SecretRef, SecretSource};
 use claviger_core::custody::Assurance;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::{KeyVersion, Secret, SecretName};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::KeyringError;
 use super::columns::{LifeCells, LifeColumns, Reason, duration, seconds};
 use super::envelope::append;
 use super::life::Life;
-use super::record::{KeyState, assurance_named, secret_source_named};
+use super::record::{KeyState, assurance_named, due, secret_source_named};
 
 /// One version of a secret, without its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,11 +100,11 @@ impl SecretRecord {
         self.life().lacks_successor()
     }
 
-    /// When it shall be replaced, if there is a plan.
+    /// When it shall be replaced, if there is a plan. One that was added after now was added by a clock that had run ahead, and is due at
+    /// once.
     #[must_use]
-    pub fn due(&self) -> Option<Timestamp> {
-        let every = SignedDuration::try_from(self.rotate_every?).unwrap_or(SignedDuration::MAX);
-        Some(self.created.saturating_add(every).unwrap_or(Timestamp::MAX))
+    pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.rotate_every.map(|every| due(self.created, every, now))
     }
 
     /// Whether it has expired at this time.
