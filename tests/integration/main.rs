@@ -48,6 +48,7 @@ mod requests;
 mod requests_scene;
 mod requests_servers;
 mod requests_stops;
+mod rotators;
 mod runtime_credentials;
 mod runtime_folders;
 mod runtime_http;

@@ -2,9 +2,13 @@
 //! command, done by the same function.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use claviger_broker::LocalBroker;
 use claviger_broker::keyring::Keyring;
-use claviger_broker::operator::{Client, ClientError, Command, CommandError, Fault, Problem, Reply};
+use claviger_broker::operator::{
+    Client, ClientError, Command, CommandError, Fault, LifeCommand, Problem, Reply,
+};
 use claviger_core::Secret;
 
 use crate::context::Context;
@@ -15,6 +19,16 @@ use crate::unlock::{PATIENCE, runtime, with_broker};
 
 /// Has it done, with the value that goes beside it if it takes one. Where a host does it, no passphrase is asked for.
 pub(crate) fn order(cx: &Context, command: Command, value: Option<Secret>) -> Result<Reply, Failure> {
+    order_after(cx, command, value, async |_| Ok(()))
+}
+
+/// As [`order`]; where no host does it, the broker is prepared for it first.
+pub(crate) fn order_after(
+    cx: &Context,
+    command: Command,
+    value: Option<Secret>,
+    prepare: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<(), Failure>,
+) -> Result<Reply, Failure> {
     let folder = cx.keyring()?;
     // Says how to make a keyring, if there is none.
     drop(Keyring::peek(&folder)?);
@@ -24,6 +38,7 @@ pub(crate) fn order(cx: &Context, command: Command, value: Option<Secret>) -> Re
     let text = words(&command);
     let mut order = Some((command, value));
     let done = with_broker(cx, async |broker| {
+        prepare(broker).await?;
         let (command, value) = order
             .take()
             .ok_or_else(|| Failure::failed("the command was done already"))?;
@@ -80,6 +95,7 @@ fn ask(
 const fn words(command: &Command) -> &'static str {
     match command {
         Command::CreateKey { .. } => "making the key",
+        Command::Life(LifeCommand::RotateSecret { .. }) => "replacing the secret",
         Command::Life(_) => "changing the keyring",
         Command::ImportKey { .. } => "importing the key",
         Command::RequestCertificate { .. } => "signing the request",
@@ -126,7 +142,8 @@ pub(crate) fn done(cx: &Context, reply: Reply) -> Result<(), Failure> {
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
-        | Reply::Rotated(_)
+        | Reply::Rotated { .. }
+        | Reply::SecretRotated(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }
@@ -140,7 +157,8 @@ pub(crate) fn text(reply: Reply) -> Result<String, Failure> {
         | Reply::Secrets(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
-        | Reply::Rotated(_)
+        | Reply::Rotated { .. }
+        | Reply::SecretRotated(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }

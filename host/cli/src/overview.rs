@@ -1,12 +1,12 @@
 //! What the operator sees of credentials: what the keyring shows and what the log says, side by side. For showing: nothing here is
 //! authenticated, and no value is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use claviger_broker::keyring::{KeyRecord, KeySource, KeyState, Keyring, Life, SecretRecord};
 use claviger_broker::ledger::{Ledger, Tally, Usage};
 use claviger_broker::local::{Due, STUCK_AFTER, due};
-use claviger_core::audit::CredentialName;
+use claviger_core::audit::{CredentialName, SecretSource};
 use claviger_core::custody::Assurance;
 use claviger_core::{AgentName, GrantAlias};
 use jiff::{SignedDuration, Timestamp};
@@ -155,6 +155,7 @@ impl Overview {
         for record in &self.secrets {
             self.secret_matters(record, &mut matters);
         }
+        self.left_behind(&mut matters);
         if self.ledger.in_panic() {
             matters.push(Matter {
                 concern: Concern::Suspended,
@@ -271,20 +272,35 @@ impl Overview {
 
     fn secret_matters(&self, record: &SecretRecord, matters: &mut Vec<Matter>) {
         let name = &record.secret.name;
-        let replace = || format!("claviger secret replace {name}");
+        let new_value = match record.source {
+            SecretSource::Operator | SecretSource::Server => format!("claviger secret replace {name}"),
+            SecretSource::Rotator => format!("claviger secret rotate {name} --with MANIFEST"),
+        };
         let of = Living {
             kind: "secret",
             name: name.as_str(),
             version: record.secret.to_string(),
             life: record.life(),
             created: record.created,
-            successor: replace(),
+            successor: new_value.clone(),
         };
+        if record.source == SecretSource::Rotator
+            && record.state == KeyState::Pending
+            && record.deleted.is_none()
+        {
+            let day = day(record.created);
+            matters.push(of.matter(
+                Concern::Stuck,
+                format!("was issued {day}, and its provider was not seen to take it"),
+                format!("{new_value}, or claviger secret cancel {name}"),
+            ));
+            return;
+        }
         matters.extend(self.life_matter(&of));
         if !record.is_in_use() {
             return;
         }
-        let mut push = |concern, detail| matters.push(of.matter(concern, detail, replace()));
+        let mut push = |concern, detail| matters.push(of.matter(concern, detail, new_value.clone()));
         if let Some(at) = record.due(self.now).filter(|at| *at <= self.now) {
             push(Concern::Due, format!("due for a new value since {}", day(at)));
         }
@@ -296,6 +312,31 @@ impl Overview {
                 "expires"
             };
             push(Concern::Expiring, format!("{word} {}", day(at)));
+        }
+    }
+
+    /// What providers have issued that is of no more use, and not withdrawn.
+    fn left_behind(&self, matters: &mut Vec<Matter>) {
+        let names: BTreeSet<_> = self.secrets.iter().map(|record| &record.secret.name).collect();
+        for name in names {
+            for issued in self.ledger.issued(name) {
+                let version = self
+                    .secrets
+                    .iter()
+                    .find(|record| record.secret.name == *name && record.secret.version == issued.version);
+                if version.is_some_and(|record| record.is_good() || record.state == KeyState::Disabled) {
+                    continue;
+                }
+                matters.push(Matter {
+                    concern: Concern::Stuck,
+                    of: format!("secret {name}@{}", issued.version),
+                    detail: format!(
+                        "is of no more use and not withdrawn at its provider, which calls it {}",
+                        issued.id
+                    ),
+                    help: format!("claviger secret rotate {name} --with MANIFEST"),
+                });
+            }
         }
     }
 

@@ -48,6 +48,12 @@ pub(crate) fn world(manifest: &Manifest) -> Vec<String> {
         };
         lines.push(format!("{how} `{}` as `{guest}`", folder.host));
     }
+    if let Some(rotates) = &manifest.rotates {
+        lines.push(format!(
+            "replaces secret `{}`, and sees no value of it: the new one is taken at `{}` from an answer under `{}`, and tried under `{}`",
+            rotates.secret, rotates.capture.value, rotates.issue, rotates.probe
+        ));
+    }
     if lines.is_empty() {
         lines.push("sees no arguments, variables or files".to_owned());
     }

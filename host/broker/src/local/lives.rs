@@ -10,6 +10,7 @@ use claviger_core::{KeyName, KeyRef, KeyVersion, SecretName};
 
 use super::LocalBroker;
 use super::keys::NewKeyError;
+use super::rotator::WITHDRAWAL;
 use super::secrets::{NewSecretError, added};
 use crate::keyring::{
     KeyRecord, KeyState, KeyringError, LifeEvent, Living, Lock, RotationPlan, SecretRecord, SecretReplacement,
@@ -18,6 +19,11 @@ use crate::keyring::{
 /// What has a life whose changes are on the log.
 trait Logged: Living + Send + Sync {
     type Error: From<KeyringError>;
+
+    /// No overlap of it is longer.
+    fn longest_overlap(&self) -> Duration {
+        self.overlap()
+    }
 
     /// Ends what is under way with what was stopped, and puts the new states on the log.
     fn log(
@@ -36,6 +42,11 @@ impl Logged for KeyRecord {
 
 impl Logged for SecretRecord {
     type Error = NewSecretError;
+
+    /// What a rotator replaced may be kept for longer than its plan says, until its provider was seen to refuse it.
+    fn longest_overlap(&self) -> Duration {
+        self.overlap.max(WITHDRAWAL)
+    }
 
     async fn log(broker: &LocalBroker, changed: &[Arc<Self>]) -> Result<(), NewSecretError> {
         broker.log_secrets(None, changed).await
@@ -269,7 +280,7 @@ impl LocalBroker {
         for name in names {
             let changed = self.keyring.step_each::<R>(&name, now, &|record| {
                 Some(LifeEvent::Tick {
-                    overlap: record.overlap(),
+                    overlap: record.longest_overlap(),
                 })
             })?;
             retired += changed.len();

@@ -25,6 +25,7 @@ use crate::import::{ImportedKey, KeyFormat};
 use crate::keyring::{KeyState, Lock, RotationPlan, SecretReplacement};
 use crate::local::{
     AnswerError, Enforced, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation,
+    SecretRotation,
 };
 
 mod client;
@@ -35,7 +36,7 @@ mod wire;
 
 pub use client::{Client, ClientError};
 pub use error::{CommandError, Fault, Problem};
-pub use life::{Act, End, LifeCommand, RotatedKey};
+pub use life::{Act, End, LifeCommand, RotatedKey, RotatedSecret};
 pub use server::{ControlError, MAX_CONNECTIONS, SOCKET};
 pub use wire::{MAX_FRAME, PROTOCOL};
 
@@ -273,7 +274,14 @@ pub enum Reply {
     /// It is done to these versions of secrets.
     Secrets(Vec<SecretRef>),
     /// What came of each key that was due.
-    Rotated(Vec<RotatedKey>),
+    Rotated {
+        /// Of keys.
+        keys: Vec<RotatedKey>,
+        /// Of secrets that the host has a rotator for.
+        secrets: Vec<RotatedSecret>,
+    },
+    /// A secret was replaced by its rotator.
+    SecretRotated(SecretRotation),
     /// A text that was made: a checkpoint, a request for a certificate.
     Text(String),
     /// What runs and what does not.

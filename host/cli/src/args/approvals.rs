@@ -32,6 +32,10 @@ pub(crate) struct Run {
     /// The secret of the keyring that is sent to it as a bearer token
     #[arg(long, value_name = "SECRET", requires = "approver")]
     pub(crate) approver_secret: Option<SecretName>,
+    /// The manifest of a rotator: replaces its secret while the agent runs, when that is due or `claviger secret rotate` says so; may be
+    /// given several times
+    #[arg(long, value_name = "MANIFEST")]
+    pub(crate) rotator: Vec<PathBuf>,
     /// Trust the authorities in this file for it, instead of the public ones
     #[arg(long, value_name = "PEM", requires = "approver")]
     pub(crate) approver_authorities: Option<PathBuf>,
