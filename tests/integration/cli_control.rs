@@ -14,12 +14,12 @@ const SOCKET: &str = "keyring/control.sock";
 const SIGNS: &str = "print-error 5000\nsign-until-refused release";
 
 /// Waits until it is killed.
-const WAITS: &str = "print-error 5000\nsleep 500000";
+pub(crate) const WAITS: &str = "print-error 5000\nsleep 500000";
 /// Nothing ends by itself while commands are given on a busy machine.
 const LIMITS: &str = "[limits]\ndeadline = \"10 min\"\ncpu = \"5 min\"\n";
 
 /// Starts a run, and waits until its agent runs.
-fn running(scene: &Scene, script: &str) -> Child {
+pub(crate) fn running(scene: &Scene, script: &str) -> Child {
     scene.manifest("bot.toml", format!("{HEAD}{LIMITS}{GRANT}"));
     let mut child = scene
         .opening(&["run", "bot.toml", script])
@@ -31,11 +31,11 @@ fn running(scene: &Scene, script: &str) -> Child {
     child
 }
 
-fn ended(child: Child) -> Said {
+pub(crate) fn ended(child: Child) -> Said {
     wait(child, "the run".to_owned())
 }
 
-fn kill(child: &Child, signal: &str) {
+pub(crate) fn kill(child: &Child, signal: &str) {
     let id = child.id().to_string();
     assert!(
         Command::new("kill")

@@ -279,11 +279,12 @@ fn what_is_no_backup_is_refused_with_its_name_and_place() {
         .says(&["`keys.backup`", "none of the 1 identities opens it"]);
     scene.write("bad", "AGE-SECRET-KEY-1CANARYCANARY");
     scene.write("long", vec![b'#'; 20_000]);
+    scene.write("sealed", &good[..1000]);
     for (file, part) in [
         ("bad", "line 1 of the identity file"),
         ("empty", "nothing in it"),
         ("long", "over 16 KiB"),
-        ("keys.backup", "is an encrypted file"),
+        ("sealed", "is an encrypted file"),
     ] {
         let said = scene.run(&["backup", "show", "keys.backup", "--identity-file", file]);
         let said = said.expect(1).says(&[part]);

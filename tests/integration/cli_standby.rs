@@ -1,11 +1,12 @@
-//! The command when another machine stands by: backups that its TPM opens, and no other.
+//! The command before a machine is lost: backups that the TPM of another opens, and no other, and backups that are made while a host runs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use kit::vault::copy_folder;
 
-use crate::cli_scene::{Said, Scene};
+use crate::cli_control::{WAITS, ended, kill, running};
+use crate::cli_scene::{Said, Scene, finish};
 
 /// On one of the scene's keyrings.
 fn on(scene: &Scene, keyring: &str, arguments: &[&str]) -> Said {
@@ -132,4 +133,59 @@ fn a_backup_for_the_tpm_of_another_machine_is_opened_there_and_nowhere_else() {
         &["backup", "restore", "keys.backup", "--identity-file", "safe.key"],
     )
     .expect(0);
+}
+
+#[test]
+fn a_backup_is_made_while_a_host_runs_and_its_file_is_the_caller_s() {
+    let scene = Scene::new();
+    let recipient = scene.run(&["backup", "keygen", "--out", "identity"]).expect(0);
+    let recipient = recipient.out.trim();
+    fs::create_dir(scene.path("elsewhere")).unwrap();
+    let child = running(&scene, WAITS);
+    let host = format!("the running host, process {}, did it", child.id());
+    // Without a passphrase, and from another folder than the host's: paths are the caller's.
+    let create = |out: &str| {
+        let mut command = scene.command(&["backup", "create", "--recipient", recipient, "--out", out]);
+        command.current_dir(scene.path("elsewhere"));
+        command.env("CLAVIGER_KEYRING", scene.path("keyring"));
+        finish(command)
+    };
+    let made = create("keys.backup").expect(0).says(&[&host]);
+    assert!(made.out.contains("3 keys and 0 secrets"), "{made}");
+    let place = scene.path("elsewhere/keys.backup");
+    let mode = fs::metadata(&place).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let whole = fs::read(&place).unwrap();
+    create("keys.backup").expect(1).says(&["left as it is"]);
+    assert_eq!(fs::read(&place).unwrap(), whole);
+    create("no/such/folder").expect(1).says(&["cannot be written"]);
+    let names: Vec<_> = fs::read_dir(scene.path("elsewhere"))
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["keys.backup"], "no half is left");
+
+    let show = [
+        "backup",
+        "show",
+        "elsewhere/keys.backup",
+        "--identity-file",
+        "identity",
+    ];
+    let shown = scene.run(&show).expect(0);
+    assert!(shown.out.contains("release@v1"), "{shown}");
+    kill(&child, "-INT");
+    ended(child).expect(130);
+    let asked = scene
+        .events()
+        .iter()
+        .filter(|event| event["event"] == "backup-requested")
+        .count();
+    assert_eq!(
+        asked, 1,
+        "what was refused before the host was asked is not on the log"
+    );
+    scene.run(&["audit", "verify"]).expect(0);
+    // The control: at rest it needs the passphrase.
+    create("second.backup").expect(1);
 }

@@ -1,6 +1,8 @@
 //! Has an operator's command done: by the running host that has the keyring open, over its socket, or else here. Both ways it is the same
 //! command, done by the same function.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,20 +21,34 @@ use crate::unlock::{PATIENCE, runtime, with_broker};
 
 /// Has it done, with the value that goes beside it if it takes one. Where a host does it, no passphrase is asked for.
 pub(crate) fn order(cx: &Context, command: Command, value: Option<Secret>) -> Result<Reply, Failure> {
-    order_after(cx, command, value, async |_| Ok(()))
+    done_after(cx, command, value, None, async |_| Ok(()))
+}
+
+/// As [`order`], of a command that gives a file.
+pub(crate) fn order_into(cx: &Context, command: Command, file: &File) -> Result<Reply, Failure> {
+    done_after(cx, command, None, Some(file), async |_| Ok(()))
 }
 
 /// As [`order`]; where no host does it, the broker is prepared for it first.
 pub(crate) fn order_after(
     cx: &Context,
     command: Command,
+    prepare: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<(), Failure>,
+) -> Result<Reply, Failure> {
+    done_after(cx, command, None, None, prepare)
+}
+
+fn done_after(
+    cx: &Context,
+    command: Command,
     value: Option<Secret>,
+    file: Option<&File>,
     prepare: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<(), Failure>,
 ) -> Result<Reply, Failure> {
     let folder = cx.keyring()?;
     // Says how to make a keyring, if there is none.
     drop(Keyring::peek(&folder)?);
-    if let Some(reply) = ask(cx, &folder, &command, value.as_ref())? {
+    if let Some(reply) = ask(cx, &folder, &command, value.as_ref(), file)? {
         return Ok(reply);
     }
     let text = words(&command);
@@ -42,11 +58,15 @@ pub(crate) fn order_after(
         let (command, value) = order
             .take()
             .ok_or_else(|| Failure::failed("the command was done already"))?;
-        Ok(progress::during(&cx.out, text, broker.command(command, value)).await?)
+        let mut file = file;
+        let file = file.as_mut().map(|file| file as &mut (dyn Write + Send));
+        Ok(progress::during(&cx.out, text, broker.command_into(command, value, file)).await?)
     });
     match (done, order) {
         // A host may have been faster to open the keyring.
-        (Err(failure), Some((command, value))) => ask(cx, &folder, &command, value.as_ref())?.ok_or(failure),
+        (Err(failure), Some((command, value))) => {
+            ask(cx, &folder, &command, value.as_ref(), file)?.ok_or(failure)
+        }
         (done, _) => done,
     }
 }
@@ -55,7 +75,7 @@ pub(crate) fn order_after(
 pub(crate) fn order_host(cx: &Context, command: &Command) -> Result<Reply, Failure> {
     let folder = cx.keyring()?;
     drop(Keyring::peek(&folder)?);
-    ask(cx, &folder, command, None)?.ok_or_else(|| {
+    ask(cx, &folder, command, None, None)?.ok_or_else(|| {
         Failure::failed("no running host has this keyring open, so nothing waits for an approval")
             .help("`claviger audit tail` shows what was asked, and what came of it")
     })
@@ -67,6 +87,7 @@ fn ask(
     folder: &Path,
     command: &Command,
     value: Option<&Secret>,
+    mut file: Option<&File>,
 ) -> Result<Option<Reply>, Failure> {
     let runtime = runtime()?;
     let asked = runtime.block_on(async {
@@ -77,7 +98,9 @@ fn ask(
         };
         let pid = host.pid();
         let mut interruption = Interruption::new()?;
-        let asking = progress::during(&cx.out, "asking the running host", host.command(command, value));
+        let file = file.as_mut().map(|file| file as &mut (dyn Write + Send));
+        let asking = host.command_into(command, value, file);
+        let asking = progress::during(&cx.out, "asking the running host", asking);
         let reply = tokio::select! {
             reply = asking => reply?,
             signal = interruption.next() => {
@@ -99,6 +122,7 @@ const fn words(command: &Command) -> &'static str {
         Command::Life(_) => "changing the keyring",
         Command::ImportKey { .. } => "importing the key",
         Command::RequestCertificate { .. } => "signing the request",
+        Command::BackUp { .. } => "writing the backup",
         Command::Status
         | Command::SuspendGrant { .. }
         | Command::ResumeGrant { .. }
@@ -144,6 +168,7 @@ pub(crate) fn done(cx: &Context, reply: Reply) -> Result<(), Failure> {
         | Reply::Approvals(_)
         | Reply::Rotated { .. }
         | Reply::SecretRotated(_)
+        | Reply::BackedUp(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }
@@ -159,6 +184,7 @@ pub(crate) fn text(reply: Reply) -> Result<String, Failure> {
         | Reply::Approvals(_)
         | Reply::Rotated { .. }
         | Reply::SecretRotated(_)
+        | Reply::BackedUp(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }
@@ -170,6 +196,7 @@ impl From<CommandError> for Failure {
             CommandError::Secret(error) => error.into(),
             CommandError::Certificate(error) => error.into(),
             CommandError::Audit(error) => error.into(),
+            CommandError::Backup(error) => error.into(),
             other => Self::from(Problem::from(&other)),
         }
     }

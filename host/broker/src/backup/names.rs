@@ -12,6 +12,7 @@ use claviger_core::custody::AgreementCustody;
 use claviger_core::name::escape;
 use claviger_core::stack::wipe_below;
 use curve25519_dalek::montgomery::MontgomeryPoint;
+use serde::{Deserialize, Serialize};
 
 use super::stream::read_header;
 use super::tag::{self, TpmIdentity};
@@ -23,7 +24,8 @@ pub(crate) const MAX_IDENTITIES: usize = 16;
 const MAX_RECIPIENT: usize = 100;
 
 /// Whom a backup is made for.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Recipient(Kind);
 
 #[derive(Clone, PartialEq, Eq)]
@@ -81,6 +83,20 @@ impl fmt::Display for Recipient {
             Kind::X25519(recipient) => recipient.fmt(f),
             Kind::Tag(recipient) => recipient.fmt(f),
         }
+    }
+}
+
+impl TryFrom<String> for Recipient {
+    type Error = BackupError;
+
+    fn try_from(text: String) -> Result<Self, BackupError> {
+        text.parse()
+    }
+}
+
+impl From<Recipient> for String {
+    fn from(recipient: Recipient) -> Self {
+        recipient.to_string()
     }
 }
 

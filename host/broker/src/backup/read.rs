@@ -113,7 +113,7 @@ impl<R: Read> Reader<R> {
                 if self.item != self.head.items {
                     return Err(content(item, "the end comes too early"));
                 }
-                if !value.is_some_and(|value| value.expose() == PADDING) {
+                if value.is_none_or(|value| value.expose() != PADDING) {
                     return Err(content(item, "the end has another padding"));
                 }
                 self.verify(&parse::<End>(item, &json)?)?;

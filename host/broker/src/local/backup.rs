@@ -110,11 +110,14 @@ impl LocalBroker {
                 items: count(keys.len().saturating_add(secrets.len())),
             };
             let mut writer = Writer::new(out, recipients, &head)?;
+            // A host goes on serving its agents between the items.
             for record in &keys {
+                tokio::task::yield_now().await;
                 let material = self.seed(record).await?;
                 writer.key(&KeyItem::new(record), material.as_ref())?;
             }
             for record in &secrets {
+                tokio::task::yield_now().await;
                 let value = self.value(record)?;
                 writer.secret(&SecretItem::new(record), value.as_ref())?;
             }

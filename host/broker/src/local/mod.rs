@@ -57,7 +57,7 @@ pub use backup::{BackUpError, BackupMade};
 pub use compromise::Compromise;
 pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
 pub use hardware::{Enforced, ProofError};
-pub use import::KeyImport;
+pub use import::{KeyImport, WrappedImport};
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
@@ -69,7 +69,7 @@ pub use rotator::{
 };
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
-pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};
+pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, NotSigned, Webhook};
 
 use admit::Admitted;
 use approvals::Approvals;

@@ -1,6 +1,6 @@
 //! Asks a running host to do a command. Decides nothing, and never opens the keyring.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,9 +9,10 @@ use claviger_core::name::escape;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::backup::MAX_FILE;
 use super::error::Problem;
 use super::server::{Address, is_ours};
-use super::wire::{self, Answer, Hello, MAX_COMMAND, MAX_FRAME, PROTOCOL, WireError};
+use super::wire::{self, Answer, Hello, MAX_COMMAND, MAX_FRAME, PIECE, PROTOCOL, WireError};
 use super::{Command, Reply};
 use crate::keyring::{KeyringError, private_folder};
 
@@ -54,6 +55,9 @@ pub enum ClientError {
     /// The host ended, or took too long, after the command was sent.
     #[error("the running host did not answer; it is not known whether it did it")]
     Lost,
+    /// What the host gave cannot be kept. It is done.
+    #[error("what the running host gave cannot be written")]
+    File(#[source] io::Error),
     /// The host says that something stands against it.
     #[error("{}", .0.message)]
     Refused(Problem),
@@ -121,7 +125,20 @@ impl Client {
     ///
     /// # Errors
     /// What the host says stands against it, or [`ClientError::Lost`] if it does not answer.
-    pub async fn command(mut self, command: &Command, value: Option<&Secret>) -> Result<Reply, ClientError> {
+    pub async fn command(self, command: &Command, value: Option<&Secret>) -> Result<Reply, ClientError> {
+        self.command_into(command, value, None).await
+    }
+
+    /// As [`Client::command`], with the file for one that gives one. If it fails, what is in the file is of no use.
+    ///
+    /// # Errors
+    /// As [`Client::command`], and [`ClientError::File`] when the file cannot be written.
+    pub async fn command_into(
+        mut self,
+        command: &Command,
+        value: Option<&Secret>,
+        file: Option<&mut (dyn Write + Send)>,
+    ) -> Result<Reply, ClientError> {
         match wire::write_order(&mut self.stream, command, value).await {
             Ok(()) => {}
             Err(WireError::Length { .. }) => return Err(ClientError::TooLong),
@@ -130,8 +147,31 @@ impl Client {
         }
         match timeout(DONE, wire::read::<Answer>(&mut self.stream, MAX_FRAME)).await {
             Ok(Ok(Answer::Done(reply))) => Ok(reply),
+            Ok(Ok(Answer::DoneWithFile { reply, length })) => match file {
+                Some(file) if length <= MAX_FILE => {
+                    self.read_file(length, file).await?;
+                    Ok(reply)
+                }
+                Some(_) | None => Err(ClientError::Lost),
+            },
             Ok(Ok(Answer::Failed(problem))) => Err(ClientError::Refused(problem)),
             Ok(Err(_)) | Err(_) => Err(ClientError::Lost),
         }
+    }
+
+    async fn read_file(&mut self, length: u64, file: &mut (dyn Write + Send)) -> Result<(), ClientError> {
+        let mut piece = vec![0; PIECE];
+        let mut left = length;
+        while left > 0 {
+            let read = timeout(HELLO, wire::read_piece(&mut self.stream, left, &mut piece)).await;
+            let count = match read {
+                Ok(Ok(count)) => count,
+                Ok(Err(_)) | Err(_) => return Err(ClientError::Lost),
+            };
+            file.write_all(piece.get(..count).unwrap_or_default())
+                .map_err(ClientError::File)?;
+            left = left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
+        }
+        Ok(())
     }
 }

@@ -7,9 +7,12 @@ use claviger_core::profile::FrameError;
 use claviger_core::{AgentName, AuditError, GrantAlias, SecretName};
 use serde::{Deserialize, Serialize};
 
+use crate::backup::BackupError;
 use crate::import::ImportError;
 use crate::keyring::KeyringError;
-use crate::local::{AnswerError, CertificateRequestError, NewKeyError, NewSecretError, SecretRotationError};
+use crate::local::{
+    AnswerError, BackUpError, CertificateRequestError, NewKeyError, NewSecretError, SecretRotationError,
+};
 
 /// Each text of a problem is cut to this many characters.
 const MAX_TEXT: usize = 1000;
@@ -29,6 +32,12 @@ pub enum CommandError {
     /// About a request for a certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateRequestError),
+    /// About a backup.
+    #[error(transparent)]
+    Backup(#[from] BackUpError),
+    /// The command gives a file, and there is none to put it into.
+    #[error("the command gives a file, and came without one to put it into")]
+    FileMissing,
     /// The log cannot be written. What was done stays, and nothing is released any more.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -100,16 +109,19 @@ impl CommandError {
         match self {
             Self::Key(NewKeyError::Profile(_) | NewKeyError::Import(ImportError::OtherFormat { .. }))
             | Self::Certificate(CertificateRequestError::Frame(FrameError::Subject))
+            | Self::Backup(BackUpError::Backup(BackupError::Recipients { .. }))
+            | Self::FileMissing
             | Self::ValueMissing
             | Self::ValueUnexpected => Fault::Usage,
-            Self::Key(NewKeyError::Keyring(error)) | Self::Secret(NewSecretError::Keyring(error)) => {
-                keyring(error)
-            }
+            Self::Key(NewKeyError::Keyring(error))
+            | Self::Secret(NewSecretError::Keyring(error))
+            | Self::Backup(BackUpError::Keyring(error)) => keyring(error),
             Self::Rotation(SecretRotationError::Secret(NewSecretError::Keyring(error))) => keyring(error),
             Self::Rotation(SecretRotationError::Secret(NewSecretError::Audit(error))) => audit(error),
             Self::Key(NewKeyError::Audit(error))
             | Self::Secret(NewSecretError::Audit(error))
             | Self::Certificate(CertificateRequestError::Audit(error))
+            | Self::Backup(BackUpError::Audit(error))
             | Self::Audit(error) => audit(error),
             Self::Certificate(CertificateRequestError::Stopped) => Fault::Denied,
             Self::Approval(AnswerError::Audit) => Fault::AuditUnavailable,
@@ -117,6 +129,7 @@ impl CommandError {
             | Self::Rotation(_)
             | Self::NoRotator { .. }
             | Self::Certificate(_)
+            | Self::Backup(_)
             | Self::GrantNotSuspended { .. }
             | Self::AgentNotSuspended { .. }
             | Self::Approval(

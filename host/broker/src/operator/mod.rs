@@ -5,15 +5,15 @@
 //! [`Reply`]. Everything that is read without the keyring open, such as lists, needs no command.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_core::approval::{AnsweredBy, ApprovalId, Question};
 use claviger_core::audit::SecretRef;
-use claviger_core::custody::{CustodyError, CustodyKind};
+use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::key::{Algorithm, KeyRef};
-use claviger_core::name::nearest;
 use claviger_core::profile::Profile;
 use claviger_core::secret::MAX_SECRET;
 use claviger_core::{AgentName, GrantAlias, KeyName, Secret, SecretName};
@@ -21,19 +21,23 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::LocalBroker;
-use crate::import::{ImportedKey, KeyFormat};
+use crate::backup::Recipient;
+use crate::import::{ImportedKey, KeyFormat, is_wrapped};
 use crate::keyring::{KeyState, Lock, RotationPlan, SecretReplacement};
 use crate::local::{
     AnswerError, Enforced, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation,
-    SecretRotation,
+    SecretRotation, WrappedImport,
 };
 
+mod backup;
 mod client;
 mod error;
 mod life;
 mod server;
+mod unknown;
 mod wire;
 
+pub use backup::{BackedUp, LeftOut};
 pub use client::{Client, ClientError};
 pub use error::{CommandError, Fault, Problem};
 pub use life::{Act, End, LifeCommand, RotatedKey, RotatedSecret};
@@ -199,6 +203,13 @@ pub enum Command {
         /// Which.
         grant: GrantAlias,
     },
+    /// Write a backup. Its file comes beside the reply.
+    BackUp {
+        /// Who can open it; 1 to 16.
+        recipients: Vec<Recipient>,
+        /// Who wants it: for the log, escaped and cut.
+        by: String,
+    },
     /// Sign a checkpoint of the audit log.
     Checkpoint,
     /// Vouch for the clock after it had run ahead.
@@ -232,9 +243,18 @@ impl Command {
             | Self::Approve { .. }
             | Self::Deny { .. }
             | Self::DismissProposal { .. }
+            | Self::BackUp { .. }
             | Self::Checkpoint
             | Self::AcceptClock => false,
         }
+    }
+}
+
+impl Command {
+    /// Whether a file comes beside the reply.
+    #[must_use]
+    pub const fn gives_file(&self) -> bool {
+        matches!(self, Self::BackUp { .. })
     }
 }
 
@@ -290,6 +310,8 @@ pub enum Reply {
     Approvals(Vec<PendingApproval>),
     /// One of them.
     Approval(Arc<Question>),
+    /// A backup was written.
+    BackedUp(BackedUp),
 }
 
 /// What a host says of itself.
@@ -316,6 +338,19 @@ impl LocalBroker {
     /// # Errors
     /// What stands against it. If only the log failed, it is done, and nothing is released any more.
     pub async fn command(&self, command: Command, value: Option<Secret>) -> Result<Reply, CommandError> {
+        self.command_into(command, value, None).await
+    }
+
+    /// As [`LocalBroker::command`], with the file for one that gives one. If it fails, what is in the file is of no use.
+    ///
+    /// # Errors
+    /// As [`LocalBroker::command`].
+    pub async fn command_into(
+        &self,
+        command: Command,
+        value: Option<Secret>,
+        file: Option<&mut (dyn Write + Send)>,
+    ) -> Result<Reply, CommandError> {
         let mut value = match (command.takes_value(), value) {
             (false, None) => None,
             (true, Some(value)) => Some(value),
@@ -372,15 +407,8 @@ impl LocalBroker {
                 let record = match (profile.symmetric(), algorithm) {
                     (Some(own), None) => {
                         let custody = custody.unwrap_or_else(|| self.default_custody(own));
-                        match enforced {
-                            Enforced::Keyring => {
-                                self.create_planned_symmetric_key(name, profile, custody, plan, lock)
-                                    .await?
-                            }
-                            Enforced::Hardware => {
-                                return Err(NewKeyError::from(CustodyError::NotEnforced(custody)).into());
-                            }
-                        }
+                        self.create_symmetric_key_with(name, profile, custody, plan, lock, enforced)
+                            .await?
                     }
                     // Of what signs nothing an algorithm was named: that is refused with the right one.
                     (Some(_) | None, algorithm) => {
@@ -403,14 +431,20 @@ impl LocalBroker {
                 format,
                 custody,
             } => {
-                let private = ImportedKey::read(&value()?, format).map_err(NewKeyError::from)?;
-                let import = KeyImport {
-                    name,
-                    profile,
-                    custody,
-                    private,
+                let file = value()?;
+                let record = if is_wrapped(&file, format, custody).map_err(NewKeyError::from)? {
+                    let import = WrappedImport { name, profile, file };
+                    self.import_wrapped_key(import).await?
+                } else {
+                    let private = ImportedKey::read(&file, format).map_err(NewKeyError::from)?;
+                    let import = KeyImport {
+                        name,
+                        profile,
+                        custody,
+                        private,
+                    };
+                    self.import_key(import).await?
                 };
-                let record = self.import_key(import).await?;
                 Ok(Reply::Keys(vec![record.key.clone()]))
             }
             Command::ChangeKey { name, change } => {
@@ -499,6 +533,11 @@ impl LocalBroker {
                 }
                 Ok(done())
             }
+            Command::BackUp { recipients, by } => {
+                let file = file.ok_or(CommandError::FileMissing)?;
+                let made = self.back_up(&recipients, &by, file).await?;
+                Ok(Reply::BackedUp(made.into()))
+            }
             Command::Checkpoint => Ok(Reply::Text(self.checkpoint().await?)),
             Command::AcceptClock => {
                 self.accept_clock().await?;
@@ -531,31 +570,6 @@ impl LocalBroker {
             CustodyKind::TpmSealed | CustodyKind::Software => Algorithm::Ed25519,
         }
     }
-
-    /// A word of warning if the log never saw this grant: a misspelt name would suspend nothing.
-    fn unknown_grant(&self, agent: &AgentName, grant: &GrantAlias) -> Option<String> {
-        let ledger = self.snapshot();
-        let known = ledger
-            .grants()
-            .map(|(agent, grant, _)| format!("{agent} {grant}"))
-            .collect::<Vec<_>>();
-        let hint = unknown(&format!("{agent} {grant}"), &known)?;
-        Some(format!(
-            "the audit log knows no use of grant `{grant}` by agent `{agent}`{hint}"
-        ))
-    }
-
-    fn unknown_agent(&self, agent: &AgentName) -> Option<String> {
-        let ledger = self.snapshot();
-        let known: Vec<_> = self
-            .running()
-            .into_keys()
-            .map(|agent| agent.to_string())
-            .chain(ledger.grants().map(|(agent, _, _)| agent.to_string()))
-            .collect();
-        let hint = unknown(agent.as_str(), &known)?;
-        Some(format!("the audit log knows no use by agent `{agent}`{hint}"))
-    }
 }
 
 /// Who gives commands: the user of this process. The socket takes none from anybody else.
@@ -567,13 +581,4 @@ fn this_user() -> AnsweredBy {
 
 const fn done() -> Reply {
     Reply::Done { warning: None }
-}
-
-/// Which name may have been meant, if this one is not known.
-fn unknown(asked: &str, known: &[String]) -> Option<String> {
-    if known.iter().any(|one| one == asked) {
-        return None;
-    }
-    let near = nearest(asked, known.iter().map(String::as_str));
-    Some(near.map_or_else(String::new, |near| format!("; did you mean `{near}`?")))
 }

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::Command;
+use super::backup::Beside;
 use super::error::Problem;
 use super::wire::{self, Answer, Hello, PROTOCOL, WireError};
 use crate::LocalBroker;
@@ -27,6 +28,8 @@ pub const SOCKET: &str = "control.sock";
 pub const MAX_CONNECTIONS: usize = 16;
 /// A peer that has not sent its command within this time, or does not take the answer, is let go. Ours sends it at once.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A file that goes beside an answer is taken within this time, or not at all.
+const SENT: Duration = Duration::from_secs(600);
 /// What stopped the host from taking a connection, such as too many open files, is likely over after this.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The address of a socket has at most this many bytes (unix(7), without the closing zero).
@@ -174,7 +177,7 @@ async fn attend(mut stream: UnixStream, _slot: OwnedSemaphorePermit, attending: 
         _ = stopped.wait_for(|stopped| *stopped) => return,
         received = timeout(patience, receive(&mut stream)) => received,
     };
-    let answer = match received {
+    let (answer, beside) = match received {
         Ok(Ok((command, value))) => obey(&broker, command, value).await,
         Ok(Err(WireError::Io(_))) | Err(_) => return,
         Ok(Err(
@@ -182,10 +185,13 @@ async fn attend(mut stream: UnixStream, _slot: OwnedSemaphorePermit, attending: 
             | WireError::Json(_)
             | WireError::Protocol(_)
             | WireError::Memory(_)),
-        )) => Answer::Failed(Problem::usage(&error.to_string())),
+        )) => (Answer::Failed(Problem::usage(&error.to_string())), None),
     };
     // Whoever does not take it does without.
-    drop(timeout(patience, wire::write(&mut stream, &answer)).await);
+    let told = timeout(patience, wire::write(&mut stream, &answer)).await;
+    if let (Ok(Ok(())), Some(beside)) = (told, beside) {
+        drop(timeout(SENT, wire::write_file(&mut stream, beside)).await);
+    }
 }
 
 async fn receive(stream: &mut UnixStream) -> Result<(Command, Option<Secret>), WireError> {
@@ -198,14 +204,25 @@ async fn receive(stream: &mut UnixStream) -> Result<(Command, Option<Secret>), W
     wire::read_order(stream).await
 }
 
-async fn obey(broker: &Weak<LocalBroker>, command: Command, value: Option<Secret>) -> Answer {
+async fn obey(
+    broker: &Weak<LocalBroker>,
+    command: Command,
+    value: Option<Secret>,
+) -> (Answer, Option<Beside>) {
     let Some(broker) = broker.upgrade() else {
-        return Answer::Failed(Problem::closing());
+        return (Answer::Failed(Problem::closing()), None);
     };
-    match broker.command(command, value).await {
-        Ok(reply) => Answer::Done(reply),
-        Err(error) => Answer::Failed(Problem::from(&error)),
-    }
+    let done = if command.gives_file() {
+        let done = broker.command_beside(command).await;
+        done.map(|(reply, beside)| {
+            let length = beside.length;
+            (Answer::DoneWithFile { reply, length }, Some(beside))
+        })
+    } else {
+        let done = broker.command(command, value).await;
+        done.map(|reply| (Answer::Done(reply), None))
+    };
+    done.unwrap_or_else(|error| (Answer::Failed(Problem::from(&error)), None))
 }
 
 /// Whether a process of this user is at the other end.

@@ -1,7 +1,8 @@
 //! What goes over the control socket: frames of a length (four bytes, big endian) and so many bytes, each with a bound. The host says a
-//! [`Hello`], the peer sends one [`Order`] and, if the command takes one, a value as it is; the host gives one [`Answer`]. Not who may.
+//! [`Hello`], the peer sends one [`Order`] and, if the command takes one, a value as it is; the host gives one [`Answer`] and,
+//! if that says so, a file of a length, as it is. Not who may.
 
-use std::io;
+use std::io::{self, Read as _};
 
 use claviger_core::Secret;
 use claviger_core::secret::SecretError;
@@ -11,15 +12,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
+use super::backup::Beside;
 use super::error::Problem;
 use super::{Command, MAX_VALUE, Reply};
 
 /// The version of this protocol. A host and a command of different versions tell each other, and do nothing.
 pub const PROTOCOL: u32 = 1;
-/// A frame has at most this many bytes: a status with every name in it has some 140 KiB.
-pub const MAX_FRAME: usize = 256 * 1024;
+/// A frame has at most this many bytes: what is said of a backup of 4096 keys has some 650 KiB.
+pub const MAX_FRAME: usize = 1024 * 1024;
 /// A command has at most this many bytes: the longest profile has a few KiB.
 pub(super) const MAX_COMMAND: usize = 64 * 1024;
+
+/// A file goes in pieces of at most this many bytes.
+pub(super) const PIECE: usize = 64 * 1024;
 
 /// What a host says first.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,6 +52,11 @@ pub(super) struct Order {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer {
     Done(Reply),
+    /// So many bytes follow.
+    DoneWithFile {
+        reply: Reply,
+        length: u64,
+    },
     Failed(Problem),
 }
 
@@ -112,6 +122,28 @@ async fn read_value(stream: &mut UnixStream) -> Result<Secret, WireError> {
     let mut bytes = Zeroizing::new(vec![0; read_length(stream, MAX_VALUE).await?]);
     stream.read_exact(&mut bytes).await?;
     Ok(Secret::take(&mut bytes)?)
+}
+
+/// Writes the file beside an answer.
+pub(super) async fn write_file(stream: &mut UnixStream, beside: Beside) -> io::Result<()> {
+    let mut left = beside.file.take(beside.length);
+    let mut piece = vec![0; PIECE];
+    loop {
+        // A file of this machine without a name, written just now: it does not wait.
+        match left.read(&mut piece)? {
+            0 => return Ok(()),
+            count => stream.write_all(piece.get(..count).unwrap_or_default()).await?,
+        }
+    }
+}
+
+/// Reads the next bytes of a file, of which so many are left: into these, and says how many.
+pub(super) async fn read_piece(stream: &mut UnixStream, left: u64, piece: &mut [u8]) -> io::Result<usize> {
+    let most = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+    match stream.read(piece.get_mut(..most).unwrap_or_default()).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        count => Ok(count),
+    }
 }
 
 async fn read_length(stream: &mut UnixStream, allowed: usize) -> Result<usize, WireError> {

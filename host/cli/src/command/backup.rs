@@ -1,13 +1,14 @@
 //! `claviger backup …`: makes, shows and restores backups. Nothing here can show a value.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use claviger_broker::backup::{BackupError, Contents, Identity, Recipient};
 use claviger_broker::keyring::KeyRecord;
-use claviger_broker::local::{BackUpError, BackupMade, RestoreError, Restored, Restoring};
+use claviger_broker::local::{BackUpError, RestoreError, Restored, Restoring};
+use claviger_broker::operator::{BackedUp, Command as Order, Reply};
 use claviger_core::Secret;
 use claviger_core::custody::CustodyKind;
 use tempfile::NamedTempFile;
@@ -17,6 +18,7 @@ use crate::args::{Backup, BackupCreate, BackupRestore, BackupShow};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::file::{open_without_waiting, who};
+use crate::operate::{order_into, unexpected};
 use crate::output::{columns, shown};
 use crate::progress;
 use crate::unlock::{with_broker, with_unlocked};
@@ -40,21 +42,23 @@ fn create(cx: &Context, args: &BackupCreate) -> Result<Exit, Failure> {
         recipients.push(recipient);
     }
     let new = NewFile::at(&args.out)?;
-    let by = who();
-    let made = with_broker(cx, async |broker| {
-        let writing = broker.back_up(&recipients, &by, BufWriter::new(new.file.as_file()));
-        Ok(progress::during(&cx.out, "writing the backup", writing).await?)
-    })?;
+    let order = Order::BackUp {
+        recipients,
+        by: who(),
+    };
+    let Reply::BackedUp(made) = order_into(cx, order, new.file.as_file())? else {
+        return Err(unexpected());
+    };
     new.put()?;
     tell_made(cx, args, &made);
     Ok(Exit::Done)
 }
 
-fn tell_made(cx: &Context, args: &BackupCreate, made: &BackupMade) {
+fn tell_made(cx: &Context, args: &BackupCreate, made: &BackedUp) {
     let resident: Vec<_> = made
-        .resident
+        .left_out
         .iter()
-        .map(|record| serde_json::json!({ "key": record.key.to_string(), "key_id": record.key_id() }))
+        .map(|left| serde_json::json!({ "key": left.key.to_string(), "key_id": left.key_id }))
         .collect();
     let keys: Vec<_> = made.keys.iter().map(ToString::to_string).collect();
     let json = serde_json::json!({
@@ -74,10 +78,10 @@ fn tell_made(cx: &Context, args: &BackupCreate, made: &BackupMade) {
             args.recipient.len()
         )
     });
-    for record in &made.resident {
+    for left in &made.left_out {
         cx.out.warn(&format!(
             "key `{}` lives in the TPM and is not in the backup; without this TPM a new one has to take its place",
-            record.key
+            left.key
         ));
     }
     if !cx.out.is_json() {

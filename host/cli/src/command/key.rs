@@ -80,6 +80,7 @@ pub(crate) fn keys_of(reply: Reply) -> Result<Vec<KeyRef>, Failure> {
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
+        | Reply::BackedUp(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }

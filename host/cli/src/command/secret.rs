@@ -95,6 +95,7 @@ pub(crate) fn secrets_of(reply: Reply) -> Result<Vec<SecretRef>, Failure> {
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
+        | Reply::BackedUp(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }

@@ -53,6 +53,7 @@ pub(crate) fn rotate(cx: &Context, args: &Rotate) -> Result<Exit, Failure> {
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
+        | Reply::BackedUp(_)
         | Reply::Approval(_) => return Err(unexpected()),
     };
     let mut exit = Exit::Done;

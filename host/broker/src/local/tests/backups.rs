@@ -46,7 +46,7 @@ async fn a_backup_is_on_the_log_before_its_first_byte_or_is_not_made() {
     let mut out = Watching(&place.folder, None);
     place
         .broker
-        .back_up(&[recipient.clone()], "uid 7 (x\u{1b}[2Jy)", &mut out)
+        .back_up(std::slice::from_ref(&recipient), "uid 7 (x\u{1b}[2Jy)", &mut out)
         .await
         .unwrap();
     assert_eq!(out.1, Some(true));
@@ -84,7 +84,7 @@ async fn a_backup_is_on_the_log_before_its_first_byte_or_is_not_made() {
     }
     let failed = place
         .broker
-        .back_up(&[recipient.clone()], "x", Full)
+        .back_up(std::slice::from_ref(&recipient), "x", Full)
         .await
         .unwrap_err();
     assert!(
@@ -102,7 +102,7 @@ async fn a_backup_is_on_the_log_before_its_first_byte_or_is_not_made() {
     let mut file = Vec::new();
     let refused = place
         .broker
-        .back_up(&[recipient.clone()], "x", &mut file)
+        .back_up(std::slice::from_ref(&recipient), "x", &mut file)
         .await
         .unwrap_err();
     assert!(matches!(refused, BackUpError::Audit(_)), "{refused:?}");

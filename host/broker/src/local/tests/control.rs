@@ -19,7 +19,7 @@ use crate::operator::{
 const SOON: Duration = Duration::from_secs(60);
 
 impl Fixture {
-    fn keyring(&self) -> PathBuf {
+    pub(super) fn keyring(&self) -> PathBuf {
         self.folder.path().join("keyring")
     }
 
@@ -27,7 +27,7 @@ impl Fixture {
         self.keyring().join(SOCKET)
     }
 
-    async fn host(&self) -> Client {
+    pub(super) async fn host(&self) -> Client {
         Client::connect(&self.keyring()).await.unwrap()
     }
 
@@ -43,33 +43,33 @@ fn revoke(key: &str) -> Command {
     }
 }
 
-async fn serving() -> Fixture {
+pub(super) async fn serving() -> Fixture {
     let fixture = Fixture::new().await;
     fixture.broker.serve_control().unwrap();
     fixture
 }
 
 /// A connection past the host's hello.
-async fn raw(fixture: &Fixture) -> UnixStream {
+pub(super) async fn raw(fixture: &Fixture) -> UnixStream {
     let mut stream = UnixStream::connect(fixture.socket()).await.unwrap();
     let hello = read_frame(&mut stream).await.unwrap();
     assert!(hello.starts_with(b"{\"claviger-control\":1,"));
     stream
 }
 
-async fn read_frame(stream: &mut UnixStream) -> Option<Vec<u8>> {
+pub(super) async fn read_frame(stream: &mut UnixStream) -> Option<Vec<u8>> {
     let length = stream.read_u32().await.ok()?;
     let mut bytes = vec![0; usize::try_from(length).unwrap()];
     stream.read_exact(&mut bytes).await.ok()?;
     Some(bytes)
 }
 
-fn frame(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn frame(bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).unwrap();
     [&length.to_be_bytes()[..], bytes].concat()
 }
 
-fn order(command: &Command) -> Vec<u8> {
+pub(super) fn order(command: &Command) -> Vec<u8> {
     let json = serde_json::json!({ "claviger-control": PROTOCOL, "command": command });
     frame(json.to_string().as_bytes())
 }

@@ -27,7 +27,8 @@ fn twin(place: &Place, change: impl FnOnce(&mut KeyRecord)) {
 #[tokio::test]
 async fn one_key_twice_in_a_file_is_refused_and_nothing_is_written() {
     let (identities, recipient) = identity();
-    let rows: [(&str, fn(&mut KeyRecord), Option<&str>); 4] = [
+    type Row = (&'static str, fn(&mut KeyRecord), Option<&'static str>);
+    let rows: [Row; 4] = [
         (
             "under another name",
             |copy| {
