@@ -247,7 +247,9 @@ fn a_public_half_is_read_whatever_became_of_its_version() {
     scene
         .open(&["key", "rotate", "release", "--overlap", "0s"])
         .expect(0);
-    scene.open(&["key", "rotate", "release"]).expect(0);
+    scene
+        .open(&["key", "rotate", "release", "--overlap", "1d"])
+        .expect(0);
     assert_eq!(keys(&scene, "release"), "v1 retired, v2 retiring, v3 active");
     assert_eq!(public("release@v1", "openssh"), first);
     let each: std::collections::BTreeSet<_> = ["release@v1", "release@v2", "release@v3"]

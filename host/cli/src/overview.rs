@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use claviger_broker::keyring::{KeyRecord, KeySource, KeyState, Keyring, SecretRecord};
+use claviger_broker::keyring::{KeyRecord, KeySource, KeyState, Keyring, Life, SecretRecord};
 use claviger_broker::ledger::{Ledger, Tally, Usage};
 use claviger_broker::local::{Due, STUCK_AFTER, due};
 use claviger_core::audit::{CredentialName, SecretSource};
@@ -55,6 +55,28 @@ pub(crate) struct Matter {
     pub(crate) detail: String,
     /// What to type.
     pub(crate) help: String,
+}
+
+/// One version of a key or secret, as far as it has a life.
+struct Living<'a> {
+    kind: &'static str,
+    name: &'a str,
+    version: String,
+    life: Life,
+    created: Timestamp,
+    /// What to type if it was compromised, and nothing has taken its place.
+    successor: String,
+}
+
+impl Living<'_> {
+    fn matter(&self, concern: Concern, detail: String, help: String) -> Matter {
+        Matter {
+            concern,
+            of: format!("{} {}", self.kind, self.version),
+            detail,
+            help,
+        }
+    }
 }
 
 /// Reads keyring and log.
@@ -163,152 +185,133 @@ impl Overview {
         matters
     }
 
-    fn key_matters(&self, record: &KeyRecord, matters: &mut Vec<Matter>) {
-        let (name, key) = (&record.key.name, &record.key);
-        let mut push = |concern, detail, help| {
-            matters.push(Matter {
-                concern,
-                of: format!("key {key}"),
-                detail,
-                help,
-            });
-        };
-        if let Some(since) = record.deleted {
-            let until = record.until.map_or_else(|| "now".to_owned(), day);
-            push(
-                Concern::Deleted,
-                format!("deleted {}, may be purged from {until}", day(since)),
-                format!("claviger key restore {name}, or claviger key purge {name}"),
-            );
-            return;
-        }
-        match record.state {
-            KeyState::Pending if self.is_stuck(record.created) => push(
-                Concern::Stuck,
-                format!("waits for its promotion since {}", day(record.created)),
-                format!("claviger key promote {name}, or claviger key cancel {name}"),
-            ),
-            KeyState::Active => {
-                match due(record, self.key_tally(record).uses, self.now) {
-                    Some(Due::Age { since }) => push(
-                        Concern::Due,
-                        format!("due since {}", day(since)),
-                        format!("claviger key rotate {name}"),
-                    ),
-                    Some(Due::Uses { uses, plan }) => push(
-                        Concern::Due,
-                        format!("used {uses} times, planned for {plan}"),
-                        format!("claviger key rotate {name}"),
-                    ),
-                    None => {}
-                }
-                match record.assurance {
-                    Assurance::Swtpm => push(
-                        Concern::Weak,
-                        "a software TPM protects it: whoever has the disk has the key".to_owned(),
-                        "a keyring made with `claviger init --custody tpm`".to_owned(),
-                    ),
-                    Assurance::Hardware | Assurance::Passphrase => {}
-                }
-                match record.source {
-                    KeySource::Imported => push(
-                        Concern::Weak,
-                        "it was imported: whoever had it before may have it still".to_owned(),
-                        format!("claviger key rotate {name}"),
-                    ),
-                    KeySource::Restored => push(
-                        Concern::Weak,
-                        "it was restored: whoever has the backup, and an identity that opens it, has the key"
-                            .to_owned(),
-                        format!("claviger key rotate {name}"),
-                    ),
-                    KeySource::Generated => {}
-                }
+    /// What is to be done about one version of a key or secret because of where it is in its life.
+    fn life_matter(&self, of: &Living<'_>) -> Option<Matter> {
+        let Living { kind, name, life, .. } = of;
+        let (concern, detail, help) = match (life.deleted, life.state) {
+            (Some(since), _) => {
+                let until = life.until.map_or_else(|| "now".to_owned(), day);
+                (
+                    Concern::Deleted,
+                    format!("deleted {}, may be purged from {until}", day(since)),
+                    format!("claviger {kind} restore {name}, or claviger {kind} purge {name}"),
+                )
             }
-            KeyState::Revoked if record.lacks_successor() => push(
+            (None, KeyState::Pending) if self.is_stuck(of.created) => (
+                Concern::Stuck,
+                format!("waits for its promotion since {}", day(of.created)),
+                format!("claviger {kind} promote {name}, or claviger {kind} cancel {name}"),
+            ),
+            (None, KeyState::Revoked) if life.lacks_successor() => (
                 Concern::Stuck,
                 "it was compromised, and nothing has taken its place yet".to_owned(),
-                format!("claviger key compromise {key}, or claviger key rotate {name} --stage"),
+                of.successor.clone(),
             ),
-            KeyState::Pending
-            | KeyState::Retiring
-            | KeyState::Retired
-            | KeyState::Disabled
-            | KeyState::Revoked
-            | KeyState::Destroyed => {}
+            (
+                None,
+                KeyState::Pending
+                | KeyState::Active
+                | KeyState::Retiring
+                | KeyState::Retired
+                | KeyState::Disabled
+                | KeyState::Revoked
+                | KeyState::Destroyed,
+            ) => return None,
+        };
+        Some(of.matter(concern, detail, help))
+    }
+
+    fn key_matters(&self, record: &KeyRecord, matters: &mut Vec<Matter>) {
+        let (name, key) = (&record.key.name, &record.key);
+        let of = Living {
+            kind: "key",
+            name: name.as_str(),
+            version: key.to_string(),
+            life: record.life(),
+            created: record.created,
+            successor: format!("claviger key compromise {key}, or claviger key rotate {name} --stage"),
+        };
+        matters.extend(self.life_matter(&of));
+        if !record.is_in_use() {
+            return;
+        }
+        let rotate = || format!("claviger key rotate {name}");
+        let mut push = |concern, detail, help| matters.push(of.matter(concern, detail, help));
+        match due(record, self.key_tally(record).uses, self.now) {
+            Some(Due::Age { since }) => push(Concern::Due, format!("due since {}", day(since)), rotate()),
+            Some(Due::Uses { uses, plan }) => push(
+                Concern::Due,
+                format!("used {uses} times, planned for {plan}"),
+                rotate(),
+            ),
+            None => {}
+        }
+        match record.assurance {
+            Assurance::Swtpm => push(
+                Concern::Weak,
+                "a software TPM protects it: whoever has the disk has the key".to_owned(),
+                "a keyring made with `claviger init --custody tpm`".to_owned(),
+            ),
+            Assurance::Hardware | Assurance::Passphrase => {}
+        }
+        match record.source {
+            KeySource::Imported => push(
+                Concern::Weak,
+                "it was imported: whoever had it before may have it still".to_owned(),
+                rotate(),
+            ),
+            KeySource::Restored => push(
+                Concern::Weak,
+                "it was restored: whoever has the backup, and an identity that opens it, has the key"
+                    .to_owned(),
+                rotate(),
+            ),
+            KeySource::Generated => {}
         }
     }
 
     fn secret_matters(&self, record: &SecretRecord, matters: &mut Vec<Matter>) {
-        let (name, secret) = (&record.secret.name, &record.secret);
+        let name = &record.secret.name;
         let new_value = match record.source {
             SecretSource::Operator | SecretSource::Server => format!("claviger secret replace {name}"),
             SecretSource::Rotator => format!("claviger secret rotate {name} --with MANIFEST"),
         };
-        let mut push = |concern, detail, help| {
-            matters.push(Matter {
-                concern,
-                of: format!("secret {secret}"),
-                detail,
-                help,
-            });
+        let of = Living {
+            kind: "secret",
+            name: name.as_str(),
+            version: record.secret.to_string(),
+            life: record.life(),
+            created: record.created,
+            successor: new_value.clone(),
         };
-        if let Some(since) = record.deleted {
-            let until = record.until.map_or_else(|| "now".to_owned(), day);
-            push(
-                Concern::Deleted,
-                format!("deleted {}, may be purged from {until}", day(since)),
-                format!("claviger secret restore {name}, or claviger secret purge {name}"),
-            );
+        if record.source == SecretSource::Rotator
+            && record.state == KeyState::Pending
+            && record.deleted.is_none()
+        {
+            let day = day(record.created);
+            matters.push(of.matter(
+                Concern::Stuck,
+                format!("was issued {day}, and its provider was not seen to take it"),
+                format!("{new_value}, or claviger secret cancel {name}"),
+            ));
             return;
         }
-        match record.state {
-            KeyState::Pending if record.source == SecretSource::Rotator => push(
-                Concern::Stuck,
-                format!(
-                    "was issued {}, and its provider was not seen to take it",
-                    day(record.created)
-                ),
-                format!("{new_value}, or claviger secret cancel {name}"),
-            ),
-            KeyState::Pending if self.is_stuck(record.created) => push(
-                Concern::Stuck,
-                format!("waits for its promotion since {}", day(record.created)),
-                format!("claviger secret promote {name}, or claviger secret cancel {name}"),
-            ),
-            KeyState::Active => {
-                if let Some(at) = record.due().filter(|at| *at <= self.now) {
-                    push(
-                        Concern::Due,
-                        format!("due for a new value since {}", day(at)),
-                        new_value.clone(),
-                    );
-                }
-                let near = self.now.saturating_add(SOON).unwrap_or(Timestamp::MAX);
-                if let Some(at) = record.expires.filter(|at| *at <= near) {
-                    let word = if record.is_expired(self.now) {
-                        "expired"
-                    } else {
-                        "expires"
-                    };
-                    push(
-                        Concern::Expiring,
-                        format!("{word} {}", day(at)),
-                        new_value.clone(),
-                    );
-                }
-            }
-            KeyState::Revoked if record.lacks_successor() => push(
-                Concern::Stuck,
-                "it was compromised, and nothing has taken its place yet".to_owned(),
-                new_value,
-            ),
-            KeyState::Pending
-            | KeyState::Retiring
-            | KeyState::Retired
-            | KeyState::Disabled
-            | KeyState::Revoked
-            | KeyState::Destroyed => {}
+        matters.extend(self.life_matter(&of));
+        if !record.is_in_use() {
+            return;
+        }
+        let mut push = |concern, detail| matters.push(of.matter(concern, detail, new_value.clone()));
+        if let Some(at) = record.due(self.now).filter(|at| *at <= self.now) {
+            push(Concern::Due, format!("due for a new value since {}", day(at)));
+        }
+        let near = self.now.saturating_add(SOON).unwrap_or(Timestamp::MAX);
+        if let Some(at) = record.expires.filter(|at| *at <= near) {
+            let word = if record.is_expired(self.now) {
+                "expired"
+            } else {
+                "expires"
+            };
+            push(Concern::Expiring, format!("{word} {}", day(at)));
         }
     }
 

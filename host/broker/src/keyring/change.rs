@@ -1,14 +1,16 @@
-//! Changes to the lives of keys: one transaction each, of one version or of all that a name has, by the rules of `life`. A crash leaves
-//! what was or what shall be.
+//! New versions of keys, and what a key is to the changes of lives, which `living` has. One transaction each: a crash leaves what was or
+//! what shall be.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
+use std::time::Duration;
 
 use claviger_core::{KeyName, KeyRef, KeyVersion, Secret};
 use jiff::Timestamp;
 
 use super::envelope::Row;
-use super::life::{LifeError, LifeEvent, after, next};
+use super::life::{Life, LifeError, LifeEvent, after};
 use super::list::Listed;
+use super::living::{Living, Shelf, stepped};
 use super::store::Change;
 use super::{
     KeyRecord, KeyState, Keyring, KeyringError, MAX_HARDWARE, MAX_KEYS, NewKey, OpenFile, Reason,
@@ -77,7 +79,7 @@ impl Keyring {
                 let superseded = LifeEvent::Supersede {
                     until: after(now, new.plan.overlap),
                 };
-                changed.extend(stepped(&old, &superseded, now)?);
+                changed.extend(stepped(&*old, &superseded, now)?);
             }
         }
         // The overlap that it is in, which may be another than its plan had.
@@ -132,7 +134,7 @@ impl Keyring {
             });
         }
         if current.deleted.is_some() {
-            return Err(no_life(&current.key, LifeError::Deleted));
+            return Err(current.refused(LifeError::Deleted));
         }
         let problem = if succession == Succession::Replaced && !current.life().lacks_successor() {
             // An operator revoked it meanwhile, for good: what is out of use is not put back into it.
@@ -165,43 +167,6 @@ impl Keyring {
         })
     }
 
-    /// Puts the pending version of a key into use; the one before retires over its overlap. One step. What is in use already changes
-    /// nothing.
-    ///
-    /// # Errors
-    /// When none waits, the key is deleted, or the disk fails.
-    pub(crate) fn promote(
-        &self,
-        name: &KeyName,
-        now: Timestamp,
-    ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
-        let pending = self.pending(name).ok_or_else(|| KeyringError::NotWaiting {
-            name: name.to_string(),
-        })?;
-        let superseded = LifeEvent::Supersede {
-            until: after(now, pending.plan.overlap),
-        };
-        // Asked again under the lock: promoted or given up meanwhile, it must not leave the key without a version in use.
-        let waits = || self.pending(name).is_some_and(|now| now.key == pending.key);
-        let changed = self.step_all(name, now, &|record| match record.state {
-            KeyState::Pending if record.key == pending.key => Some(LifeEvent::Activate),
-            KeyState::Active | KeyState::Disabled | KeyState::Revoked if waits() => Some(superseded.clone()),
-            KeyState::Pending
-            | KeyState::Active
-            | KeyState::Disabled
-            | KeyState::Retiring
-            | KeyState::Retired
-            | KeyState::Revoked
-            | KeyState::Destroyed => None,
-        })?;
-        if changed.is_empty() {
-            return Err(KeyringError::NotWaiting {
-                name: name.to_string(),
-            });
-        }
-        Ok(changed)
-    }
-
     /// Revokes every version of a key that somebody else may have, or this one, in one step. If the one in use is among them, one that
     /// waits is given up: it was made in the same hands.
     ///
@@ -214,14 +179,11 @@ impl Keyring {
         reason: &Reason,
         now: Timestamp,
     ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
-        let event = LifeEvent::Compromise(reason.clone());
-        let affected = |key: &KeyRef| version.is_none_or(|version| key.version == version);
-        // Asked under the lock.
-        let in_use = || self.key(name).is_some_and(|record| affected(&record.key));
-        self.step_all(name, now, &|record| {
-            let given_up = record.state == KeyState::Pending && in_use();
-            (affected(&record.key) || given_up).then(|| event.clone())
-        })
+        let waiting = || {
+            let in_use = || self.key(name).map(|record| record.key.version);
+            version.is_none() || in_use() == version
+        };
+        self.compromise_of(name, version, reason, now, &waiting)
     }
 
     /// Lets something happen to one version of a key; nothing comes back if nothing changed.
@@ -229,138 +191,118 @@ impl Keyring {
     /// # Errors
     /// When there is no such version, it cannot go that way, another version would be in use, too, or the disk fails; then it is as it
     /// was.
+    #[cfg(test)]
     pub(crate) fn step(
         &self,
         key: &KeyRef,
         event: &LifeEvent,
         now: Timestamp,
     ) -> Result<Option<Arc<KeyRecord>>, KeyringError> {
-        if self.record(key).is_none() {
-            return Err(KeyringError::NoKey { key: key.clone() });
-        }
-        let changed = self.step_all(&key.name, now, &|record| {
-            (record.key == *key).then(|| event.clone())
-        })?;
-        Ok(changed.into_iter().next())
+        self.step_one(&key.name, key.version, event, now)
     }
 
-    /// Lets something happen to each version of a key, in one step; those that changed.
-    ///
-    /// # Errors
-    /// As [`Keyring::step`].
-    pub(crate) fn step_all(
-        &self,
-        name: &KeyName,
-        now: Timestamp,
-        event: &dyn Fn(&KeyRecord) -> Option<LifeEvent>,
-    ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
-        let mut file = self.file();
-        let mut changed = Vec::new();
-        let mut active: Option<KeyRef> = None;
-        for record in self.versions(name) {
-            let stepped = match event(&record) {
-                Some(event) => stepped(&record, &event, now)?,
-                None => None,
-            };
-            let after = stepped.as_ref().unwrap_or(&record);
-            if after.state == KeyState::Active
-                && let Some(other) = active.replace(after.key.clone())
-            {
-                return Err(KeyringError::Transition {
-                    key: if record.state == KeyState::Active {
-                        other
-                    } else {
-                        record.key.clone()
-                    },
-                    from: KeyState::Disabled,
-                    to: KeyState::Active,
-                });
-            }
-            changed.extend(stepped);
-        }
-        if changed.is_empty() {
-            return Ok(Vec::new());
-        }
-        file.write_keys(&changed)?;
-        Ok(self.remember_all(changed))
-    }
-
-    /// Sets the plan of every version of a key that is not over, and locks its purge if that is asked; a lock is never taken away.
-    ///
-    /// # Errors
-    /// When there is no such key, the plan is out of bounds, or the disk fails.
-    pub(crate) fn set_plan(
-        &self,
-        name: &KeyName,
-        plan: RotationPlan,
-        lock: Option<Lock>,
-        now: Timestamp,
-    ) -> Result<Vec<Arc<KeyRecord>>, KeyringError> {
-        plan.check()?;
-        let mut file = self.file();
-        let changed: Vec<KeyRecord> = self
-            .versions(name)
-            .into_iter()
-            .filter(|record| {
-                matches!(
-                    record.state,
-                    KeyState::Pending | KeyState::Active | KeyState::Disabled
-                )
-            })
-            .map(|record| KeyRecord {
-                plan,
-                locked: record.locked || lock.is_some(),
-                updated: now,
-                ..(*record).clone()
-            })
-            .collect();
-        if changed.is_empty() {
-            return Err(KeyringError::NoKey {
-                key: KeyRef {
-                    name: name.clone(),
-                    version: KeyVersion::FIRST,
-                },
-            });
-        }
-        file.write_keys(&changed)?;
-        Ok(self.remember_all(changed))
-    }
-
-    /// The version that is in use, else the newest that was; never one that waits.
+    /// The version that is in use, else the newest that was; never one that waits, unless there is no other.
     #[must_use]
     pub fn current(&self, name: &KeyName) -> Option<Arc<KeyRecord>> {
-        let versions = self.versions(name);
-        let newest =
-            |of: &dyn Fn(&KeyRecord) -> bool| versions.iter().rev().find(|record| of(record)).cloned();
-        newest(&|record| record.state == KeyState::Active)
-            .or_else(|| newest(&|record| !matches!(record.state, KeyState::Pending | KeyState::Destroyed)))
-            .or_else(|| newest(&|_| true))
+        self.current_of(name)
     }
 
     /// The version that waits to be promoted, if there is one.
     #[must_use]
     pub fn pending(&self, name: &KeyName) -> Option<Arc<KeyRecord>> {
-        self.versions(name)
-            .into_iter()
-            .find(|record| record.state == KeyState::Pending)
+        self.pending_of(name)
     }
 
     /// Every version of a key, by number.
     #[must_use]
     pub fn versions(&self, name: &KeyName) -> Vec<Arc<KeyRecord>> {
-        self.records()
-            .get(name)
-            .into_iter()
-            .flat_map(|versions| versions.values().cloned())
-            .collect()
+        self.versions_of(name)
     }
 
     /// The number of the next version: none is used twice.
     #[must_use]
     pub fn next_version(&self, name: &KeyName) -> KeyVersion {
-        self.versions(name).last().map_or(KeyVersion::FIRST, |last| {
-            KeyVersion(last.key.version.0.saturating_add(1))
-        })
+        self.next_version_of::<KeyRecord>(name)
+    }
+}
+
+impl Living for KeyRecord {
+    type Name = KeyName;
+
+    fn version(&self) -> KeyVersion {
+        self.key.version
+    }
+
+    fn state(&self) -> KeyState {
+        self.state
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.is_in_use()
+    }
+
+    fn overlap(&self) -> Duration {
+        self.plan.overlap
+    }
+
+    fn life(&self) -> Life {
+        self.life()
+    }
+
+    fn at(&self, life: Life, now: Timestamp) -> Self {
+        Self {
+            state: life.state,
+            until: life.until,
+            deleted: life.deleted,
+            reason: life.reason,
+            locked: life.locked,
+            updated: now,
+            ..self.clone()
+        }
+    }
+
+    fn planned(&self, plan: RotationPlan, locked: bool, now: Timestamp) -> Self {
+        Self {
+            plan,
+            locked,
+            updated: now,
+            ..self.clone()
+        }
+    }
+
+    fn refused(&self, problem: LifeError) -> KeyringError {
+        match problem {
+            LifeError::Transition { from, to } => KeyringError::Transition {
+                key: self.key.clone(),
+                from,
+                to,
+            },
+            problem => KeyringError::Life {
+                what: format!("key `{}`", self.key),
+                problem,
+            },
+        }
+    }
+
+    fn absent(name: &KeyName, version: Option<KeyVersion>) -> KeyringError {
+        let key = KeyRef {
+            name: name.clone(),
+            version: version.unwrap_or(KeyVersion::FIRST),
+        };
+        KeyringError::NoKey { key }
+    }
+
+    fn shelf(keyring: &Keyring) -> RwLockReadGuard<'_, Shelf<Self>> {
+        keyring.records()
+    }
+
+    fn write(
+        keyring: &Keyring,
+        file: &mut OpenFile,
+        changed: Vec<Self>,
+    ) -> Result<Vec<Arc<Self>>, KeyringError> {
+        file.write_keys(&changed)?;
+        Ok(keyring.remember_all(changed))
     }
 }
 
@@ -421,26 +363,5 @@ pub(super) fn new_record(new: &NewKey, now: Timestamp) -> KeyRecord {
         reason: None,
         locked: new.locked,
         hardware: new.hardware.clone(),
-    }
-}
-
-/// The record after an event, if that is another.
-fn stepped(record: &KeyRecord, event: &LifeEvent, now: Timestamp) -> Result<Option<KeyRecord>, KeyringError> {
-    let life = record.life();
-    let after = next(&life, event, now).map_err(|problem| no_life(&record.key, problem))?;
-    Ok((after != life).then(|| record.at(after, now)))
-}
-
-fn no_life(key: &KeyRef, problem: LifeError) -> KeyringError {
-    match problem {
-        LifeError::Transition { from, to } => KeyringError::Transition {
-            key: key.clone(),
-            from,
-            to,
-        },
-        problem => KeyringError::Life {
-            what: format!("key `{key}`"),
-            problem,
-        },
     }
 }

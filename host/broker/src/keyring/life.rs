@@ -27,6 +27,9 @@ pub const LOCKED_WINDOW: Duration = DEFAULT_WINDOW;
 /// No window is longer: the name would be reserved for ever by a typing error.
 pub const MAX_WINDOW: Duration = Duration::from_secs(366 * 86_400);
 
+/// What two clocks may differ by.
+pub(super) const AHEAD: Duration = Duration::from_secs(60);
+
 /// Where a version is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life {
@@ -86,7 +89,8 @@ pub enum LifeEvent {
     Purge,
     /// Time has passed.
     Tick {
-        /// How long an overlap lasts: one that ends later was written by a clock that had run ahead, and is cut to this.
+        /// How long an overlap lasts: one that ends later was written by a clock that had run ahead, and is cut to this. So is the recovery
+        /// window of what was deleted by such a clock, to its own length.
         overlap: Duration,
     },
 }
@@ -347,6 +351,17 @@ fn purge(life: &Life, now: Timestamp) -> Result<Life, LifeError> {
 }
 
 fn tick(life: &Life, overlap: Duration, now: Timestamp) -> Life {
+    if let (Some(deleted), Some(until)) = (life.deleted, life.until)
+        && deleted > after(now, AHEAD)
+    {
+        // As long as it was meant to be, and not until a clock that had run ahead would come by again.
+        let window = until.duration_since(deleted);
+        return Life {
+            deleted: Some(now),
+            until: Some(now.saturating_add(window).unwrap_or(Timestamp::MAX)),
+            ..life.clone()
+        };
+    }
     let ends = match (life.state, life.deleted) {
         (KeyState::Retiring | KeyState::Disabled, None) => life.until,
         (

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use claviger_core::custody::Sealer;
-use claviger_core::{KeyName, KeyRef, KeyVersion, Secret};
+use claviger_core::{KeyName, KeyRef, Secret};
 use jiff::Timestamp;
 
 mod change;
@@ -22,6 +22,7 @@ mod folder;
 mod hardware;
 mod life;
 mod list;
+mod living;
 mod open_file;
 pub mod published;
 mod record;
@@ -41,6 +42,7 @@ pub(crate) use envelope::Purpose;
 pub use error::KeyringError;
 pub(crate) use life::after;
 pub use life::{DEFAULT_WINDOW, LOCKED_WINDOW, Life, LifeError, LifeEvent, MAX_WINDOW, next};
+pub(crate) use living::Living;
 pub use record::{KeyRecord, KeySource, KeyState, KeyringInfo, NewKey, RootKind, RootSpec, UnknownName};
 pub(crate) use reseal::Resealed;
 pub(crate) use restore::{check_restored, has_use};
@@ -50,6 +52,7 @@ pub use secrets::{GOOD_SECRET, MAX_SECRET_VALUE, MIN_SECRET, SecretReplacement};
 use envelope::{Envelope, Meta, Row};
 use folder::{DATABASE, Folder, FolderLock, UNFINISHED};
 use list::{List, Listed};
+use living::Shelf;
 use secrets::SecretRecords;
 use store::{Change, Store};
 
@@ -74,7 +77,7 @@ const ROOT: usize = 32;
 /// What the root key is sealed for.
 pub const ROOT_PURPOSE: &str = "root";
 
-type Records = BTreeMap<KeyName, BTreeMap<KeyVersion, Arc<KeyRecord>>>;
+type Records = Shelf<KeyRecord>;
 
 /// An open keyring.
 ///
@@ -91,7 +94,7 @@ pub struct Keyring {
 }
 
 /// The database, the keys to it, and what is known to be in it.
-struct OpenFile {
+pub(crate) struct OpenFile {
     store: Store,
     envelope: Envelope,
     // Invariant: what `store` holds, authenticated; `info` is what it says.
@@ -333,18 +336,13 @@ impl Keyring {
     /// The active version of a key. Cheap: for every use.
     #[must_use]
     pub fn key(&self, name: &KeyName) -> Option<Arc<KeyRecord>> {
-        self.records()
-            .get(name)?
-            .values()
-            .rev()
-            .find(|record| record.is_in_use())
-            .cloned()
+        self.in_use(name)
     }
 
     /// One version of a key, whatever its state. Cheap.
     #[must_use]
     pub fn record(&self, key: &KeyRef) -> Option<Arc<KeyRecord>> {
-        self.records().get(&key.name)?.get(&key.version).cloned()
+        self.version_of(&key.name, key.version)
     }
 
     /// Every version of every key, by name and version.
@@ -435,15 +433,9 @@ impl Keyring {
 
     /// At most one version is active, and versions count up by one: a number is never used twice.
     fn refuse_version(&self, key: &KeyRef) -> Result<(), KeyringError> {
-        let records = self.records();
-        let versions = records.get(&key.name);
-        let next = versions
-            .and_then(|versions| versions.keys().next_back())
-            .map_or(KeyVersion::FIRST, |last| KeyVersion(last.0.saturating_add(1)));
-        let taken = versions.and_then(|versions| {
-            versions.values().find(|record| {
-                record.deleted.is_some() || matches!(record.state, KeyState::Active | KeyState::Pending)
-            })
+        let next = self.next_version(&key.name);
+        let taken = self.versions(&key.name).into_iter().find(|record| {
+            record.deleted.is_some() || matches!(record.state, KeyState::Active | KeyState::Pending)
         });
         let problem = match taken {
             Some(record) => format!("`{}` is {}", record.key, record.standing()),

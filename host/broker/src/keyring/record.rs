@@ -11,7 +11,7 @@ use claviger_core::{KeyAlgorithm, KeyIdentity, KeyRef, PublicKey, Secret};
 use jiff::Timestamp;
 
 use super::columns::{Reason, RotationPlan};
-use super::life::{Life, LifeEvent, after};
+use super::life::{AHEAD, Life, LifeEvent, after};
 
 /// What protects the root key. Fixed when the keyring is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,6 +129,24 @@ impl KeyState {
             Self::Revoked => "revoked",
             Self::Destroyed => "destroyed",
         }
+    }
+
+    /// The state in a word, `deleted` of a version that is.
+    pub(super) const fn standing(self, deleted: Option<Timestamp>) -> &'static str {
+        match deleted {
+            Some(_) => "deleted",
+            None => self.as_str(),
+        }
+    }
+
+    /// Whether a version in this state may be used for something new.
+    pub(super) const fn is_in_use(self, deleted: Option<Timestamp>) -> bool {
+        matches!(self, Self::Active) && deleted.is_none()
+    }
+
+    /// Whether what was allowed with a version in this state goes on to its end: it was not stopped, only replaced.
+    pub(super) const fn may_finish(self, deleted: Option<Timestamp>) -> bool {
+        matches!(self, Self::Active | Self::Retiring | Self::Retired) && deleted.is_none()
     }
 
     /// What an operator does to bring a version into this state, if an operator can.
@@ -282,10 +300,7 @@ impl KeyRecord {
     /// Its state in a word, `deleted` if it is.
     #[must_use]
     pub const fn standing(&self) -> &'static str {
-        match self.deleted {
-            Some(_) => "deleted",
-            None => self.state.as_str(),
-        }
+        self.state.standing(self.deleted)
     }
 
     /// Where it is in its life.
@@ -297,19 +312,6 @@ impl KeyRecord {
             deleted: self.deleted,
             reason: self.reason.clone(),
             locked: self.locked,
-        }
-    }
-
-    /// The same version at another place in its life.
-    pub(super) fn at(&self, life: Life, now: Timestamp) -> Self {
-        Self {
-            state: life.state,
-            until: life.until,
-            deleted: life.deleted,
-            reason: life.reason,
-            locked: life.locked,
-            updated: now,
-            ..self.clone()
         }
     }
 
@@ -331,10 +333,7 @@ impl KeyRecord {
     /// Whether a use that was allowed with it may still be released: it was not stopped, only replaced.
     #[must_use]
     pub const fn may_finish(&self) -> bool {
-        matches!(
-            self.state,
-            KeyState::Active | KeyState::Retiring | KeyState::Retired
-        ) && self.deleted.is_none()
+        self.state.may_finish(self.deleted)
     }
 
     /// Whether it was compromised while it was in use, and nothing has taken its place yet.
@@ -353,7 +352,7 @@ impl KeyRecord {
     /// Whether it may be used for something new: sign, seal, or make a MAC.
     #[must_use]
     pub const fn is_in_use(&self) -> bool {
-        matches!(self.state, KeyState::Active) && self.deleted.is_none()
+        self.state.is_in_use(self.deleted)
     }
 }
 
@@ -364,9 +363,6 @@ pub(super) fn due(created: Timestamp, every: Duration, now: Timestamp) -> Timest
     }
     after(created, every)
 }
-
-/// What two clocks may differ by.
-const AHEAD: Duration = Duration::from_secs(60);
 
 /// A key to add. It becomes active at once.
 pub struct NewKey {

@@ -1,19 +1,17 @@
-//! Changes to the lives of secrets: staged replacements, states, deletion, time. One transaction each, by the rules of `life`. A value is
-//! kept only while its version may come back.
+//! Staged values of secrets, and what a secret is to the changes of lives, which `living` has. One transaction each. A value is kept only
+//! while its version may come back.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 
 use claviger_core::audit::{SecretRef, SecretSource};
 use claviger_core::{KeyVersion, Secret, SecretName};
 use jiff::Timestamp;
 
-use super::life::{LifeError, LifeEvent, after, next};
-use super::secrets::{check_plan, check_value, next_version};
-use super::{
-    KeyState, Keyring, KeyringError, Lock, OpenFile, Reason, RotationPlan, SecretRecord, SecretReplacement,
-};
+use super::life::{Life, LifeError, LifeEvent};
+use super::living::{Living, Shelf};
+use super::secrets::{check_plan, check_value};
+use super::{KeyState, Keyring, KeyringError, OpenFile, RotationPlan, SecretRecord, SecretReplacement};
 
 impl Keyring {
     /// Adds a new value that waits beside the one in use until it is promoted.
@@ -119,59 +117,7 @@ impl Keyring {
         as_seen: &dyn Fn() -> bool,
         now: Timestamp,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        let pending = self
-            .pending_secret(name)
-            .ok_or_else(|| KeyringError::NotWaiting {
-                name: name.to_string(),
-            })?;
-        let superseded = LifeEvent::Supersede {
-            until: after(now, pending.overlap.max(least)),
-        };
-        // Asked again under the lock: promoted or given up meanwhile, it must not leave the secret without a value in use.
-        let waits = || {
-            self.pending_secret(name)
-                .is_some_and(|now| now.secret == pending.secret)
-                && as_seen()
-        };
-        let changed = self.step_secrets(name, now, &|record| match record.state {
-            KeyState::Pending if record.secret == pending.secret && as_seen() => Some(LifeEvent::Activate),
-            KeyState::Active | KeyState::Disabled | KeyState::Revoked if waits() => Some(superseded.clone()),
-            KeyState::Pending
-            | KeyState::Active
-            | KeyState::Disabled
-            | KeyState::Retiring
-            | KeyState::Retired
-            | KeyState::Revoked
-            | KeyState::Destroyed => None,
-        })?;
-        if changed.is_empty() {
-            return Err(KeyringError::NotWaiting {
-                name: name.to_string(),
-            });
-        }
-        Ok(changed)
-    }
-
-    /// Revokes every value of a secret that somebody else may have, or this version, in one step. One that waits is left to wait unless it is
-    /// named: whoever issued it may take no other any more.
-    ///
-    /// # Errors
-    /// When the disk fails; then it is as it was.
-    pub(crate) fn compromise_secret(
-        &self,
-        name: &SecretName,
-        version: Option<KeyVersion>,
-        reason: &Reason,
-        now: Timestamp,
-    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        let event = LifeEvent::Compromise(reason.clone());
-        self.step_secrets(name, now, &|record| {
-            let affected = match version {
-                Some(version) => record.secret.version == version,
-                None => record.state != KeyState::Pending,
-            };
-            affected.then(|| event.clone())
-        })
+        self.promote_of(name, least, as_seen, now)
     }
 
     /// Lets something happen to one version of a secret; nothing comes back if nothing changed.
@@ -185,104 +131,7 @@ impl Keyring {
         event: &LifeEvent,
         now: Timestamp,
     ) -> Result<Option<Arc<SecretRecord>>, KeyringError> {
-        if self.secret_record(secret).is_none() {
-            return Err(KeyringError::NoSecret {
-                name: secret.name.clone(),
-            });
-        }
-        let changed = self.step_secrets(&secret.name, now, &|record| {
-            (record.secret == *secret).then(|| event.clone())
-        })?;
-        Ok(changed.into_iter().next())
-    }
-
-    /// Lets something happen to each version of a secret, in one step; those that changed.
-    ///
-    /// # Errors
-    /// As [`Keyring::step_secret`].
-    pub(crate) fn step_secrets(
-        &self,
-        name: &SecretName,
-        now: Timestamp,
-        event: &dyn Fn(&SecretRecord) -> Option<LifeEvent>,
-    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        let mut file = self.file();
-        let mut changed = Vec::new();
-        let mut active = false;
-        for record in self.secret_versions(name) {
-            let stepped = match event(&record) {
-                Some(event) => stepped(&record, &event, now)?,
-                None => None,
-            };
-            if stepped.as_ref().unwrap_or(&record).state == KeyState::Active
-                && std::mem::replace(&mut active, true)
-            {
-                return Err(KeyringError::SecretTransition {
-                    secret: record.secret.clone(),
-                    from: record.state,
-                    to: KeyState::Active,
-                });
-            }
-            changed.extend(stepped);
-        }
-        self.write_changed(&mut file, &changed)?;
-        Ok(changed.into_iter().map(Arc::new).collect())
-    }
-
-    /// Sets how a secret is rotated, and locks its purge if that is asked; a lock is never taken away.
-    ///
-    /// # Errors
-    /// When there is no such secret, the plan is out of bounds, or the disk fails.
-    pub(crate) fn set_secret_plan(
-        &self,
-        name: &SecretName,
-        every: Option<Duration>,
-        overlap: Duration,
-        lock: Option<Lock>,
-        now: Timestamp,
-    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        let plan = RotationPlan {
-            every,
-            uses: None,
-            overlap,
-        };
-        plan.check()?;
-        let mut file = self.file();
-        let changed: Vec<SecretRecord> = self
-            .secret_versions(name)
-            .into_iter()
-            .filter(|record| {
-                matches!(
-                    record.state,
-                    KeyState::Pending | KeyState::Active | KeyState::Disabled
-                )
-            })
-            .map(|record| SecretRecord {
-                rotate_every: every,
-                overlap,
-                locked: record.locked || lock.is_some(),
-                updated: now,
-                ..(*record).clone()
-            })
-            .collect();
-        if changed.is_empty() {
-            return Err(KeyringError::NoSecret { name: name.clone() });
-        }
-        self.write_changed(&mut file, &changed)?;
-        Ok(changed.into_iter().map(Arc::new).collect())
-    }
-
-    fn write_changed(&self, file: &mut OpenFile, changed: &[SecretRecord]) -> Result<(), KeyringError> {
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let values = file.values_of(changed)?;
-        let rows = changed
-            .iter()
-            .zip(&values)
-            .map(|(record, value)| (record.clone(), value.as_ref()))
-            .collect();
-        self.write_secrets(file, rows)
+        self.step_one(&secret.name, secret.version, event, now)
     }
 
     /// The version that is in use, else the newest that was; never one that waits, unless there is no other.
@@ -290,31 +139,20 @@ impl Keyring {
     /// # Errors
     /// When there is no such secret.
     pub fn current_secret(&self, name: &SecretName) -> Result<Arc<SecretRecord>, KeyringError> {
-        let versions = self.secret_versions(name);
-        let newest =
-            |of: &dyn Fn(&SecretRecord) -> bool| versions.iter().rev().find(|record| of(record)).cloned();
-        newest(&|record| record.state == KeyState::Active)
-            .or_else(|| newest(&|record| !matches!(record.state, KeyState::Pending | KeyState::Destroyed)))
-            .or_else(|| newest(&|_| true))
-            .ok_or_else(|| KeyringError::NoSecret { name: name.clone() })
+        self.current_of(name)
+            .ok_or_else(|| SecretRecord::absent(name, None))
     }
 
     /// The version that waits to be promoted, if there is one.
     #[must_use]
     pub fn pending_secret(&self, name: &SecretName) -> Option<Arc<SecretRecord>> {
-        self.secret_versions(name)
-            .into_iter()
-            .find(|record| record.state == KeyState::Pending)
+        self.pending_of(name)
     }
 
     /// Every version of a secret that is on record, by number.
     #[must_use]
     pub fn secret_versions(&self, name: &SecretName) -> Vec<Arc<SecretRecord>> {
-        self.secret_records()
-            .get(name)
-            .into_iter()
-            .flat_map(|versions| versions.values().cloned())
-            .collect()
+        self.versions_of(name)
     }
 
     /// The version that the next value of a secret becomes, if one can be added that waits.
@@ -337,12 +175,7 @@ impl Keyring {
 
     /// The number that the next value of a secret gets, whatever waits.
     pub(crate) fn next_secret_version(&self, name: &SecretName) -> KeyVersion {
-        let versions: BTreeMap<KeyVersion, Arc<SecretRecord>> = self
-            .secret_versions(name)
-            .into_iter()
-            .map(|record| (record.secret.version, record))
-            .collect();
-        next_version(Some(&versions))
+        self.next_version_of::<SecretRecord>(name)
     }
 
     /// The version whose place a new value takes, if it can take it.
@@ -422,32 +255,92 @@ fn is_replaceable(current: &SecretRecord) -> Result<(), KeyringError> {
         });
     }
     if current.deleted.is_some() {
-        return Err(no_life(&current.secret, LifeError::Deleted));
+        return Err(current.refused(LifeError::Deleted));
     }
     Ok(())
 }
 
-/// The record after an event, if that is another.
-pub(super) fn stepped(
-    record: &SecretRecord,
-    event: &LifeEvent,
-    now: Timestamp,
-) -> Result<Option<SecretRecord>, KeyringError> {
-    let life = record.life();
-    let after = next(&life, event, now).map_err(|problem| no_life(&record.secret, problem))?;
-    Ok((after != life).then(|| record.at(after, now)))
-}
+impl Living for SecretRecord {
+    type Name = SecretName;
 
-pub(super) fn no_life(secret: &SecretRef, problem: LifeError) -> KeyringError {
-    match problem {
-        LifeError::Transition { from, to } => KeyringError::SecretTransition {
-            secret: secret.clone(),
-            from,
-            to,
-        },
-        problem => KeyringError::Life {
-            what: format!("secret `{secret}`"),
-            problem,
-        },
+    fn version(&self) -> KeyVersion {
+        self.secret.version
+    }
+
+    fn state(&self) -> KeyState {
+        self.state
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.is_in_use()
+    }
+
+    fn overlap(&self) -> Duration {
+        self.overlap
+    }
+
+    fn life(&self) -> Life {
+        self.life()
+    }
+
+    fn at(&self, life: Life, now: Timestamp) -> Self {
+        Self {
+            state: life.state,
+            until: life.until,
+            deleted: life.deleted,
+            reason: life.reason,
+            locked: life.locked,
+            updated: now,
+            ..self.clone()
+        }
+    }
+
+    fn planned(&self, plan: RotationPlan, locked: bool, now: Timestamp) -> Self {
+        Self {
+            rotate_every: plan.every,
+            overlap: plan.overlap,
+            locked,
+            updated: now,
+            ..self.clone()
+        }
+    }
+
+    fn refused(&self, problem: LifeError) -> KeyringError {
+        match problem {
+            LifeError::Transition { from, to } => KeyringError::SecretTransition {
+                secret: self.secret.clone(),
+                from,
+                to,
+            },
+            problem => KeyringError::Life {
+                what: format!("secret `{}`", self.secret),
+                problem,
+            },
+        }
+    }
+
+    fn absent(name: &SecretName, version: Option<KeyVersion>) -> KeyringError {
+        let name = name.clone();
+        match version {
+            Some(version) => KeyringError::NoSecretVersion {
+                secret: SecretRef { name, version },
+            },
+            None => KeyringError::NoSecret { name },
+        }
+    }
+
+    fn shelf(keyring: &Keyring) -> RwLockReadGuard<'_, Shelf<Self>> {
+        keyring.secret_records()
+    }
+
+    fn write(
+        keyring: &Keyring,
+        file: &mut OpenFile,
+        changed: Vec<Self>,
+    ) -> Result<Vec<Arc<Self>>, KeyringError> {
+        let values = file.values_of(&changed)?;
+        let values = values.iter().map(Option::as_ref);
+        keyring.write_secrets(file, changed.iter().cloned().zip(values).collect())?;
+        Ok(changed.into_iter().map(Arc::new).collect())
     }
 }

@@ -7,14 +7,14 @@ use claviger_core::audit::{SecretRef, SecretSource};
 use claviger_core::custody::Assurance;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::{KeyVersion, Secret, SecretName};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::KeyringError;
 use super::columns::{LifeCells, LifeColumns, Reason, duration, seconds};
 use super::envelope::append;
 use super::life::Life;
-use super::record::{KeyState, assurance_named, secret_source_named};
+use super::record::{KeyState, assurance_named, due, secret_source_named};
 
 /// One version of a secret, without its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,25 +58,19 @@ impl SecretRecord {
     /// Its state in a word, `deleted` if it is.
     #[must_use]
     pub const fn standing(&self) -> &'static str {
-        match self.deleted {
-            Some(_) => "deleted",
-            None => self.state.as_str(),
-        }
+        self.state.standing(self.deleted)
     }
 
     /// Whether it may be used.
     #[must_use]
     pub const fn is_in_use(&self) -> bool {
-        matches!(self.state, KeyState::Active) && self.deleted.is_none()
+        self.state.is_in_use(self.deleted)
     }
 
     /// Whether what was allowed with it goes on to its end: it was not stopped, only replaced.
     #[must_use]
     pub const fn may_finish(&self) -> bool {
-        matches!(
-            self.state,
-            KeyState::Active | KeyState::Retiring | KeyState::Retired
-        ) && self.deleted.is_none()
+        self.state.may_finish(self.deleted)
     }
 
     /// Whether its server may take it: it is used, waits, or was used until a moment ago.
@@ -100,30 +94,17 @@ impl SecretRecord {
         }
     }
 
-    /// The same version at another place in its life.
-    pub(super) fn at(&self, life: Life, now: Timestamp) -> Self {
-        Self {
-            state: life.state,
-            until: life.until,
-            deleted: life.deleted,
-            reason: life.reason,
-            locked: life.locked,
-            updated: now,
-            ..self.clone()
-        }
-    }
-
     /// Whether it was compromised while it was in use, and no value has taken its place yet.
     #[must_use]
     pub fn lacks_successor(&self) -> bool {
         self.life().lacks_successor()
     }
 
-    /// When it shall be replaced, if there is a plan.
+    /// When it shall be replaced, if there is a plan. One that was added after now was added by a clock that had run ahead, and is due at
+    /// once.
     #[must_use]
-    pub fn due(&self) -> Option<Timestamp> {
-        let every = SignedDuration::try_from(self.rotate_every?).unwrap_or(SignedDuration::MAX);
-        Some(self.created.saturating_add(every).unwrap_or(Timestamp::MAX))
+    pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.rotate_every.map(|every| due(self.created, every, now))
     }
 
     /// Whether it has expired at this time.

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use claviger_core::audit::{SecretRef, SecretSource};
 use claviger_core::http::InjectionKind;
-use claviger_core::{KeyVersion, Secret, SecretName};
+use claviger_core::{Secret, SecretName};
 use jiff::Timestamp;
 
 use super::folder::Folder;
 use super::life::{LifeError, LifeEvent, after};
+use super::living::{Living as _, Shelf, stepped};
 use super::secret_row::{NewSecret, SecretRecord, SecretRow};
 use super::store::{Change, Store};
 use super::{KeyState, Keyring, KeyringError, MAX_KEYS, OpenFile, RotationPlan};
@@ -26,7 +27,7 @@ pub const MAX_SECRET_VALUE: usize = 16 * 1024;
 /// So many versions of a secret are kept on record. A refresh token is replaced every hour, and the keyring is bounded.
 const KEPT_VERSIONS: usize = 16;
 
-pub(super) type SecretRecords = BTreeMap<SecretName, BTreeMap<KeyVersion, Arc<SecretRecord>>>;
+pub(super) type SecretRecords = Shelf<SecretRecord>;
 
 /// A new value for a secret; kind and origin stay.
 pub struct SecretReplacement {
@@ -87,23 +88,18 @@ impl Keyring {
         };
         plan.check()?;
         let mut file = self.file();
-        let version = {
-            let records = self.secret_records();
-            let versions = records.get(&new.name);
-            let living = versions.and_then(|versions| {
-                versions.values().rev().find(|record| {
-                    record.deleted.is_some() || (record.state != KeyState::Retired && !is_over(record.state))
-                })
-            });
-            if let Some(record) = living {
-                return Err(refused(format!(
-                    "`{}` is {}; replace it instead",
-                    record.secret,
-                    record.standing()
-                )));
-            }
-            next_version(versions)
-        };
+        let versions = self.secret_versions(&new.name);
+        let living = versions.iter().rev().find(|record| {
+            record.deleted.is_some() || (record.state != KeyState::Retired && !is_over(record.state))
+        });
+        if let Some(record) = living {
+            return Err(refused(format!(
+                "`{}` is {}; replace it instead",
+                record.secret,
+                record.standing()
+            )));
+        }
+        let version = self.next_version_of::<SecretRecord>(&new.name);
         let record = SecretRecord {
             secret: SecretRef {
                 name: new.name.clone(),
@@ -151,7 +147,7 @@ impl Keyring {
             until: after(now, current.overlap),
         };
         if current.state != KeyState::Pending {
-            changed.extend(super::secret_life::stepped(&current, &event, now)?);
+            changed.extend(stepped(&*current, &event, now)?);
         }
         let record = self.successor(&current, &new, by, KeyState::Active, now);
         let kept = file.values_of(&changed)?;
@@ -216,7 +212,7 @@ impl Keyring {
             })
             .collect();
         if let Some((record, _)) = rows.iter().find(|(record, _)| record.locked) {
-            return Err(super::secret_life::no_life(&record.secret, LifeError::Locked));
+            return Err(record.refused(LifeError::Locked));
         }
         if rows.is_empty() {
             return Err(KeyringError::SecretTransition {
@@ -233,21 +229,13 @@ impl Keyring {
     /// The active version of a secret. Cheap: for every use.
     #[must_use]
     pub fn secret(&self, name: &SecretName) -> Option<Arc<SecretRecord>> {
-        self.secret_records()
-            .get(name)?
-            .values()
-            .rev()
-            .find(|record| record.is_in_use())
-            .cloned()
+        self.in_use(name)
     }
 
     /// One version of a secret, whatever its state. Cheap.
     #[must_use]
     pub fn secret_record(&self, secret: &SecretRef) -> Option<Arc<SecretRecord>> {
-        self.secret_records()
-            .get(&secret.name)?
-            .get(&secret.version)
-            .cloned()
+        self.version_of(&secret.name, secret.version)
     }
 
     /// Every version of every secret that is on record, by name and version.
@@ -415,13 +403,6 @@ pub(super) fn read(rows: &[SecretRow]) -> Result<SecretRecords, KeyringError> {
 
 fn changed(secret: &SecretRef) -> KeyringError {
     KeyringError::integrity(format!("secret `{secret}` was changed"))
-}
-
-/// A number is never used twice.
-pub(super) fn next_version(versions: Option<&BTreeMap<KeyVersion, Arc<SecretRecord>>>) -> KeyVersion {
-    versions
-        .and_then(|versions| versions.keys().next_back())
-        .map_or(KeyVersion::FIRST, |last| KeyVersion(last.0.saturating_add(1)))
 }
 
 /// Whether nothing more comes of a version in this state.

@@ -120,9 +120,11 @@ impl LocalBroker {
             }
         }
         let reason = reason.unwrap_or_else(Reason::compromised);
+        // Whoever issued the one that waits may take no other any more: it is an operator's to promote or to give up.
+        let waiting = || false;
         let changed = self
             .keyring
-            .compromise_secret(name, version, &reason, self.now())?;
+            .compromise_of(name, version, &reason, self.now(), &waiting)?;
         self.log_secrets(None, &changed).await?;
         let affected = |record: &SecretRecord| version.is_none_or(|version| record.secret.version == version);
         let versions = self.keyring.secret_versions(name).into_iter();

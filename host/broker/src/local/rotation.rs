@@ -14,7 +14,7 @@ use super::hardware::{Enforced, gone_for_good};
 use super::keys::{NewKeyError, created};
 use super::{LocalBroker, Stop};
 use crate::keyring::{
-    KeyRecord, KeyRotation, KeySource, KeyringError, LifeEvent, NewKey, RotationPlan, Start, Succession,
+    KeyRecord, KeyRotation, KeySource, KeyringError, NewKey, RotationPlan, Start, Succession,
 };
 
 /// How to rotate a key.
@@ -85,23 +85,11 @@ impl LocalBroker {
     /// # Errors
     /// When none waits, the key is deleted, or something cannot be written.
     pub async fn promote_key(&self, name: &KeyName) -> Result<Arc<KeyRecord>, NewKeyError> {
-        let changed = self.keyring.promote(name, self.now())?;
+        let changed = self
+            .keyring
+            .promote_of::<KeyRecord>(name, Duration::ZERO, &|| true, self.now())?;
         self.log_keys(&changed).await?;
         self.current_key(name)
-    }
-
-    /// Gives up the pending version of a key; its material is destroyed.
-    ///
-    /// # Errors
-    /// When none waits, or something cannot be written.
-    pub async fn cancel_key(&self, name: &KeyName) -> Result<Arc<KeyRecord>, NewKeyError> {
-        let pending = self
-            .keyring
-            .pending(name)
-            .ok_or_else(|| KeyringError::NotWaiting {
-                name: name.to_string(),
-            })?;
-        self.step_key(&pending.key, &LifeEvent::Cancel).await
     }
 
     /// The version in use, else the newest that was.

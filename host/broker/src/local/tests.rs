@@ -5,6 +5,7 @@ mod approved_requests;
 mod approved_symmetric;
 mod backups;
 mod certify;
+mod clocks;
 mod commands;
 mod compromise;
 mod control;

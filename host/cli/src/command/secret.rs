@@ -192,7 +192,7 @@ pub(crate) fn standing(record: &SecretRecord, now: Timestamp) -> Option<String> 
     if let Some(expires) = record.expires.filter(|_| record.is_expired(now)) {
         return Some(format!("expired {expires:.0}"));
     }
-    match record.due() {
+    match record.due(now) {
         Some(due) if now >= due => Some(format!("due for a new value since {due:.0}")),
         Some(_) | None => None,
     }
@@ -216,7 +216,7 @@ fn to_json(record: &SecretRecord, now: Timestamp) -> serde_json::Value {
         "updated": record.updated,
         "expires": record.expires,
         "rotate_every_seconds": record.rotate_every.map(|every| every.as_secs()),
-        "due": record.due(),
+        "due": record.due(now),
         "standing": standing(record, now),
         "overlap_seconds": record.overlap.as_secs(),
         "source": record.source.as_str(),
@@ -230,7 +230,7 @@ fn to_json(record: &SecretRecord, now: Timestamp) -> serde_json::Value {
 
 fn describe(record: &SecretRecord) -> String {
     let time = |at: Option<Timestamp>| at.map_or_else(|| "never".to_owned(), |at| format!("{at:.0}"));
-    let plan = match (record.rotate_every, record.due()) {
+    let plan = match (record.rotate_every, record.due(Timestamp::now())) {
         (Some(every), Some(due)) => format!("every {}, next {due:.0}", in_days(every)),
         (Some(_), None) | (None, Some(_)) | (None, None) => "no plan".to_owned(),
     };

@@ -48,7 +48,10 @@ async fn a_secret_is_there_with_its_value_after_reopening_and_only_its_value_is_
     new.rotate_every = Some(Duration::from_secs(86_400));
     assert!(!format!("{new:?}").contains("canary"));
     let record = keyring.insert_secret(new, now()).unwrap();
-    assert_eq!(record.due(), Some("2026-01-03T03:04:05.678Z".parse().unwrap()));
+    assert_eq!(
+        record.due(now()),
+        Some("2026-01-03T03:04:05.678Z".parse().unwrap())
+    );
     assert!(!record.is_expired(now()));
     assert!(record.is_expired("2027-01-01T00:00:00Z".parse().unwrap()));
     let listed = Keyring::list_public_secrets(&folder).unwrap();

@@ -537,7 +537,7 @@ pub fn due_secret(record: &SecretRecord, now: Timestamp) -> Option<Timestamp> {
         let life = Duration::try_from(expires.duration_since(record.created)).unwrap_or_default();
         crate::keyring::after(record.created, life - life / RENEW_IN_LAST)
     });
-    [record.due(), ends]
+    [record.due(now), ends]
         .into_iter()
         .flatten()
         .min()

@@ -455,3 +455,32 @@ async fn a_compromised_secret_is_cut_off_refused_and_replaced_by_what_is_given_n
     );
     scene.log_is_clean().await;
 }
+
+#[tokio::test]
+async fn an_operators_command_does_the_same_through_the_socket() {
+    use crate::operator::{Command, LifeCommand, Reply};
+    let scene = WebScene::new().await;
+    let command = Command::Life(LifeCommand::CompromiseSecret {
+        name: name("github"),
+        version: None,
+        reason: Some("a ticket\u{7}".to_owned()),
+    });
+    let json = serde_json::to_string(&command).unwrap();
+    let command: Command = serde_json::from_str(&json).unwrap();
+    for _ in 0..2 {
+        let reply = scene.broker().command(command.clone(), None).await.unwrap();
+        assert!(
+            matches!(&reply, Reply::Secrets(revoked) if revoked.len() == 1),
+            "{reply:?}"
+        );
+    }
+    let events = scene.fixture.events().await;
+    let reasons: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::SecretStateChanged { state, reason, .. } if state == "revoked" => reason.clone(),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reasons, ["a ticket\\u{7}"], "once, and escaped");
+}
