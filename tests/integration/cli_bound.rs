@@ -10,14 +10,14 @@ use claviger_tpm::{Tpm, TpmChoice};
 use crate::cli_scene::{Said, Scene};
 
 /// A software TPM that stays while commands come and go.
-struct Machine {
+pub(crate) struct Machine {
     // Dropped with the test: it ends the child.
     _tpm: Tpm,
-    tcti: String,
+    pub(crate) tcti: String,
 }
 
 impl Machine {
-    fn new(scene: &Scene, name: &str) -> Self {
+    pub(crate) fn new(scene: &Scene, name: &str) -> Self {
         let state = scene.path(name);
         let tpm = Tpm::connect(TpmChoice::Swtpm { state }).unwrap();
         let line = fs::read(format!("/proc/{}/cmdline", tpm.swtpm_pid().unwrap())).unwrap();
@@ -30,9 +30,14 @@ impl Machine {
         }
     }
 
-    fn tpm2(&self, args: &[&str]) {
+    fn command(&self, args: &[&str]) -> std::process::Output {
         let output = Command::new("tpm2").args(args).args(["-T", &self.tcti]).output();
-        let output = output.expect("tpm2: apt-get install tpm2-tools");
+        output.expect("tpm2: apt-get install tpm2-tools")
+    }
+
+    /// What somebody else does with the TPM.
+    pub(crate) fn tpm2(&self, args: &[&str]) {
+        let output = self.command(args);
         assert!(
             output.status.success(),
             "{args:?}: {}",
@@ -40,12 +45,17 @@ impl Machine {
         );
     }
 
+    /// Whether the TPM lets somebody else do it.
+    pub(crate) fn tries(&self, args: &[&str]) -> bool {
+        self.command(args).status.success()
+    }
+
     /// Measures something into a register, as firmware does.
     fn measure(&self, register: u32) {
         self.tpm2(&["pcrextend", &format!("{register}:sha256={}", "cd".repeat(32))]);
     }
 
-    fn init(&self, scene: &Scene, more: &[&str]) -> Said {
+    pub(crate) fn init(&self, scene: &Scene, more: &[&str]) -> Said {
         let init = ["init", "--custody", "swtpm", "--tcti", &self.tcti];
         scene.run(&[&init[..], more].concat())
     }
@@ -128,7 +138,7 @@ fn another_start_opens_nothing_and_the_code_binds_to_the_new_one() {
         scene.write(name, text);
         fs::set_permissions(
             scene.path(name),
-            fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o600)),
+            std::os::unix::fs::PermissionsExt::from_mode(0o600),
         )
         .unwrap();
     };

@@ -138,12 +138,8 @@ fn a_file_that_is_no_key_for_us_is_refused_with_what_to_do() {
         format!("k --profile labeled --label x --accept-imported --file {name}{more}")
     };
     for (words, code, says) in [
-        (with("rsa.pem", ""), 1, "made in the TPM"),
-        (
-            with("locked.pem", ""),
-            1,
-            "openssl pkey -in FILE | claviger key import",
-        ),
+        (with("rsa.pem", ""), 2, "not rsa2048"),
+        (with("locked.pem", ""), 1, "--key-passphrase-file FILE"),
         (with("junk", ""), 1, "no private key is there"),
         (with("long", ""), 1, "at most 16384 bytes"),
         (

@@ -370,3 +370,78 @@ fn a_manifest_that_cannot_be_replaced_stays_as_it_is() {
     scene.run(&["pin", "bot.toml"]).expect(0);
     assert_ne!(scene.read("bot.toml"), before, "the control");
 }
+
+#[test]
+fn what_a_run_would_refuse_is_drawn_at_the_field_that_asks_for_it() {
+    let scene = Scene::new();
+    for (name, id) in [("client", "me"), ("other", "you")] {
+        let made = [
+            "key",
+            "create",
+            name,
+            "--profile",
+            "client-assertion",
+            "--client-id",
+            id,
+            "--audience",
+            "https://as.example.com/token",
+        ];
+        scene.open(&made).expect(0);
+    }
+    let grants = |key: &str, secret: &str| {
+        format!(
+            "{HEAD}{GRANT}[grants.api]\nhttp = {{ origin = \"https://api.example.com\", allow = [\"GET /items\"] }}\n\
+             inject = {{ oauth2 = \"client-credentials\", token-endpoint = \"https://as.example.com/token\", \
+             client-id = \"me\", auth = \"private-key-jwt\", key = \"{key}\" }}\n\
+             [grants.read]\nhttp = {{ origin = \"https://read.example.com\", allow = [\"GET /items\"] }}\n{secret}"
+        )
+    };
+    scene.manifest("good.toml", grants("client", ""));
+    scene.run(&["check", "good.toml"]).expect(0);
+    scene.manifest("bad.toml", grants("other", "inject = { bearer = \"token\" }\n"));
+    let said = scene.run(&["check", "bad.toml"]).expect(1);
+    let parts = [
+        "manifest::credential",
+        "× [grants.api]: key `other` is for the client `you`, the grant names another one",
+        "help: correct `client-id` or the endpoint",
+        "× [grants.read]: the keyring has no secret `token`",
+        "help: add it with `claviger secret add token --kind bearer --origin https://read.example.com`",
+    ];
+    for part in parts {
+        // Long lines are wrapped behind a bar.
+        let err = said.err.replace("\n  │ ", " ").replace("\n        ", " ");
+        assert!(err.contains(part), "{part}: {err}");
+    }
+    let json = scene.run(&["check", "bad.toml", "--json"]).expect(1).lines();
+    let problems = json[0]["problems"].as_array().unwrap().iter();
+    let places: Vec<_> = problems
+        .filter(|problem| problem["code"] == "manifest::credential")
+        .map(|problem| (problem["line"].as_u64().unwrap(), problem["column"].clone()))
+        .collect();
+    let text = String::from_utf8(scene.read("bad.toml")).unwrap();
+    let lines = text
+        .lines()
+        .zip(1..)
+        .filter(|(line, _)| line.starts_with("inject"));
+    let expected: Vec<_> = lines.map(|(_, number)| (number, 1.into())).collect();
+    assert_eq!(places, expected);
+    // As the run says it, and as `explain` does.
+    let refused = scene
+        .open(&["run", "bad.toml", "echo hi"])
+        .expect(3)
+        .says(&["key `other` is for the client `you`", "no secret `token`"]);
+    for reason in json[0]["against"].as_array().unwrap() {
+        let reason = reason.as_str().unwrap();
+        assert!(refused.err.contains(reason), "{reason}: {refused}");
+    }
+    let explained = scene.run(&["explain", "bad.toml", "api"]).expect(3);
+    assert!(explained.out.contains("is for the client `you`"), "{explained}");
+    // Without a keyring it is said that nobody looked.
+    let bare = Scene::bare();
+    bare.manifest("bad.toml", &text);
+    let said = bare.run(&["check", "bad.toml"]).expect(0);
+    assert!(
+        said.out.contains("not checked: whether the keyring has"),
+        "{said}"
+    );
+}

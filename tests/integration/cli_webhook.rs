@@ -4,8 +4,11 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+use base64ct::{Base64, Encoding as _};
+use hkdf::hmac::{Hmac, Mac as _};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -20,10 +23,14 @@ const SECRET: &str = "hook-secret-5b1d3c";
 /// What the service answers to what it is told: a status and JSON.
 type Answer = fn(&Value) -> (u16, Value);
 
+/// How the service signs its answers, from the body: the lines of three fields, or none.
+type Signs = fn(&str) -> String;
+
 struct Service {
     port: u16,
     authority: String,
-    told: Arc<Mutex<Vec<(String, Value)>>>,
+    /// The head, the body, and the body as it came.
+    told: Arc<Mutex<Vec<(String, Value, String)>>>,
     _runtime: Runtime,
 }
 
@@ -41,6 +48,10 @@ fn certified() -> (String, Certified) {
 
 /// Dropped, it ends.
 fn serve(answers: Vec<Answer>) -> Service {
+    serve_signed(answers, |_| String::new())
+}
+
+fn serve_signed(answers: Vec<Answer>, signs: Signs) -> Service {
     let (authority, certified) = certified();
     let acceptor = TlsAcceptor::from(server_config(&certified, &Speaks::default()));
     let runtime = Runtime::new().unwrap();
@@ -53,17 +64,19 @@ fn serve(answers: Vec<Answer>) -> Service {
             let (acceptor, keep, answers) = (acceptor.clone(), Arc::clone(&keep), answers.clone());
             tokio::spawn(async move {
                 if let Ok(mut tls) = acceptor.accept(tcp).await {
-                    while let Some((head, said)) = read(&mut tls).await {
+                    while let Some((head, said, raw)) = read(&mut tls).await {
                         let count = {
                             let mut told = keep.lock().unwrap();
-                            told.push((head, said.clone()));
+                            told.push((head, said.clone(), raw));
                             told.len()
                         };
                         let answer = answers[(count - 1).min(answers.len() - 1)];
                         let (status, body) = answer(&said);
                         let body = body.to_string();
                         let length = body.len();
-                        let text = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{body}");
+                        let signed = signs(&body);
+                        let text =
+                            format!("HTTP/1.1 {status} X\r\n{signed}content-length: {length}\r\n\r\n{body}");
                         tls.write_all(text.as_bytes()).await.unwrap();
                     }
                 }
@@ -79,7 +92,7 @@ fn serve(answers: Vec<Answer>) -> Service {
 }
 
 /// One request: its head in lower case, and its body.
-async fn read(tls: &mut TlsStream<TcpStream>) -> Option<(String, Value)> {
+async fn read(tls: &mut TlsStream<TcpStream>) -> Option<(String, Value, String)> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -89,7 +102,8 @@ async fn read(tls: &mut TlsStream<TcpStream>) -> Option<(String, Value)> {
                 .find_map(|line| line.strip_prefix("content-length: "))?;
             let body = bytes.get(end + 4..end + 4 + length.parse::<usize>().unwrap());
             if let Some(body) = body {
-                return Some((head, serde_json::from_slice(body).unwrap()));
+                let raw = String::from_utf8(body.to_vec()).unwrap();
+                return Some((head, serde_json::from_str(&raw).unwrap(), raw));
             }
         }
         let mut buffer = [0; 4096];
@@ -109,6 +123,10 @@ fn scene(timeout: &str) -> Scene {
 }
 
 fn run(scene: &Scene, service: &Service) -> Said {
+    run_with(scene, service, "bearer")
+}
+
+fn run_with(scene: &Scene, service: &Service, kind: &str) -> Said {
     let origin = format!("https://localhost:{}", service.port);
     scene.write("ca.pem", &service.authority);
     scene.write("secret", SECRET);
@@ -118,7 +136,7 @@ fn run(scene: &Scene, service: &Service) -> Said {
     )
     .unwrap();
     let add = [
-        "secret", "add", "hook", "--kind", "bearer", "--origin", &origin, "--file", "secret",
+        "secret", "add", "hook", "--kind", kind, "--origin", &origin, "--file", "secret",
     ];
     scene.open(&add).expect(0);
     let url = format!("{origin}/approve");
@@ -159,7 +177,7 @@ fn a_web_service_approves_what_it_was_told_and_nothing_else_of_it_is_told() {
     let said = run(&scene, &service);
     assert!(said.out.starts_with("-----BEGIN SSH SIGNATURE-----"), "{said}");
     let told = service.told.lock().unwrap();
-    let (head, body) = &told[0];
+    let (head, body, _) = &told[0];
     assert!(head.starts_with("post /approve http/1.1"), "{head}");
     assert!(
         head.contains(&format!("authorization: bearer {SECRET}")),
@@ -242,4 +260,78 @@ fn a_web_service_that_cannot_answer_yet_is_asked_again() {
     assert!(said.out.starts_with("-----BEGIN"), "{said}");
     let told = service.told.lock().unwrap();
     assert_eq!(told[0].1["id"], told[1].1["id"], "the same question");
+}
+
+/// As Standard Webhooks says: over id, time and body.
+fn signature(id: &str, time: &str, body: &str) -> String {
+    let mut mac = <Hmac<Sha256> as hkdf::hmac::Mac>::new_from_slice(SECRET.as_bytes()).unwrap();
+    mac.update(format!("{id}.{time}.{body}").as_bytes());
+    format!("v1,{}", Base64::encode_string(&mac.finalize().into_bytes()))
+}
+
+fn fields(time: u64, body: &str) -> String {
+    let time = time.to_string();
+    let signed = signature("msg_answer", &time, body);
+    format!("webhook-id: msg_answer\r\nwebhook-timestamp: {time}\r\nwebhook-signature: {signed}\r\n")
+}
+
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap().as_secs()
+}
+
+const APPROVES: Answer = |said| {
+    let answer = json!({ "id": said["id"], "request": said["request"], "approve": true });
+    (200, answer)
+};
+
+#[test]
+fn a_service_with_a_signing_secret_is_asked_with_a_signature_and_believed_with_one() {
+    let scene = scene("1 min");
+    let service = serve_signed(vec![APPROVES], |body| fields(now(), body));
+    let said = run_with(&scene, &service, "webhook-hmac");
+    assert!(said.out.starts_with("-----BEGIN SSH SIGNATURE-----"), "{said}");
+    let told = service.told.lock().unwrap();
+    let (head, _, raw) = &told[0];
+    assert!(
+        !head.contains("authorization") && !head.contains(SECRET),
+        "the secret itself is not sent: {head}"
+    );
+    let field = |name: &str| {
+        let line = head
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name}: ")));
+        line.unwrap().to_owned()
+    };
+    // The head was kept in lower case, so is what it is compared with.
+    let right = signature(&field("webhook-id"), &field("webhook-timestamp"), raw);
+    assert_eq!(field("webhook-signature"), right.to_lowercase());
+    assert_eq!(ends(&scene)[0]["by"]["who"], "webhook");
+}
+
+#[test]
+fn an_answer_that_is_not_signed_with_the_secret_just_now_is_none() {
+    let rows: [(Signs, &str); 4] = [
+        (|_| String::new(), "is not signed"),
+        (|body| fields(now(), &format!("{body} ")), "was changed"),
+        (|body| fields(now() - 301, body), "more than 5 minutes"),
+        (
+            |body| fields(now(), body).replace("msg_answer", "msg_another"),
+            "was changed",
+        ),
+    ];
+    for (signs, why) in rows {
+        let scene = scene("2 s");
+        let service = serve_signed(vec![APPROVES], signs);
+        let said = run_with(&scene, &service, "webhook-hmac");
+        assert_eq!(said.out, "refused NotApproved\n", "{said}");
+        assert!(said.err.contains(why), "{why}: {said}");
+        assert_eq!(ends(&scene)[0]["how"], "expired");
+    }
+    // A question that is sent back as it was signed decides nothing.
+    let scene = scene("2 s");
+    let echo: Answer = |said| (200, said.clone());
+    let service = serve_signed(vec![echo], |body| fields(now(), body));
+    let said = run_with(&scene, &service, "webhook-hmac");
+    assert_eq!(said.out, "refused NotApproved\n", "{said}");
 }

@@ -226,7 +226,7 @@ async fn only_a_key_in_the_tpm_is_revoked_by_it_gives_evidence_or_is_proved_to_b
     let grants = format!("[grants.a]\nattest = {{ key = \"notes\", audiences = [\"{AUDIENCE}\"] }}\n");
     let refused = vault.broker.admit(&pinned_manifest(&grants), code()).await;
     let text = refused.unwrap_err().to_string();
-    assert!(text.contains("needs one with profile `attest`"), "{text}");
+    assert!(text.contains("needs a key with profile `attest`"), "{text}");
 
     let temporary = TempDir::new().unwrap();
     let vault = Vault::swtpm(temporary.path()).await;

@@ -16,6 +16,8 @@ pub enum Guest {
     Evidence,
     /// A plain `wasi:cli/command`.
     Command,
+    /// Replaces tokens of OpenBao; see examples/openbao-rotator.
+    OpenbaoRotator,
 }
 
 /// The bytes of a guest.
@@ -29,12 +31,14 @@ pub fn guest(guest: Guest) -> &'static [u8] {
     static SYMMETRIC: OnceLock<Vec<u8>> = OnceLock::new();
     static EVIDENCE: OnceLock<Vec<u8>> = OnceLock::new();
     static COMMAND: OnceLock<Vec<u8>> = OnceLock::new();
+    static ROTATOR: OnceLock<Vec<u8>> = OnceLock::new();
     match guest {
         Guest::Agent => AGENT.get_or_init(|| read("claviger_guest_agent")),
         Guest::Http => HTTP.get_or_init(|| read("claviger_guest_http")),
         Guest::Symmetric => SYMMETRIC.get_or_init(|| read("claviger_guest_symmetric")),
         Guest::Evidence => EVIDENCE.get_or_init(|| read("claviger_guest_evidence")),
         Guest::Command => COMMAND.get_or_init(|| read("claviger-guest-command")),
+        Guest::OpenbaoRotator => ROTATOR.get_or_init(|| read("openbao_rotator")),
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use claviger_broker::keyring::Keyring;
 use claviger_core::approval::{AnsweredBy, NoVerdict, Question, Verdict};
 use claviger_core::{Approver, BoxFuture};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -53,9 +54,20 @@ pub(crate) fn hook(cx: &Context, args: &Run) -> Result<Option<Arc<Hook>>, Failur
     let (Some(url), Some(secret)) = (&args.approver, &args.approver_secret) else {
         return Ok(None);
     };
+    // By the listing: what the secret is for is checked again when it is opened.
+    let secrets = Keyring::list_public_secrets(&cx.keyring()?)?;
+    let of_name = secrets.iter().filter(|record| record.secret.name == *secret);
+    let Some(record) = of_name.max_by_key(|record| record.secret.version) else {
+        return Err(
+            Failure::failed(format!("the keyring has no secret `{secret}`")).help(format!(
+                "add it with `claviger secret add {secret} --kind webhook-hmac --origin {}`",
+                url.origin()
+            )),
+        );
+    };
     let hook = Hook::new(
         url,
-        secret,
+        (secret, record.kind),
         args.approver_authorities.as_deref(),
         &args.approver_network,
         Output::new(cx.out.is_json()),

@@ -4,9 +4,13 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
+use claviger_broker::LocalBroker;
 use claviger_broker::keyring::Keyring;
-use claviger_broker::operator::{Client, ClientError, Command, CommandError, Fault, Problem, Reply};
+use claviger_broker::operator::{
+    Client, ClientError, Command, CommandError, Fault, LifeCommand, Problem, Reply,
+};
 use claviger_core::Secret;
 
 use crate::context::Context;
@@ -17,12 +21,22 @@ use crate::unlock::{PATIENCE, runtime, with_broker};
 
 /// Has it done, with the value that goes beside it if it takes one. Where a host does it, no passphrase is asked for.
 pub(crate) fn order(cx: &Context, command: Command, value: Option<Secret>) -> Result<Reply, Failure> {
-    order_with(cx, command, value, None)
+    order_with(cx, command, value, None, async |_| Ok(()))
 }
 
 /// As [`order`], of a command that gives a file.
 pub(crate) fn order_into(cx: &Context, command: Command, file: &File) -> Result<Reply, Failure> {
-    order_with(cx, command, None, Some(file))
+    order_with(cx, command, None, Some(file), async |_| Ok(()))
+}
+
+/// As [`order`]; where no host does it, the broker is prepared for it first.
+pub(crate) fn order_after(
+    cx: &Context,
+    command: Command,
+    value: Option<Secret>,
+    prepare: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<(), Failure>,
+) -> Result<Reply, Failure> {
+    order_with(cx, command, value, None, prepare)
 }
 
 fn order_with(
@@ -30,6 +44,7 @@ fn order_with(
     command: Command,
     value: Option<Secret>,
     file: Option<&File>,
+    prepare: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<(), Failure>,
 ) -> Result<Reply, Failure> {
     let folder = cx.keyring()?;
     // Says how to make a keyring, if there is none.
@@ -40,6 +55,7 @@ fn order_with(
     let text = words(&command);
     let mut order = Some((command, value));
     let done = with_broker(cx, async |broker| {
+        prepare(broker).await?;
         let (command, value) = order
             .take()
             .ok_or_else(|| Failure::failed("the command was done already"))?;
@@ -103,6 +119,7 @@ fn ask(
 const fn words(command: &Command) -> &'static str {
     match command {
         Command::CreateKey { .. } => "making the key",
+        Command::Life(LifeCommand::RotateSecret { .. }) => "replacing the secret",
         Command::Life(_) => "changing the keyring",
         Command::ImportKey { .. } => "importing the key",
         Command::RequestCertificate { .. } => "signing the request",
@@ -150,8 +167,9 @@ pub(crate) fn done(cx: &Context, reply: Reply) -> Result<(), Failure> {
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
-        | Reply::Rotated(_)
         | Reply::BackedUp(_)
+        | Reply::Rotated { .. }
+        | Reply::SecretRotated(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }
@@ -165,8 +183,9 @@ pub(crate) fn text(reply: Reply) -> Result<String, Failure> {
         | Reply::Secrets(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
-        | Reply::Rotated(_)
         | Reply::BackedUp(_)
+        | Reply::Rotated { .. }
+        | Reply::SecretRotated(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }

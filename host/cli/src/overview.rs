@@ -1,12 +1,12 @@
 //! What the operator sees of credentials: what the keyring shows and what the log says, side by side. For showing: nothing here is
 //! authenticated, and no value is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use claviger_broker::keyring::{KeyRecord, KeySource, KeyState, Keyring, SecretRecord};
 use claviger_broker::ledger::{Ledger, Tally, Usage};
 use claviger_broker::local::{Due, STUCK_AFTER, due};
-use claviger_core::audit::CredentialName;
+use claviger_core::audit::{CredentialName, SecretSource};
 use claviger_core::custody::Assurance;
 use claviger_core::{AgentName, GrantAlias};
 use jiff::{SignedDuration, Timestamp};
@@ -133,6 +133,7 @@ impl Overview {
         for record in &self.secrets {
             self.secret_matters(record, &mut matters);
         }
+        self.left_behind(&mut matters);
         if self.ledger.in_panic() {
             matters.push(Matter {
                 concern: Concern::Suspended,
@@ -240,6 +241,10 @@ impl Overview {
 
     fn secret_matters(&self, record: &SecretRecord, matters: &mut Vec<Matter>) {
         let (name, secret) = (&record.secret.name, &record.secret);
+        let new_value = match record.source {
+            SecretSource::Operator | SecretSource::Server => format!("claviger secret replace {name}"),
+            SecretSource::Rotator => format!("claviger secret rotate {name} --with MANIFEST"),
+        };
         let mut push = |concern, detail, help| {
             matters.push(Matter {
                 concern,
@@ -258,6 +263,14 @@ impl Overview {
             return;
         }
         match record.state {
+            KeyState::Pending if record.source == SecretSource::Rotator => push(
+                Concern::Stuck,
+                format!(
+                    "was issued {}, and its provider was not seen to take it",
+                    day(record.created)
+                ),
+                format!("{new_value}, or claviger secret cancel {name}"),
+            ),
             KeyState::Pending if self.is_stuck(record.created) => push(
                 Concern::Stuck,
                 format!("waits for its promotion since {}", day(record.created)),
@@ -268,7 +281,7 @@ impl Overview {
                     push(
                         Concern::Due,
                         format!("due for a new value since {}", day(at)),
-                        format!("claviger secret replace {name}"),
+                        new_value.clone(),
                     );
                 }
                 let near = self.now.saturating_add(SOON).unwrap_or(Timestamp::MAX);
@@ -281,14 +294,14 @@ impl Overview {
                     push(
                         Concern::Expiring,
                         format!("{word} {}", day(at)),
-                        format!("claviger secret replace {name}"),
+                        new_value.clone(),
                     );
                 }
             }
             KeyState::Revoked if record.lacks_successor() => push(
                 Concern::Stuck,
                 "it was compromised, and nothing has taken its place yet".to_owned(),
-                format!("claviger secret replace {name}"),
+                new_value,
             ),
             KeyState::Pending
             | KeyState::Retiring
@@ -296,6 +309,31 @@ impl Overview {
             | KeyState::Disabled
             | KeyState::Revoked
             | KeyState::Destroyed => {}
+        }
+    }
+
+    /// What providers have issued that is of no more use, and not withdrawn.
+    fn left_behind(&self, matters: &mut Vec<Matter>) {
+        let names: BTreeSet<_> = self.secrets.iter().map(|record| &record.secret.name).collect();
+        for name in names {
+            for issued in self.ledger.issued(name) {
+                let version = self
+                    .secrets
+                    .iter()
+                    .find(|record| record.secret.name == *name && record.secret.version == issued.version);
+                if version.is_some_and(|record| record.is_good() || record.state == KeyState::Disabled) {
+                    continue;
+                }
+                matters.push(Matter {
+                    concern: Concern::Stuck,
+                    of: format!("secret {name}@{}", issued.version),
+                    detail: format!(
+                        "is of no more use and not withdrawn at its provider, which calls it {}",
+                        issued.id
+                    ),
+                    help: format!("claviger secret rotate {name} --with MANIFEST"),
+                });
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use claviger_broker::LocalBroker;
 use claviger_broker::local::{HookError, Webhook};
 use claviger_core::approval::{AnsweredBy, NoVerdict, Question, Subject, Verdict};
-use claviger_core::http::{CidrBlock, Target};
+use claviger_core::http::{CidrBlock, InjectionKind, Target};
 use claviger_core::manifest::{Capability, Manifest};
 use claviger_core::name::escape;
 use claviger_core::{Approver, BoxFuture, RequestDigest, SecretName};
@@ -65,14 +65,34 @@ struct Answered {
 }
 
 impl Hook {
-    /// At this URL. The terms are read as those of a grant are.
+    /// At this URL. The terms are read as those of a grant are. A secret of kind `webhook-hmac` signs what is asked, and answers must be
+    /// signed with it, too; one of kind `bearer` is sent.
     pub(crate) fn new(
         url: &Target,
-        secret: &SecretName,
+        (secret, kind): (&SecretName, InjectionKind),
         authorities: Option<&Path>,
         networks: &[CidrBlock],
         out: Output,
     ) -> Result<Self, Failure> {
+        let inject = match kind {
+            InjectionKind::Bearer => format!("bearer = \"{secret}\""),
+            InjectionKind::WebhookHmac => format!("webhook-hmac = \"{secret}\", scheme = \"standard\""),
+            InjectionKind::Basic
+            | InjectionKind::Header
+            | InjectionKind::Query
+            | InjectionKind::OauthClient
+            | InjectionKind::OauthRefresh
+            | InjectionKind::OauthSubject
+            | InjectionKind::AwsSigv4 => {
+                return Err(Failure::usage(format!(
+                    "secret `{secret}` is for `{kind}`; expected one for `webhook-hmac` or `bearer`"
+                ))
+                .help(format!(
+                    "`claviger secret add NAME --kind webhook-hmac --origin {}` adds one",
+                    url.origin()
+                )));
+            }
+        };
         let mut fields = format!("origin = \"{}\", allow = [\"POST /\"]", url.origin());
         if let Some(path) = authorities {
             let what = format!("the file with authorities `{}`", path.display());
@@ -90,7 +110,7 @@ impl Hook {
         }
         let text = format!(
             "schema = 1\n[agent]\nname = \"approver\"\ncomponent = \"none\"\n[grants.approver]\nhttp = {{ {fields} }}\n\
-             inject = {{ bearer = \"{secret}\" }}\n"
+             inject = {{ {inject} }}\n"
         );
         let wrong = |problems: Vec<claviger_core::manifest::Problem>| {
             let first = problems.first().map_or_else(String::new, ToString::to_string);
@@ -303,7 +323,12 @@ mod tests {
         .unwrap();
         let secret = "hook".parse().unwrap();
         let networks = ["10.0.0.0/8".parse().unwrap()];
-        let hook = Hook::new(&url, &secret, None, &networks, Output::new(false)).unwrap();
-        assert_eq!(hook.hook.origin().to_string(), "https://approve.test");
+        let made = |kind| Hook::new(&url, (&secret, kind), None, &networks, Output::new(false));
+        for kind in [InjectionKind::Bearer, InjectionKind::WebhookHmac] {
+            let hook = made(kind).unwrap();
+            assert_eq!(hook.hook.origin().to_string(), "https://approve.test");
+        }
+        let refused = made(InjectionKind::Query).unwrap_err();
+        assert!(refused.message.contains("is for `query`"), "{}", refused.message);
     }
 }

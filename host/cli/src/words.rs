@@ -48,6 +48,12 @@ pub(crate) fn world(manifest: &Manifest) -> Vec<String> {
         };
         lines.push(format!("{how} `{}` as `{guest}`", folder.host));
     }
+    if let Some(rotates) = &manifest.rotates {
+        lines.push(format!(
+            "replaces secret `{}`, and sees no value of it: the new one is taken at `{}` from an answer under `{}`, and tried under `{}`",
+            rotates.secret, rotates.capture.value, rotates.issue, rotates.probe
+        ));
+    }
     if lines.is_empty() {
         lines.push("sees no arguments, variables or files".to_owned());
     }
@@ -59,7 +65,7 @@ pub(crate) fn grant(grant: &Grant) -> String {
     format!(
         "{}; {}",
         capability(&grant.capability),
-        constraints(&grant.constraints)
+        constraints(&grant.constraints, &grant.capability)
     )
 }
 
@@ -133,7 +139,7 @@ fn narrowed(narrowing: &Narrowing) -> String {
     }
 }
 
-fn constraints(constraints: &Constraints) -> String {
+fn constraints(constraints: &Constraints, capability: &Capability) -> String {
     let hours: Vec<_> = constraints.hours.iter().map(ToString::to_string).collect();
     let parts = [
         constraints
@@ -158,14 +164,19 @@ fn constraints(constraints: &Constraints) -> String {
             OnViolation::Suspend => "a violation suspends it".to_owned(),
         },
     ];
-    let approval = constraints.approval.map(approval);
+    let approval = constraints.approval.map(|terms| approval(terms, capability));
     parts.into_iter().chain(approval).collect::<Vec<_>>().join(", ")
 }
 
-fn approval(approval: Approval) -> String {
-    let which = match approval.mode {
-        ApprovalMode::Each => "each use",
-        ApprovalMode::FirstUse => "its first use",
+fn approval(approval: Approval, capability: &Capability) -> String {
+    let which = match (approval.mode, capability) {
+        (ApprovalMode::Each, _) => "each use",
+        (ApprovalMode::FirstUse, Capability::Seal { .. } | Capability::Mac { .. }) => {
+            "the first use of each right"
+        }
+        (ApprovalMode::FirstUse, Capability::Sign { .. } | Capability::Http(_) | Capability::Attest(_)) => {
+            "its first use"
+        }
     };
     let timeout = format_duration(approval.timeout);
     format!("{which} waits up to {timeout} for an approval")

@@ -163,6 +163,20 @@ pub trait Custody: Debug + Send + Sync {
         Box::pin(std::future::ready(Err(CustodyError::NotTaken(self.kind()))))
     }
 
+    /// Takes a key that another program had this custody's device wrap, by its file: what only this device opens. Which algorithm it is shows
+    /// when it is taken.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotTaken`] where nothing is taken; [`CustodyError::NotOurs`] when the file is none, the key is none that can be taken, or
+    /// another device wrapped it; else when the device fails.
+    fn import_wrapped<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        _file: Secret,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        Box::pin(std::future::ready(Err(CustodyError::NotTaken(self.kind()))))
+    }
+
     /// As [`Custody::generate`], for a key that the device itself refuses after [`Custody::revoke`], also to whoever puts an older copy
     /// of the keyring back. Custody that has no such device refuses; it never makes a key of another sort.
     ///

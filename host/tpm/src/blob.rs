@@ -186,7 +186,7 @@ fn sized(bytes: &[u8]) -> Result<Vec<u8>, BlobError> {
     Ok(out)
 }
 
-fn unsized_(bytes: &[u8]) -> Result<&[u8], BlobError> {
+pub(crate) fn unsized_(bytes: &[u8]) -> Result<&[u8], BlobError> {
     let (length, rest) = bytes.split_first_chunk::<2>().ok_or(BlobError::Form)?;
     if usize::from(u16::from_be_bytes(*length)) == rest.len() {
         Ok(rest)

@@ -25,6 +25,7 @@ use crate::device::{Device, KeyBlob, KeyId, RESIDENT, random_secret};
 use crate::import::import;
 use crate::mac::TpmMacs;
 use crate::template;
+use crate::tss2;
 
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 
@@ -204,14 +205,8 @@ pub(crate) fn resident_key(public: &Public, counter: Option<Counter>) -> Result<
             });
         }
     }
-    if counter.is_none()
-        && let Some(key) = template::public_key(public)
-    {
-        let imported =
-            template::imported_key(&key).map_err(|error| CustodyError::Fault(error.to_string()))?;
-        if imported.is_some_and(|template| template == *public) {
-            return Ok(key);
-        }
+    if let (None, Some(key)) = (counter, template::taken_key(public)) {
+        return Ok(key);
     }
     Err(CustodyError::NotOurs(
         "the blob's key is not one that was made in the TPM and stays there, or was imported into it"
@@ -252,6 +247,19 @@ impl Custody for TpmCustody {
         private: Secret,
     ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
         Box::pin(import(&self.actor, algorithm, private))
+    }
+
+    fn import_wrapped<'a>(
+        &'a self,
+        _key: &'a KeyRef,
+        file: Secret,
+    ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
+        Box::pin(async move {
+            let wrapped = tss2::parse(file.expose())?;
+            self.actor
+                .run(Lane::Host, move |device| device.take_wrapped(&wrapped))
+                .await
+        })
     }
 
     fn generate_revocable<'a>(

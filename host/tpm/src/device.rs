@@ -11,7 +11,7 @@ use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::constants::{PropertyTag, StartupType};
 use tss_esapi::handles::KeyHandle;
 use tss_esapi::structures::{
-    Auth, Digest, HashcheckTicket, Private, Public, SensitiveData, Signature as TpmSignature, SignatureScheme,
+    Auth, Digest, HashcheckTicket, Private, Public, SensitiveData, Signature as TpmSignature,
 };
 use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 use tss_esapi::{Error, WrapperErrorKind};
@@ -147,7 +147,7 @@ impl Device {
             let digest = Digest::try_from(digest.as_slice())?;
             let signature = link
                 .context()
-                .sign(handle, digest, SignatureScheme::Null, ticket)?;
+                .sign(handle, digest, template::scheme(&key.public), ticket)?;
             signature_of(&signature).ok_or(Failure::Tss(Error::WrapperError(
                 WrapperErrorKind::WrongValueFromTpm,
             )))

@@ -120,7 +120,7 @@ impl Link {
             Public::Rsa { .. } => Sensitive::Rsa(bytes.get(256..).unwrap_or_default()),
             Public::Ecc { .. } | Public::KeyedHash { .. } | Public::SymCipher { .. } => Sensitive::Ecc(bytes),
         };
-        let wrapped = wrap::wrap(&sensitive, auth, public, &parent).map_err(wrong)?;
+        let wrapped = wrap::wrap(&sensitive, auth.expose(), public, &parent).map_err(wrong)?;
         let imported = self.context().import(
             ObjectHandle::from(root),
             None,

@@ -35,6 +35,7 @@ mod sealer;
 mod swtpm;
 mod template;
 mod tpm;
+mod tss2;
 mod wrap;
 
 #[cfg(test)]

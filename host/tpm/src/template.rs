@@ -9,9 +9,10 @@ use tss_esapi::interface_types::algorithm::{
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::structures::{
-    Digest, EccParameter, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Public,
-    PublicBuilder, PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicKeyedHashParameters,
-    PublicRsaParametersBuilder, RsaExponent, RsaScheme, SymmetricDefinitionObject,
+    Digest, EccParameter, EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, KeyedHashScheme,
+    Public, PublicBuilder, PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa,
+    PublicKeyedHashParameters, PublicRsaParametersBuilder, RsaExponent, RsaScheme, SignatureScheme,
+    SymmetricDefinitionObject,
 };
 
 /// The storage root key: TCG template H-2 (EK Credential Profile 2.4 §B), ECC P-256, with an empty unique field. Deterministic,
@@ -121,6 +122,73 @@ pub(crate) fn imported_key(key: &PublicKey) -> Result<Option<Public>, Error> {
         }),
         Some(Public::KeyedHash { .. } | Public::SymCipher { .. }) | None => None,
     })
+}
+
+/// The key in a public area that another program made, if it can be taken: ECDSA on P-256 or RSA of 2048 bits, signing what it is given, by its
+/// authorisation value alone. It may be protected against guessing: then it is not to be used while somebody guesses. It may be for more than signing, and leave its scheme open: who signs
+/// with it says the scheme, as [`scheme`] does.
+pub(crate) fn taken_key(public: &Public) -> Option<PublicKey> {
+    let signs = |attributes: &ObjectAttributes, hash: &HashingAlgorithm, policy: &Digest| {
+        attributes.sign_encrypt()
+            && attributes.user_with_auth()
+            && !attributes.restricted()
+            && *hash == HashingAlgorithm::Sha256
+            && policy.is_empty()
+    };
+    let fits = match public {
+        Public::Ecc {
+            object_attributes,
+            name_hashing_algorithm,
+            auth_policy,
+            parameters,
+            unique: _,
+        } => {
+            signs(object_attributes, name_hashing_algorithm, auth_policy)
+                && parameters.ecc_curve() == EccCurve::NistP256
+                && match parameters.ecc_scheme() {
+                    EccScheme::Null => true,
+                    EccScheme::EcDsa(scheme) => scheme.hashing_algorithm() == HashingAlgorithm::Sha256,
+                    EccScheme::EcDh(_)
+                    | EccScheme::EcMqv(_)
+                    | EccScheme::EcDaa(_)
+                    | EccScheme::Sm2(_)
+                    | EccScheme::EcSchnorr(_) => false,
+                }
+        }
+        Public::Rsa {
+            object_attributes,
+            name_hashing_algorithm,
+            auth_policy,
+            parameters,
+            unique: _,
+        } => {
+            signs(object_attributes, name_hashing_algorithm, auth_policy)
+                && [0, 65537].contains(&parameters.exponent().value())
+                && match parameters.rsa_scheme() {
+                    RsaScheme::Null => true,
+                    RsaScheme::RsaSsa(scheme) => scheme.hashing_algorithm() == HashingAlgorithm::Sha256,
+                    RsaScheme::RsaEs | RsaScheme::RsaPss(_) | RsaScheme::Oaep(_) => false,
+                }
+        }
+        Public::KeyedHash { .. } | Public::SymCipher { .. } => false,
+    };
+    if fits { public_key(public) } else { None }
+}
+
+/// The scheme that a signature by this key is to be made in: the key's own, or ours if it leaves it open.
+pub(crate) fn scheme(public: &Public) -> SignatureScheme {
+    let hash_scheme = HashScheme::new(HashingAlgorithm::Sha256);
+    match public {
+        Public::Ecc { parameters, .. } if parameters.ecc_scheme() == EccScheme::Null => {
+            SignatureScheme::EcDsa { hash_scheme }
+        }
+        Public::Rsa { parameters, .. } if parameters.rsa_scheme() == RsaScheme::Null => {
+            SignatureScheme::RsaSsa { hash_scheme }
+        }
+        Public::Ecc { .. } | Public::Rsa { .. } | Public::KeyedHash { .. } | Public::SymCipher { .. } => {
+            SignatureScheme::Null
+        }
+    }
 }
 
 /// A restricted key: it signs what the TPM says of itself and its keys, and nothing that a program gives it (Library Part 1 §15.5).

@@ -7,7 +7,6 @@
 use aes::Aes128;
 use cfb_mode::BufEncryptor;
 use cfb_mode::cipher::KeyIvInit as _;
-use claviger_core::Secret;
 use hmac::{Hmac, Mac as _};
 use p256::PublicKey;
 use p256::ecdh::EphemeralSecret;
@@ -53,7 +52,7 @@ pub(crate) fn name(public: &Public) -> Result<Vec<u8>, NotWrapped> {
 /// Wraps a private key with this authorisation value, to this public area, for this parent.
 pub(crate) fn wrap(
     sensitive: &Sensitive<'_>,
-    auth: &Secret,
+    auth: &[u8],
     public: &Public,
     parent: &Public,
 ) -> Result<Wrapped, NotWrapped> {
@@ -79,7 +78,7 @@ pub(crate) fn wrap(
 }
 
 /// `TPM2B_SENSITIVE`.
-fn sensitive_area(sensitive: &Sensitive<'_>, auth: &Secret) -> Result<Zeroizing<Vec<u8>>, NotWrapped> {
+fn sensitive_area(sensitive: &Sensitive<'_>, auth: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotWrapped> {
     let (kind, private) = match sensitive {
         Sensitive::Ecc(scalar) => (ALG_ECC, *scalar),
         Sensitive::Rsa(prime) => (ALG_RSA, *prime),
@@ -87,10 +86,10 @@ fn sensitive_area(sensitive: &Sensitive<'_>, auth: &Secret) -> Result<Zeroizing<
     // Room for all of it, so that nothing unwiped is left of a shorter one.
     let mut area = Zeroizing::new(Vec::with_capacity(16 + auth.len() + private.len()));
     area.extend_from_slice(&kind.to_be_bytes());
-    area.extend_from_slice(&*sized(auth.expose())?);
+    area.extend_from_slice(&sized(auth)?);
     // No seed: it is for keys that have children, or no public half.
-    area.extend_from_slice(&*sized(&[])?);
-    area.extend_from_slice(&*sized(private)?);
+    area.extend_from_slice(&sized(&[])?);
+    area.extend_from_slice(&sized(private)?);
     sized(&area)
 }
 

@@ -343,7 +343,7 @@ fn another_key(error: &ProfileError, profile: Option<&'static str>) -> String {
         (ProfileError::ForRequests(_), _) => {
             "name it in `inject` of a grant with `http`, or name another key here".to_owned()
         }
-        (_, Some(profile)) => format!("correct the grant, or name a key {}", made_for(profile)),
+        (_, Some(profile)) => format!("correct the grant, or name one {}", made_for(profile)),
         (_, None) => "correct the grant, or name another key: `claviger key list` shows them".to_owned(),
     }
 }

@@ -92,6 +92,6 @@ pub(super) fn fix(profile: &str) -> String {
              --client-id CLIENT --audience ENDPOINT`"
                 .to_owned()
         }
-        other => format!("correct the grant, or name a key {}", super::made_for(other)),
+        other => format!("correct the grant, or name one {}", super::made_for(other)),
     }
 }

@@ -78,7 +78,7 @@ fn rsa(jwk: &Jwk<'_>) -> Result<ImportedKey, ImportError> {
         bytes.truncate(length);
         Ok::<_, ImportError>(bytes)
     };
-    ImportedKey::rsa(&*number(n)?, &*number(e)?, &*number(p)?, KeyFormat::Jwk)
+    ImportedKey::rsa(&number(n)?, &number(e)?, &number(p)?, KeyFormat::Jwk)
 }
 
 fn decoded(text: &str) -> Option<Zeroizing<[u8; LENGTH]>> {

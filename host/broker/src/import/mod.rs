@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use claviger_core::custody::CustodyKind;
 use claviger_core::key::KeyError;
 use claviger_core::stack::wipe_below;
 use claviger_core::{Algorithm, PublicKey, Secret};
@@ -36,6 +37,8 @@ pub enum KeyFormat {
     Openssh,
     /// JSON Web Key (RFC 7517, RFC 8037).
     Jwk,
+    /// Wrapped by a TPM, in PEM (draft-bottomley-tpm2-keys): tpm2-openssl, `tpm2_encodeobject`.
+    Tss2,
 }
 
 impl KeyFormat {
@@ -48,6 +51,7 @@ impl KeyFormat {
             Self::Pkcs1 => "pkcs1",
             Self::Openssh => "openssh",
             Self::Jwk => "jwk",
+            Self::Tss2 => "tss2",
         }
     }
 }
@@ -61,10 +65,17 @@ impl fmt::Display for KeyFormat {
 impl FromStr for KeyFormat {
     type Err = ImportError;
     fn from_str(text: &str) -> Result<Self, ImportError> {
-        [Self::Pkcs8, Self::Sec1, Self::Pkcs1, Self::Openssh, Self::Jwk]
-            .into_iter()
-            .find(|format| format.as_str() == text)
-            .ok_or(ImportError::UnknownFormat)
+        [
+            Self::Pkcs8,
+            Self::Sec1,
+            Self::Pkcs1,
+            Self::Openssh,
+            Self::Jwk,
+            Self::Tss2,
+        ]
+        .into_iter()
+        .find(|format| format.as_str() == text)
+        .ok_or(ImportError::UnknownFormat)
     }
 }
 
@@ -73,7 +84,7 @@ impl FromStr for KeyFormat {
 #[non_exhaustive]
 pub enum ImportError {
     /// No format has this name.
-    #[error("expected `pkcs8`, `sec1`, `pkcs1`, `openssh` or `jwk`")]
+    #[error("expected `pkcs8`, `sec1`, `pkcs1`, `openssh`, `jwk` or `tss2`")]
     UnknownFormat,
     /// Too long.
     #[error("a file with a private key has at most {MAX_FILE} bytes, this one has {0}")]
@@ -108,9 +119,13 @@ pub enum ImportError {
     EncryptedOldPem,
     /// It belongs to a TPM.
     #[error(
-        "the key is wrapped by a TPM, and no other program can take it over; make a new key with `claviger key create --custody tpm`"
+        "the key is wrapped by a TPM, which alone can take it: that needs a keyring on that TPM, and custody `tpm`; or make a new key with \
+         `claviger key create`"
     )]
     Tss2,
+    /// For evidence.
+    #[error("a key with profile `attest` is made in the TPM that gives the evidence, and is not imported")]
+    Evidence,
     /// RSA of another sort.
     #[error(
         "of RSA, keys of 2048 bits with the exponent 65537 and two primes are imported, and no others; make a new one with `claviger key create`"
@@ -238,6 +253,28 @@ impl From<claviger_core::secret::SecretError> for ImportError {
     }
 }
 
+/// Whether a file holds a key that a TPM wrapped, which is not read here but taken as it is.
+///
+/// # Errors
+/// When another form, or another custody than the TPM's, was said.
+pub(crate) fn is_wrapped(
+    file: &Secret,
+    wanted: Option<KeyFormat>,
+    custody: Option<CustodyKind>,
+) -> Result<bool, ImportError> {
+    const BEGIN: &[u8] = b"-----BEGIN TSS2 PRIVATE KEY-----";
+    let wrapped = file.expose().trim_ascii_start().starts_with(BEGIN);
+    match (wanted, custody) {
+        _ if !wrapped => Ok(false),
+        (Some(expected), _) if expected != KeyFormat::Tss2 => Err(ImportError::OtherFormat {
+            expected,
+            found: KeyFormat::Tss2,
+        }),
+        (_, Some(CustodyKind::Software | CustodyKind::TpmSealed)) => Err(ImportError::Tss2),
+        (_, Some(CustodyKind::Tpm) | None) => Ok(true),
+    }
+}
+
 /// A seed (RFC 8032) and a P-256 scalar (SEC 1) have as many bytes.
 const LENGTH: usize = 32;
 
@@ -264,5 +301,6 @@ fn read(file: &Secret, wanted: Option<KeyFormat>) -> Result<ImportedKey, ImportE
         KeyFormat::Pkcs1 => pem::pkcs1(part),
         KeyFormat::Openssh => openssh::read(part),
         KeyFormat::Jwk => jwk::read(part),
+        KeyFormat::Tss2 => Err(ImportError::Tss2),
     }
 }

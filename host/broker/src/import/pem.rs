@@ -127,7 +127,10 @@ fn ec(der: &[u8], format: KeyFormat) -> Result<ImportedKey, ImportError> {
         (Some(curve), _) if curve != P256 => return Err(ImportError::Algorithm),
         // Around it, PKCS#8 named the curve.
         (Some(_), _) | (None, KeyFormat::Pkcs8) => {}
-        (None, KeyFormat::Sec1 | KeyFormat::Pkcs1 | KeyFormat::Openssh | KeyFormat::Jwk) => {
+        (
+            None,
+            KeyFormat::Sec1 | KeyFormat::Pkcs1 | KeyFormat::Openssh | KeyFormat::Jwk | KeyFormat::Tss2,
+        ) => {
             return Err(ImportError::Algorithm);
         }
     }

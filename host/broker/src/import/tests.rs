@@ -341,7 +341,7 @@ fn what_cannot_be_imported_is_refused_with_what_to_do() {
             "openssl pkey -in FILE | claviger key import",
         ),
         (ImportError::Encrypted, "--key-passphrase-file FILE"),
-        (ImportError::Tss2, "claviger key create --custody tpm"),
+        (ImportError::Tss2, "a keyring on that TPM"),
     ] {
         assert!(error.to_string().contains(to_do), "{error}");
     }
@@ -373,6 +373,7 @@ fn a_file_is_of_the_form_that_was_said_and_not_too_long() {
         KeyFormat::Pkcs1,
         KeyFormat::Openssh,
         KeyFormat::Jwk,
+        KeyFormat::Tss2,
     ] {
         assert_eq!(format.as_str().parse::<KeyFormat>().unwrap(), format);
     }

@@ -44,6 +44,23 @@ impl From<Generated> for Made {
     }
 }
 
+/// What a key just made has taken in the device, to be given back if it is not stored.
+pub(super) struct Abandoned {
+    key: KeyRef,
+    custody: CustodyKind,
+    hardware: Vec<u8>,
+}
+
+impl Abandoned {
+    pub(super) fn of(key: &KeyRef, custody: CustodyKind, made: &Made) -> Option<Self> {
+        Some(Self {
+            key: key.clone(),
+            custody,
+            hardware: made.hardware.clone()?,
+        })
+    }
+}
+
 /// What the device does not know yet, and why.
 pub(super) type Unenforced = Mutex<BTreeMap<(KeyName, u32), String>>;
 
@@ -95,6 +112,38 @@ impl LocalBroker {
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
         self.create_key_with(creation, RotationPlan::default(), None, Enforced::Hardware)
             .await
+    }
+
+    /// As [`LocalBroker::create_symmetric_key`], for a key that the device itself refuses once it is revoked, also to whoever puts an older
+    /// copy of the keyring back.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotEnforced`] where no device can; else as [`LocalBroker::create_symmetric_key`].
+    pub async fn create_symmetric_key_revocable_by_hardware(
+        &self,
+        name: KeyName,
+        profile: Profile,
+        custody: CustodyKind,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let plan = RotationPlan::default();
+        self.create_symmetric_key_with(name, profile, custody, plan, None, Enforced::Hardware)
+            .await
+    }
+
+    /// Gives back the room in the device that a key took which was not stored.
+    pub(super) async fn abandon(&self, abandoned: Option<Abandoned>) {
+        let Some(Abandoned {
+            key,
+            custody,
+            hardware,
+        }) = abandoned
+        else {
+            return;
+        };
+        if let Some(custody) = self.custody(custody) {
+            // If this fails too, the room stays taken by what nothing hangs on.
+            drop(custody.revoke(&key, &hardware).await);
+        }
     }
 
     /// Makes what one version of a key of this profile is. Nothing is stored.

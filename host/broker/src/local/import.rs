@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use claviger_core::custody::{CustodyError, CustodyKind, Generated};
 use claviger_core::profile::Profile;
-use claviger_core::{KeyName, KeyRef};
+use claviger_core::{KeyName, KeyRef, PublicKey, Secret};
 
 use super::LocalBroker;
 use super::keys::{NewKeyError, created};
-use crate::import::ImportedKey;
+use crate::import::{ImportError, ImportedKey};
 use crate::keyring::{KeyRecord, KeySource, KeyState, NewKey, RotationPlan};
 
 /// What to take in.
@@ -22,6 +22,25 @@ pub struct KeyImport {
     pub custody: Option<CustodyKind>,
     /// The key.
     pub private: ImportedKey,
+}
+
+/// What to take in that another program had the keyring's TPM wrap.
+pub struct WrappedImport {
+    /// Its name.
+    pub name: KeyName,
+    /// What it is for, from now on and for nothing else here.
+    pub profile: Profile,
+    /// The file: a TSS2 PRIVATE KEY in PEM.
+    pub file: Secret,
+}
+
+impl std::fmt::Debug for WrappedImport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WrappedImport")
+            .field("name", &self.name)
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
+    }
 }
 
 impl LocalBroker {
@@ -38,53 +57,92 @@ impl LocalBroker {
             private,
         } = import;
         let algorithm = private.algorithm();
-        profile.validate_new()?;
-        profile.accept(algorithm)?;
-        // Of a TPM that has the algorithm this is its own custody, which takes nothing: what is weaker has to be asked for.
+        // What is weaker than the hardest that has the algorithm has to be asked for.
         let kind = kind.unwrap_or_else(|| self.default_custody(algorithm));
+        may_be_imported(&profile)?;
+        profile.accept(algorithm)?;
         let custody = self.custody(kind).ok_or(NewKeyError::NoCustody(kind))?;
-        let versions = self.keyring.versions(&name);
-        if versions.iter().any(|record| record.state != KeyState::Destroyed) {
-            return Err(NewKeyError::Exists(name));
-        }
-        let key = KeyRef {
-            version: self.keyring.next_version(&name),
-            name,
-        };
-        // One key has one profile: under another name it would have two.
-        let known = self.keyring.keys();
-        if let Some(same) = known
-            .iter()
-            .filter(|record| record.state != KeyState::Destroyed)
-            .find(|record| record.public() == Some(private.public()))
-        {
-            return Err(NewKeyError::Known(same.key.clone()));
-        }
+        let key = self.imported_name(name)?;
         let public = private.public().clone();
-        let Generated {
-            public: taken,
-            material,
-        } = custody.import(&key, algorithm, private.into_private()).await?;
-        if taken != public {
+        self.refuse_known(&public)?;
+        let taken = custody.import(&key, algorithm, private.into_private()).await?;
+        if taken.public != public {
             return Err(
                 CustodyError::Fault("the custody took another key than it was given".to_owned()).into(),
             );
         }
+        self.keep_imported(key, profile, kind, taken).await
+    }
+
+    /// Takes over a key that another program had the keyring's TPM wrap, as [`LocalBroker::import_key`] does one in clear. It is taken out of
+    /// its file's hands no more than that: the file stays good on this TPM.
+    ///
+    /// # Errors
+    /// As there; and when the keyring is not on a TPM, or on another one.
+    pub async fn import_wrapped_key(&self, import: WrappedImport) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let WrappedImport { name, profile, file } = import;
+        let kind = CustodyKind::Tpm;
+        may_be_imported(&profile)?;
+        let custody = self.custody(kind).ok_or(ImportError::Tss2)?;
+        let key = self.imported_name(name)?;
+        let taken = custody.import_wrapped(&key, file).await?;
+        profile.accept(taken.public.algorithm())?;
+        self.refuse_known(&taken.public)?;
+        self.keep_imported(key, profile, kind, taken).await
+    }
+
+    fn imported_name(&self, name: KeyName) -> Result<KeyRef, NewKeyError> {
+        let versions = self.keyring.versions(&name);
+        if versions.iter().any(|record| record.state != KeyState::Destroyed) {
+            return Err(NewKeyError::Exists(name));
+        }
+        Ok(KeyRef {
+            version: self.keyring.next_version(&name),
+            name,
+        })
+    }
+
+    /// One key has one profile: under another name it would have two.
+    fn refuse_known(&self, public: &PublicKey) -> Result<(), NewKeyError> {
+        let known = self.keyring.keys();
+        let same = known
+            .iter()
+            .filter(|record| record.state != KeyState::Destroyed)
+            .find(|record| record.public() == Some(public));
+        same.map_or(Ok(()), |same| Err(NewKeyError::Known(same.key.clone())))
+    }
+
+    async fn keep_imported(
+        &self,
+        key: KeyRef,
+        profile: Profile,
+        custody: CustodyKind,
+        taken: Generated,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let new = NewKey {
             key,
             profile,
-            algorithm: algorithm.into(),
-            custody: kind,
+            algorithm: taken.public.algorithm().into(),
+            custody,
             assurance: self.assurance,
-            identity: public.into(),
+            identity: taken.public.into(),
             source: KeySource::Imported,
             plan: RotationPlan::default(),
             locked: false,
-            material,
+            material: taken.material,
             hardware: None,
         };
         let record = self.keyring.insert(new, self.clock.now())?;
         self.append(created(&record)).await?;
         Ok(record)
     }
+}
+
+/// Keys for evidence come in pairs that a TPM made, and so does what they prove.
+fn may_be_imported(profile: &Profile) -> Result<(), NewKeyError> {
+    profile.validate_new()?;
+    if matches!(profile, Profile::Attest {}) {
+        return Err(ImportError::Evidence.into());
+    }
+    Ok(())
 }

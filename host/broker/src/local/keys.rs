@@ -13,7 +13,7 @@ use claviger_core::profile::{FrameContext, FrameError, Profile, ProfileError};
 use claviger_core::{AuditError, KeyName, KeyRef, Permit};
 use tokio::sync::OnceCell;
 
-use super::hardware::Enforced;
+use super::hardware::{Abandoned, Enforced};
 use super::making::{self, OpenKey};
 use super::secrets::OpenSecrets;
 use super::stops::STOPPED;
@@ -236,6 +236,19 @@ impl LocalBroker {
         plan: RotationPlan,
         lock: Option<Lock>,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        self.create_symmetric_key_with(name, profile, custody, plan, lock, Enforced::Keyring)
+            .await
+    }
+
+    pub(crate) async fn create_symmetric_key_with(
+        &self,
+        name: KeyName,
+        profile: Profile,
+        custody: CustodyKind,
+        plan: RotationPlan,
+        lock: Option<Lock>,
+        enforced: Enforced,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let algorithm = profile
             .symmetric()
             .ok_or_else(|| NewKeyError::HasPublicHalf(profile.kind()))?;
@@ -245,7 +258,7 @@ impl LocalBroker {
             algorithm: algorithm.into(),
             custody,
         };
-        self.create_first(creation, plan, lock, Enforced::Keyring).await
+        self.create_first(creation, plan, lock, enforced).await
     }
 
     async fn create_first(
@@ -272,6 +285,7 @@ impl LocalBroker {
             name,
         };
         let made = self.make(&key, &profile, algorithm, custody, enforced).await?;
+        let abandoned = Abandoned::of(&key, custody, &made);
         let new = NewKey {
             key,
             profile,
@@ -285,7 +299,13 @@ impl LocalBroker {
             material: made.material,
             hardware: made.hardware,
         };
-        let record = self.keyring.insert(new, self.now())?;
+        let record = match self.keyring.insert(new, self.now()) {
+            Ok(record) => record,
+            Err(error) => {
+                self.abandon(abandoned).await;
+                return Err(error.into());
+            }
+        };
         self.append(created(&record)).await?;
         Ok(record)
     }

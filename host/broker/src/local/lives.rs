@@ -10,6 +10,7 @@ use claviger_core::{KeyName, KeyRef, SecretName};
 
 use super::LocalBroker;
 use super::keys::NewKeyError;
+use super::rotator::WITHDRAWAL;
 use super::secrets::{NewSecretError, added};
 use crate::keyring::{
     KeyRecord, KeyState, KeyringError, LifeEvent, Lock, RotationPlan, SecretRecord, SecretReplacement,
@@ -239,8 +240,9 @@ impl LocalBroker {
         let secrets: BTreeSet<SecretName> = secrets.iter().map(|one| one.secret.name.clone()).collect();
         for name in secrets {
             let changed = self.keyring.step_secrets(&name, now, &|record| {
+                // What a rotator replaced may be kept for longer than its plan says, until its provider was seen to refuse it.
                 Some(LifeEvent::Tick {
-                    overlap: record.overlap,
+                    overlap: record.overlap.max(WITHDRAWAL),
                 })
             })?;
             retired += changed.len();

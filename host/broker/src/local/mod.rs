@@ -57,18 +57,19 @@ pub use backup::{BackUpError, BackupMade};
 pub use compromise::Compromise;
 pub use guesses::{MAX_GUESSES, WINDOW as GUESS_WINDOW};
 pub use hardware::{Enforced, ProofError};
-pub use import::KeyImport;
+pub use import::{KeyImport, WrappedImport};
 pub use keys::{CertificateRequestError, KeyCreation, NewKeyError};
 pub use reseal::{NewRoot, ResealError, Resealing};
 pub use restore::{RestoreError, Restored, Restoring};
 
 pub use rotation::Rotation;
 pub use rotator::{
-    Replaced, SecretRotation, SecretRotationError, WITHDRAWAL, Withdrawal, WithdrawalEnd, due_secret,
+    Attended, OldVersion, Replaced, SecretRotation, SecretRotationError, WITHDRAWAL, Withdrawal,
+    WithdrawalEnd, due_secret,
 };
 pub use schedule::{Due, Rotated, STUCK_AFTER, Schedule, due};
 pub use secrets::{NewSecretError, SecretCreation};
-pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, Webhook};
+pub use send::{HookError, MAX_HOOK_ANSWER, MAX_OUTSTANDING, NotSigned, Webhook};
 
 use admit::Admitted;
 use approvals::Approvals;
@@ -77,7 +78,7 @@ use guesses::Guesses;
 use hardware::Unenforced;
 use keys::OpenKeys;
 use record::{PermitSink, Record};
-use rotator::{Rotations, Step};
+use rotator::{Registered, Rotations, Step};
 use secrets::OpenSecrets;
 use send::{Exchanges, Memory, Stop, Wasted};
 use tokens::Tokens;
@@ -200,6 +201,7 @@ pub struct LocalBroker {
     egress: Option<Arc<dyn Egress>>,
     exchanges: Arc<Exchanges>,
     rotations: Arc<Rotations>,
+    rotators: Registered,
     approvals: Approvals,
     // For the bodies of requests that are held whole, of all instances.
     bodies: Memory,
@@ -341,6 +343,7 @@ impl LocalBroker {
             egress,
             exchanges: Arc::default(),
             rotations: Arc::default(),
+            rotators: Registered::default(),
             approvals: Approvals::with(approvers),
             bodies: Memory::of_host(),
             tokens: Tokens::default(),

@@ -210,19 +210,11 @@ impl LocalBroker {
         record: &Arc<KeyRecord>,
         message: &Framed,
     ) -> Result<Vec<u8>, Denial> {
-        let failed = |text: &str| Denial::new(Refusal::Unavailable, Rule::Custody, text);
-        let key = self
-            .open_key(record)
-            .await
-            .map_err(|error| failed(&error.to_string()))?;
-        let signature = key.sign(permit, message).await.map_err(|error| match error {
-            // The keyring says that it is active: an older copy of it was put back, or the device's owner took the key away.
-            CustodyError::Revoked(text) => Denial::new(Refusal::Revoked, Rule::KeyState, &text),
-            other => failed(&other.to_string()),
-        })?;
+        let key = self.open_key(record).await.map_err(|error| failed(&error))?;
+        let signature = key.sign(permit, message).await.map_err(|error| failed(&error))?;
         message
             .finish(&signature)
-            .map_err(|error| failed(&error.to_string()))
+            .map_err(|error| Denial::new(Refusal::Unavailable, Rule::Custody, &error.to_string()))
     }
 
     fn find<'a>(
@@ -400,6 +392,15 @@ fn frame(rule: &SigningRule, record: &KeyRecord, content: &[u8], now: Timestamp)
         };
         Denial::new(Refusal::Invalid, rule, &error.to_string())
     })
+}
+
+/// What became of a key that custody did not open or use.
+pub(super) fn failed(error: &CustodyError) -> Denial {
+    match error {
+        // The keyring says that it is active: an older copy of it was put back, or the device's owner took the key away.
+        CustodyError::Revoked(text) => Denial::new(Refusal::Revoked, Rule::KeyState, text),
+        other => Denial::new(Refusal::Unavailable, Rule::Custody, &other.to_string()),
+    }
 }
 
 pub(super) fn no_such_grant(instance: &Instance, asked: &str) -> String {

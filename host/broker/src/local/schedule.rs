@@ -18,7 +18,7 @@ use crate::keyring::{KeyRecord, Start, after};
 /// How often a host looks what is due: a plan counts in days, and an overlap that ends a minute late is none that ends early.
 const LOOK: Duration = Duration::from_secs(60);
 /// A rotation that failed is tried again after this: a device that is away for an hour fills no log.
-const RETRY: Duration = Duration::from_secs(3600);
+pub(super) const RETRY: Duration = Duration::from_secs(3600);
 /// What waits for its promotion for longer is worth a question.
 pub const STUCK_AFTER: Duration = Duration::from_secs(86_400);
 
@@ -133,6 +133,8 @@ impl LocalBroker {
                 let Some(broker) = broker.upgrade() else {
                     return;
                 };
+                // First: what is at the end of its overlap is withdrawn while it can still be tried.
+                broker.look_after_secrets().await;
                 broker.look().await;
             }
         });

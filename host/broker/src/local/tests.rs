@@ -13,6 +13,7 @@ mod git;
 mod large;
 mod ledgers;
 mod lives;
+mod needs;
 mod nonces;
 mod proofs;
 mod proposals;

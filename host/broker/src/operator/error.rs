@@ -4,13 +4,15 @@ use std::error::Error;
 
 use claviger_core::name::escape;
 use claviger_core::profile::FrameError;
-use claviger_core::{AgentName, AuditError, GrantAlias};
+use claviger_core::{AgentName, AuditError, GrantAlias, SecretName};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::BackupError;
 use crate::import::ImportError;
 use crate::keyring::KeyringError;
-use crate::local::{AnswerError, BackUpError, CertificateRequestError, NewKeyError, NewSecretError};
+use crate::local::{
+    AnswerError, BackUpError, CertificateRequestError, NewKeyError, NewSecretError, SecretRotationError,
+};
 
 /// Each text of a problem is cut to this many characters.
 const MAX_TEXT: usize = 1000;
@@ -67,6 +69,15 @@ pub enum CommandError {
         /// Which.
         grant: GrantAlias,
     },
+    /// A secret was not replaced by its rotator.
+    #[error(transparent)]
+    Rotation(#[from] SecretRotationError),
+    /// There is no rotator for it here.
+    #[error("this host has no rotator for secret `{secret}`")]
+    NoRotator {
+        /// Which.
+        secret: SecretName,
+    },
     /// The command needs a value and came without.
     #[error("the command needs a secret value beside it, and came without")]
     ValueMissing,
@@ -105,6 +116,8 @@ impl CommandError {
             Self::Key(NewKeyError::Keyring(error))
             | Self::Secret(NewSecretError::Keyring(error))
             | Self::Backup(BackUpError::Keyring(error)) => keyring(error),
+            Self::Rotation(SecretRotationError::Secret(NewSecretError::Keyring(error))) => keyring(error),
+            Self::Rotation(SecretRotationError::Secret(NewSecretError::Audit(error))) => audit(error),
             Self::Key(NewKeyError::Audit(error))
             | Self::Secret(NewSecretError::Audit(error))
             | Self::Certificate(CertificateRequestError::Audit(error))
@@ -113,6 +126,8 @@ impl CommandError {
             Self::Certificate(CertificateRequestError::Stopped) => Fault::Denied,
             Self::Approval(AnswerError::Audit) => Fault::AuditUnavailable,
             Self::Key(_)
+            | Self::Rotation(_)
+            | Self::NoRotator { .. }
             | Self::Certificate(_)
             | Self::Backup(_)
             | Self::GrantNotSuspended { .. }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{CommandError, Reply};
 use crate::LocalBroker;
 use crate::keyring::{KeyRecord, KeyringError, LifeEvent, Lock, Reason, RotationPlan, SecretRecord, Start};
-use crate::local::{Due, NewKeyError, NewSecretError, Rotation};
+use crate::local::{Attended, Due, NewKeyError, NewSecretError, Rotation, SecretRotation, Withdrawal};
 
 /// What is done to the life of a key or a secret. The reply is [`Reply::Keys`] or [`Reply::Secrets`], the versions that it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +123,12 @@ pub enum LifeCommand {
         /// What.
         end: End,
     },
-    /// Rotate every key that is due. The reply is [`Reply::Rotated`].
+    /// Replace a secret with the rotator that the host has for it. The reply is [`Reply::SecretRotated`].
+    RotateSecret {
+        /// Which.
+        name: SecretName,
+    },
+    /// Rotate every key that is due, and every secret that is and that the host has a rotator for. The reply is [`Reply::Rotated`].
     RotateDue,
 }
 
@@ -182,6 +187,39 @@ pub struct RotatedKey {
     pub new: Option<KeyRef>,
     /// Why there is none; escaped.
     pub problem: Option<String>,
+}
+
+/// What came of one secret that has a rotator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotatedSecret {
+    /// Which.
+    pub secret: SecretName,
+    /// The rotation, if it was due and went well.
+    pub rotation: Option<SecretRotation>,
+    /// What was withdrawn at its provider, if it was not due.
+    pub withdrawn: Vec<Withdrawal>,
+    /// Why it was not rotated; escaped.
+    pub problem: Option<String>,
+}
+
+impl From<Attended> for RotatedSecret {
+    fn from(done: Attended) -> Self {
+        let said = |error: &dyn std::error::Error| Some(escape(&error.to_string(), 300));
+        let (secret, rotation, withdrawn, problem) = match done {
+            Attended::Rotated(secret, Ok(rotation)) => (secret, Some(rotation), Vec::new(), None),
+            Attended::Withdrawn(secret, Ok(withdrawn)) => (secret, None, withdrawn, None),
+            Attended::Rotated(secret, Err(error)) | Attended::Withdrawn(secret, Err(error)) => {
+                (secret, None, Vec::new(), said(&error))
+            }
+        };
+        Self {
+            secret,
+            rotation,
+            withdrawn,
+            problem,
+        }
+    }
 }
 
 impl LocalBroker {
@@ -274,7 +312,16 @@ impl LocalBroker {
                 };
                 Ok(secrets(records.iter().map(AsRef::as_ref)))
             }
+            LifeCommand::RotateSecret { name } => {
+                let rotator = self
+                    .rotator(&name)
+                    .ok_or(CommandError::NoRotator { secret: name })?;
+                let done = self.rotate_secret(rotator.as_ref()).await?;
+                Ok(Reply::SecretRotated(done))
+            }
             LifeCommand::RotateDue => {
+                // First: what is at the end of its overlap is withdrawn while it can still be tried.
+                let secrets = self.attend_secrets().await;
                 let done = self.rotate_due().await?;
                 let each = done.into_iter().map(|one| {
                     let (new, problem) = match one.result {
@@ -288,7 +335,10 @@ impl LocalBroker {
                         problem,
                     }
                 });
-                Ok(Reply::Rotated(each.collect()))
+                Ok(Reply::Rotated {
+                    keys: each.collect(),
+                    secrets: secrets.into_iter().map(RotatedSecret::from).collect(),
+                })
             }
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use claviger_core::approval::{AnsweredBy, ApprovalId, Question};
 use claviger_core::audit::SecretRef;
-use claviger_core::custody::{CustodyError, CustodyKind};
+use claviger_core::custody::CustodyKind;
 use claviger_core::http::{InjectionKind, Origin};
 use claviger_core::key::{Algorithm, KeyRef};
 use claviger_core::profile::Profile;
@@ -22,10 +22,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::LocalBroker;
 use crate::backup::Recipient;
-use crate::import::{ImportedKey, KeyFormat};
+use crate::import::{ImportedKey, KeyFormat, is_wrapped};
 use crate::keyring::{KeyState, Lock, RotationPlan, SecretReplacement};
 use crate::local::{
     AnswerError, Enforced, KeyCreation, KeyImport, NewKeyError, PendingApproval, SecretCreation,
+    SecretRotation, WrappedImport,
 };
 
 mod backup;
@@ -39,7 +40,7 @@ mod wire;
 pub use backup::{BackedUp, LeftOut};
 pub use client::{Client, ClientError};
 pub use error::{CommandError, Fault, Problem};
-pub use life::{Act, End, LifeCommand, RotatedKey};
+pub use life::{Act, End, LifeCommand, RotatedKey, RotatedSecret};
 pub use server::{ControlError, MAX_CONNECTIONS, SOCKET};
 pub use wire::{MAX_FRAME, PROTOCOL};
 
@@ -293,7 +294,14 @@ pub enum Reply {
     /// It is done to these versions of secrets.
     Secrets(Vec<SecretRef>),
     /// What came of each key that was due.
-    Rotated(Vec<RotatedKey>),
+    Rotated {
+        /// Of keys.
+        keys: Vec<RotatedKey>,
+        /// Of secrets that the host has a rotator for.
+        secrets: Vec<RotatedSecret>,
+    },
+    /// A secret was replaced by its rotator.
+    SecretRotated(SecretRotation),
     /// A text that was made: a checkpoint, a request for a certificate.
     Text(String),
     /// What runs and what does not.
@@ -399,15 +407,8 @@ impl LocalBroker {
                 let record = match (profile.symmetric(), algorithm) {
                     (Some(own), None) => {
                         let custody = custody.unwrap_or_else(|| self.default_custody(own));
-                        match enforced {
-                            Enforced::Keyring => {
-                                self.create_planned_symmetric_key(name, profile, custody, plan, lock)
-                                    .await?
-                            }
-                            Enforced::Hardware => {
-                                return Err(NewKeyError::from(CustodyError::NotEnforced(custody)).into());
-                            }
-                        }
+                        self.create_symmetric_key_with(name, profile, custody, plan, lock, enforced)
+                            .await?
                     }
                     // Of what signs nothing an algorithm was named: that is refused with the right one.
                     (Some(_) | None, algorithm) => {
@@ -430,14 +431,20 @@ impl LocalBroker {
                 format,
                 custody,
             } => {
-                let private = ImportedKey::read(&value()?, format).map_err(NewKeyError::from)?;
-                let import = KeyImport {
-                    name,
-                    profile,
-                    custody,
-                    private,
+                let file = value()?;
+                let record = if is_wrapped(&file, format, custody).map_err(NewKeyError::from)? {
+                    let import = WrappedImport { name, profile, file };
+                    self.import_wrapped_key(import).await?
+                } else {
+                    let private = ImportedKey::read(&file, format).map_err(NewKeyError::from)?;
+                    let import = KeyImport {
+                        name,
+                        profile,
+                        custody,
+                        private,
+                    };
+                    self.import_key(import).await?
                 };
-                let record = self.import_key(import).await?;
                 Ok(Reply::Keys(vec![record.key.clone()]))
             }
             Command::ChangeKey { name, change } => {

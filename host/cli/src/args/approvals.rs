@@ -29,9 +29,13 @@ pub(crate) struct Run {
     /// Ask this web service for approvals, too: `https://…`, which gets JSON and answers with JSON
     #[arg(long, value_name = "URL", value_parser = url, requires = "approver_secret")]
     pub(crate) approver: Option<Target>,
-    /// The secret of the keyring that is sent to it as a bearer token
+    /// The secret of the keyring that signs what is asked and answered (kind `webhook-hmac`), or is sent as a bearer token (kind `bearer`)
     #[arg(long, value_name = "SECRET", requires = "approver")]
     pub(crate) approver_secret: Option<SecretName>,
+    /// The manifest of a rotator: replaces its secret while the agent runs, when that is due or `claviger secret rotate` says so; may be
+    /// given several times
+    #[arg(long, value_name = "MANIFEST")]
+    pub(crate) rotator: Vec<PathBuf>,
     /// Trust the authorities in this file for it, instead of the public ones
     #[arg(long, value_name = "PEM", requires = "approver")]
     pub(crate) approver_authorities: Option<PathBuf>,
@@ -47,7 +51,7 @@ fn url(text: &str) -> Result<Target, String> {
 /// `claviger approvals`.
 #[derive(Debug, Args)]
 pub(crate) struct Approvals {
-    /// Show this one, with exactly what would be signed or sent [default: list all]
+    /// Show this one, with exactly what would be done [default: list all]
     pub(crate) id: Option<ApprovalId>,
 }
 

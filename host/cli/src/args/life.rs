@@ -116,8 +116,8 @@ pub(crate) enum KeyLife {
 /// `claviger secret …`, of a secret's life.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretLife {
-    /// Add a new value that waits beside the one in use until `secret promote`; the same as `secret replace --stage`
-    Rotate(SecretReplace),
+    /// Have a rotator replace a secret at whoever issues it; or, without one, add a new value that waits until `secret promote`
+    Rotate(SecretRotate),
     /// Put the pending value of a secret into use; the one before is kept over its overlap, then destroyed
     Promote {
         /// The secret
@@ -198,6 +198,17 @@ pub(crate) enum SecretLife {
     },
 }
 
+/// `claviger secret rotate`.
+#[derive(Debug, Args)]
+pub(crate) struct SecretRotate {
+    /// The rotator's manifest: has its provider issue a new value, tries it, puts it into use and withdraws the old one. A running host
+    /// that has this keyring open uses its own, which it was started with
+    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["file", "fd", "expires", "rotate_every", "stage"])]
+    pub(crate) with: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) value: SecretReplace,
+}
+
 /// `claviger rotate`.
 #[derive(Debug, Args)]
 pub(crate) struct Rotate {
@@ -207,6 +218,9 @@ pub(crate) struct Rotate {
     /// Only say what is due
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// A rotator's manifest: rotates its secret, too, if that is due. Can be given several times; a running host uses its own
+    #[arg(long, value_name = "MANIFEST", conflicts_with = "dry_run")]
+    pub(crate) with: Vec<PathBuf>,
 }
 
 /// As a plan, and nothing at all.

@@ -85,6 +85,8 @@ pub(crate) enum ImportFormat {
     Openssh,
     /// JSON Web Key (RFC 7517)
     Jwk,
+    /// PEM with `BEGIN TSS2 PRIVATE KEY`: a key that this very TPM wrapped for another program (tpm2-openssl, `tpm2_encodeobject`)
+    Tss2,
 }
 
 impl From<ImportFormat> for Option<KeyFormat> {
@@ -96,6 +98,7 @@ impl From<ImportFormat> for Option<KeyFormat> {
             ImportFormat::Pkcs1 => Some(KeyFormat::Pkcs1),
             ImportFormat::Openssh => Some(KeyFormat::Openssh),
             ImportFormat::Jwk => Some(KeyFormat::Jwk),
+            ImportFormat::Tss2 => Some(KeyFormat::Tss2),
         }
     }
 }

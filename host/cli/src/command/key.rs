@@ -75,7 +75,8 @@ pub(crate) fn keys_of(reply: Reply) -> Result<Vec<KeyRef>, Failure> {
         Reply::Keys(keys) => Ok(keys),
         Reply::Done { .. }
         | Reply::Secrets(_)
-        | Reply::Rotated(_)
+        | Reply::Rotated { .. }
+        | Reply::SecretRotated(_)
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)

@@ -7,7 +7,7 @@ use claviger_core::{KeyName, SecretName};
 
 use crate::args::SecretValue;
 use crate::args::life::{KeyLife, Plan, SecretLife};
-use crate::command::{key, secret};
+use crate::command::{key, rotator, secret};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 
@@ -61,7 +61,12 @@ pub(crate) fn key(cx: &Context, args: KeyLife) -> Result<Exit, Failure> {
 pub(crate) fn secret(cx: &Context, args: SecretLife) -> Result<Exit, Failure> {
     let end = |name: SecretName, end| LifeCommand::EndSecret { name, end };
     let command = match args {
-        SecretLife::Rotate(args) => return secret::stage(cx, args),
+        SecretLife::Rotate(args) => {
+            return match args.with {
+                Some(manifest) => rotator::rotate(cx, args.value.name, &manifest),
+                None => secret::stage(cx, args.value),
+            };
+        }
         SecretLife::Promote { name } => LifeCommand::PromoteSecret { name },
         SecretLife::Cancel { name } => LifeCommand::CancelSecret { name },
         SecretLife::Plan {

@@ -18,6 +18,7 @@ pub(crate) mod life;
 pub(crate) mod new;
 pub(crate) mod panic;
 pub(crate) mod pin;
+pub(crate) mod rotator;
 pub(crate) mod run;
 pub(crate) mod secret;
 pub(crate) mod ssh_agent;

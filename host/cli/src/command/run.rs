@@ -2,11 +2,12 @@
 
 use std::error::Error as _;
 use std::io::Read as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use claviger::{
-    Answer, CacheEvent, Compiler, CompilerCommand, Host, InstanceEnd, MAX_INPUT, OutputSink, RunInput,
-    RunReport, StopLimit,
+    Answer, CacheEvent, Compiler, CompilerCommand, Host, HostBuilder, InstanceEnd, MAX_INPUT, OutputSink,
+    RunInput, RunReport, StopLimit,
 };
 use claviger_broker::LocalBroker;
 use claviger_core::name::escape;
@@ -14,6 +15,7 @@ use claviger_core::{AgentName, Approver, Broker, Manifest};
 
 use crate::args::Run;
 use crate::asking;
+use crate::command::rotator;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::file::read_bounded;
@@ -31,7 +33,15 @@ pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
     let file = ManifestFile::read_to_obey(&args.manifest.path)?;
     // Warnings are for `claviger check`: a run every minute would bury what matters.
     let (manifest, _) = file.parse(&cx.out)?;
+    if manifest.rotates.is_some() {
+        return Err(Failure::failed(format!(
+            "the manifest `{}` is a rotator's, which is run by a rotation",
+            file.path.display()
+        ))
+        .help("`claviger secret rotate NAME --with MANIFEST` rotates its secret"));
+    }
     let component = file.component(&manifest)?;
+    let rotators = rotator::read(cx, &args.rotator)?;
     let input = input(args)?;
     let agent = manifest.agent.name.clone();
     let mut approvers = asking::approvers(cx, args.ask)?;
@@ -44,10 +54,13 @@ pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
                 hook.attach(broker);
             }
             say_what_is_stopped(cx, broker, &agent);
+            let manifests = rotators.iter().map(|one| one.file.path.as_path());
+            let host = build_host(cx, broker, manifests.chain([file.path.as_path()]))?;
+            rotator::load(cx, broker, &host, &rotators).await?;
             // What is due while the agent runs is done while it runs.
             let _schedule = broker.schedule();
             let before = uses(broker, &agent);
-            let report = load_and_run(cx, broker, &manifest, &file, &component, input).await?;
+            let report = load_and_run(cx, &host, &manifest, &file, &component, input).await?;
             let after = uses(broker, &agent);
             let spent: Vec<_> = after
             .into_iter()
@@ -61,14 +74,12 @@ pub(crate) fn run(cx: &Context, args: &Run) -> Result<Exit, Failure> {
     show(cx, &agent, &report, &uses, not_approved)
 }
 
-async fn load_and_run(
+/// A host on this broker, whose agents reach neither the keyring nor this program, and write none of these manifests.
+pub(crate) fn build_host<'a>(
     cx: &Context,
     broker: &Arc<LocalBroker>,
-    manifest: &Manifest,
-    file: &ManifestFile,
-    component: &[u8],
-    input: String,
-) -> Result<RunReport, Failure> {
+    manifests: impl IntoIterator<Item = &'a Path>,
+) -> Result<Host, Failure> {
     let keyring = broker.keyring();
     let cache_key = broker.compile_cache_key()?;
     let program = std::env::current_exe()
@@ -84,10 +95,20 @@ async fn load_and_run(
             vec!["__compile".into()],
         )))
         .keep_from_agents(keyring.folder())
-        .keep_from_writing(&file.path)
         .keep_from_writing(program_path)
-        .cache(keyring.folder().join(CACHE_FOLDER), cache_key)
-        .build()?;
+        .cache(keyring.folder().join(CACHE_FOLDER), cache_key);
+    let host = manifests.into_iter().fold(host, HostBuilder::keep_from_writing);
+    Ok(host.build()?)
+}
+
+async fn load_and_run(
+    cx: &Context,
+    host: &Host,
+    manifest: &Manifest,
+    file: &ManifestFile,
+    component: &[u8],
+    input: String,
+) -> Result<RunReport, Failure> {
     let agent = progress::during(
         &cx.out,
         "compiling the agent",
@@ -270,20 +291,20 @@ const fn limit_words(limit: StopLimit) -> &'static str {
 
 /// An agent's output on stderr: line by line, escaped, each line marked with the agent's name, so that none can pass for ours.
 #[derive(Clone)]
-struct Lines {
+pub(crate) struct Lines {
     mark: String,
     rest: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Lines {
-    fn new(agent: &AgentName) -> Self {
+    pub(crate) fn new(agent: &AgentName) -> Self {
         Self {
             mark: format!("{agent} | "),
             rest: Arc::default(),
         }
     }
 
-    fn sink(&self) -> OutputSink {
+    pub(crate) fn sink(&self) -> OutputSink {
         let lines = self.clone();
         OutputSink::new(move |bytes| lines.take(bytes))
     }

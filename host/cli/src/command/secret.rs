@@ -90,7 +90,8 @@ pub(crate) fn secrets_of(reply: Reply) -> Result<Vec<SecretRef>, Failure> {
         Reply::Secrets(secrets) => Ok(secrets),
         Reply::Done { .. }
         | Reply::Keys(_)
-        | Reply::Rotated(_)
+        | Reply::Rotated { .. }
+        | Reply::SecretRotated(_)
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)

@@ -1,12 +1,13 @@
 //! `claviger status` and `claviger rotate --due`: what is due, stuck, expiring, weak, suspended or deleted, and rotating what is due.
 
 use claviger_broker::local::Due;
-use claviger_broker::operator::{Command as Order, LifeCommand, Reply};
+use claviger_broker::operator::{LifeCommand, Reply};
 
 use crate::args::life::Rotate;
+use crate::command::rotator;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::operate::{order, unexpected};
+use crate::operate::unexpected;
 use crate::output::{columns, shown};
 use crate::overview::{self, Concern};
 
@@ -42,11 +43,13 @@ pub(crate) fn rotate(cx: &Context, args: &Rotate) -> Result<Exit, Failure> {
     if args.dry_run {
         return dry_run(cx);
     }
-    let done = match order(cx, Order::Life(LifeCommand::RotateDue), None)? {
-        Reply::Rotated(done) => done,
+    let files = rotator::read(cx, &args.with)?;
+    let (done, secrets) = match rotator::order_with(cx, LifeCommand::RotateDue, &files)? {
+        Reply::Rotated { keys, secrets } => (keys, secrets),
         Reply::Done { .. }
         | Reply::Keys(_)
         | Reply::Secrets(_)
+        | Reply::SecretRotated(_)
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
@@ -66,8 +69,18 @@ pub(crate) fn rotate(cx: &Context, args: &Rotate) -> Result<Exit, Failure> {
             shown(&format!("{} {}: {what}", one.key, why(one.due)))
         });
     }
-    if done.is_empty() && !cx.out.is_json() {
-        cx.out.note("no key is due");
+    for one in &secrets {
+        match rotator::tell(cx, one) {
+            Exit::Done => {}
+            other => exit = other,
+        }
+    }
+    if done.is_empty() && secrets.is_empty() && !cx.out.is_json() {
+        cx.out.note(if files.is_empty() {
+            "no key is due"
+        } else {
+            "no key and no secret is due"
+        });
     }
     Ok(exit)
 }

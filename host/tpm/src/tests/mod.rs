@@ -17,6 +17,7 @@ mod revocation;
 mod revocation_kinds;
 mod sealing;
 mod unusable;
+mod wrapped;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -17,8 +17,11 @@ use super::secrets::{NewSecretError, Opening};
 use super::{Instance, LocalBroker};
 use crate::keyring::{KeyState, KeyringError, LifeEvent, SecretRecord};
 
+mod registered;
 mod step;
 
+pub use registered::Attended;
+pub(super) use registered::Registered;
 pub(super) use step::{Doing, Rotations, Step};
 use step::{Ended, Turn};
 
@@ -35,10 +38,20 @@ pub struct SecretRotation {
     pub new: SecretRef,
     /// When it expires, if its provider said so.
     pub expires: Option<Timestamp>,
-    /// The version that was in use before, if one was, and what becomes of it.
-    pub old: Option<(SecretRef, Replaced)>,
+    /// What was in use before, if anything was.
+    pub old: Option<OldVersion>,
     /// What was withdrawn at the provider, of this rotation and of earlier ones.
     pub withdrawn: Vec<Withdrawal>,
+}
+
+/// A version that was replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OldVersion {
+    /// Which.
+    pub secret: SecretRef,
+    /// What becomes of it.
+    pub becomes: Replaced,
 }
 
 /// What becomes of a version that was replaced.
@@ -80,6 +93,17 @@ pub enum WithdrawalEnd {
     StillTaken,
     /// It was not withdrawn, and is tried again by the next rotation. Escaped.
     Failed(String),
+}
+
+impl Withdrawal {
+    /// Whether the credential may be good at its provider on.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        match self.end {
+            WithdrawalEnd::Refused | WithdrawalEnd::NotSeen => false,
+            WithdrawalEnd::StillTaken | WithdrawalEnd::Failed(_) => true,
+        }
+    }
 }
 
 /// Why a secret was not rotated.
@@ -206,9 +230,9 @@ impl LocalBroker {
             );
         }
         let expires = self.keyring.secret_record(&new).and_then(|record| record.expires);
-        let old = before.map(|record| {
-            let becomes = self.becomes(&record, &withdrawn);
-            (record.secret.clone(), becomes)
+        let old = before.map(|record| OldVersion {
+            secret: record.secret.clone(),
+            becomes: self.becomes(&record, &withdrawn),
         });
         Ok(SecretRotation {
             new,

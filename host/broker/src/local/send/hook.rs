@@ -8,18 +8,21 @@ use bytes::Bytes;
 use claviger_core::approval::Question;
 use claviger_core::audit::{RequestLine, RequestPurpose, Settlement, Traffic, Use};
 use claviger_core::egress::{BodyStream, Destination, Egress, Fault, Frame, Lane, Outgoing, Plan, SendError};
-use claviger_core::http::{HttpGrant, Injection, Method, Origin, Target};
+use claviger_core::http::{HttpGrant, Injection, Method, Origin, Target, WebhookScheme};
 use claviger_core::manifest::Bytes as Quantity;
 use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{ContentDigest, Permit, Refusal};
 
 use super::super::LocalBroker;
+use super::signed::{self, FIELDS, NotSigned};
 use super::slots::{Filling, fill};
 use super::{Credentials, Exchange, HttpTerms, no_egress};
 use crate::guard;
 
 /// An answer has at most this many bytes: a word and a reason.
 pub const MAX_HOOK_ANSWER: u64 = 16 * 1024;
+/// The status of an answer that decides something. Any other is none yet, or an error, whoever says so.
+const DECIDED: u16 = 200;
 /// One exchange takes at most this long: a service may think about its answer, and be asked again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -30,16 +33,29 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// At this URL, under the terms of a grant to its origin: whom to trust, which private networks, and the secret that is attached.
+    /// At this URL, under the terms of a grant to its origin: whom to trust, which private networks, and the secret that is attached. One that
+    /// signs the question (`webhook-hmac` by the convention of Standard Webhooks) must sign the answer, too.
     #[must_use]
     pub fn new(target: Target, grant: &HttpGrant) -> Self {
         let mut grant = grant.clone();
         grant.answer.max = Quantity(MAX_HOOK_ANSWER);
         grant.timeout = PATIENCE;
+        grant.answer.headers = FIELDS.iter().filter_map(|name| name.parse().ok()).collect();
         Self {
             terms: HttpTerms::new(Arc::new(grant)),
             target,
         }
+    }
+
+    /// Whether its answers are signed.
+    fn signs(&self) -> bool {
+        matches!(
+            self.terms.grant.inject,
+            Some(Injection::WebhookHmac {
+                scheme: WebhookScheme::Standard,
+                ..
+            })
+        )
     }
 
     /// Where it is.
@@ -65,6 +81,9 @@ pub enum HookError {
     /// It was asked, and the exchange failed.
     #[error(transparent)]
     Failed(#[from] SendError),
+    /// Somebody answered, and did not sign that with the secret that the question was signed with.
+    #[error(transparent)]
+    NotSigned(#[from] NotSigned),
 }
 
 impl From<Denial> for HookError {
@@ -78,7 +97,7 @@ impl LocalBroker {
     /// Dropping the future closes the connection.
     ///
     /// # Errors
-    /// When it is not sent, or there is no answer.
+    /// When it is not sent, or there is no answer; or the answer has status 200 and is not signed, by a service that signs.
     pub async fn ask_webhook(
         &self,
         hook: &Webhook,
@@ -117,6 +136,7 @@ impl LocalBroker {
                 return Err(denial.into());
             }
         };
+        let signing = hook.signs().then(|| plan.watched.first().cloned()).flatten();
         let answered = tokio::select! {
             // What was stopped is not begun.
             biased;
@@ -124,9 +144,9 @@ impl LocalBroker {
             answered = answer(egress, &permit, plan) => answered,
         };
         let settlement = match &answered {
-            Ok((status, body)) => {
-                traffic.status = Some(*status);
-                traffic.received = u64::try_from(body.len()).unwrap_or(u64::MAX);
+            Ok(heard) => {
+                traffic.status = Some(heard.status);
+                traffic.received = u64::try_from(heard.body.len()).unwrap_or(u64::MAX);
                 Settlement::Released
             }
             Err(error) => {
@@ -137,7 +157,13 @@ impl LocalBroker {
             }
         };
         permit.observe(settlement, traffic);
-        Ok(answered?)
+        let heard = answered?;
+        if heard.status == DECIDED
+            && let Some(secret) = &signing
+        {
+            signed::check(secret.expose(), &heard.headers, &heard.body, self.clock.now())?;
+        }
+        Ok((heard.status, heard.body))
     }
 
     /// The host's own request, on the log like an agent's, and not counted as a use.
@@ -235,9 +261,20 @@ impl LocalBroker {
     }
 }
 
-async fn answer(egress: &Arc<dyn Egress>, permit: &Permit, plan: Plan) -> Result<(u16, Bytes), SendError> {
+/// What came back.
+struct Heard {
+    status: u16,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Bytes,
+}
+
+async fn answer(egress: &Arc<dyn Egress>, permit: &Permit, plan: Plan) -> Result<Heard, SendError> {
     let answer = egress.send(permit, plan).await?;
-    Ok((answer.status, short(answer.body).await?))
+    Ok(Heard {
+        status: answer.status,
+        headers: answer.headers,
+        body: short(answer.body).await?,
+    })
 }
 
 /// Reads an answer that is no longer than it may be.

@@ -27,12 +27,14 @@ mod issue;
 mod memory;
 mod prepared;
 mod proof;
+mod signed;
 mod slots;
 mod terms;
 
 pub(super) use exchange::{Exchange, Exchanges, Stop, may_have_left};
 pub use hook::{HookError, MAX_HOOK_ANSWER, Webhook};
 pub(super) use memory::{Memory, Wasted};
+pub use signed::NotSigned;
 pub(super) use terms::{Credentials, HttpTerms};
 
 use body::outgoing;

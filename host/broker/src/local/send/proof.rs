@@ -15,7 +15,7 @@ use claviger_core::refusal::{Denial, Rule};
 use claviger_core::{BoxFuture, GrantAlias, KeyName, KeyRef, Permit, Refusal, Secret, Signature};
 use rand_core::{OsRng, RngCore as _};
 
-use super::super::perform::signs;
+use super::super::perform::{failed, signs};
 use super::super::tokens::Verifier;
 use super::super::{Instance, LocalBroker};
 use super::slots::field;
@@ -246,14 +246,8 @@ impl LocalBroker {
         record: &Arc<KeyRecord>,
         framed: &Framed,
     ) -> Result<Signature, Denial> {
-        let key = self
-            .open_key(record)
-            .await
-            .map_err(|error| custody(&error.to_string()))?;
-        let signature = key
-            .sign(permit, framed)
-            .await
-            .map_err(|error| custody(&error.to_string()))?;
+        let key = self.open_key(record).await.map_err(|error| failed(&error))?;
+        let signature = key.sign(permit, framed).await.map_err(|error| failed(&error))?;
         self.may_finish_with(record)?;
         Ok(signature)
     }

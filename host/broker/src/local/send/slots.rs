@@ -86,19 +86,7 @@ fn webhook(scheme: WebhookScheme, with: &Filling<'_>) -> Result<Vec<Slot>, Denia
                 .try_fill_bytes(&mut random)
                 .map_err(|_| failed("the system gives no random numbers"))?;
             let id = format!("msg_{}", hex::encode(random));
-            // Standard Webhooks writes keys as `whsec_` and base64 of the bytes.
-            let decoded = match key.strip_prefix(b"whsec_") {
-                Some(text) => {
-                    let mut bytes = Zeroizing::new(vec![0; text.len()]);
-                    let length = Base64::decode(text, &mut bytes)
-                        .map_err(|_| failed("the secret is not `whsec_` and base64"))?
-                        .len();
-                    bytes.truncate(length);
-                    bytes
-                }
-                None => Zeroizing::new(key.to_vec()),
-            };
-            let mac = mac(&decoded, &[id.as_bytes(), b".", time, b".", body])?;
+            let mac = mac(&standard_key(key)?, &[id.as_bytes(), b".", time, b".", body])?;
             let encoded = Base64::encode_string(&mac);
             Ok(vec![
                 field("webhook-id", &[id.as_bytes()])?,
@@ -107,6 +95,19 @@ fn webhook(scheme: WebhookScheme, with: &Filling<'_>) -> Result<Vec<Slot>, Denia
             ])
         }
     }
+}
+
+/// Standard Webhooks writes keys as `whsec_` and base64 of the bytes.
+pub(super) fn standard_key(key: &[u8]) -> Result<Zeroizing<Vec<u8>>, Denial> {
+    let Some(text) = key.strip_prefix(b"whsec_") else {
+        return Ok(Zeroizing::new(key.to_vec()));
+    };
+    let mut bytes = Zeroizing::new(vec![0; text.len()]);
+    let length = Base64::decode(text, &mut bytes)
+        .map_err(|_| failed("the secret is not `whsec_` and base64"))?
+        .len();
+    bytes.truncate(length);
+    Ok(bytes)
 }
 
 fn mac(key: &[u8], parts: &[&[u8]]) -> Result<[u8; 32], Denial> {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use claviger_core::admission::CapabilityKind;
-use claviger_core::custody::CustodyError;
 use claviger_core::key::{KeyId, KeyIdentity, KeyVersion};
 use claviger_core::manifest::{Bytes, MacRight, SealRight};
 use claviger_core::profile::{InputError, MacRule, SealRule};
@@ -195,8 +194,4 @@ pub(super) fn unfit(error: &InputError) -> Denial {
         InputError::Context(_) => Rule::Content,
     };
     Denial::new(Refusal::Invalid, rule, &error.to_string())
-}
-
-pub(super) fn failed(error: &CustodyError) -> Denial {
-    Denial::new(Refusal::Unavailable, Rule::Custody, &error.to_string())
 }

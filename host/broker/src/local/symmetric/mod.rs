@@ -15,14 +15,14 @@ use claviger_core::{
 };
 
 use super::admit::AdmittedGrant;
-use super::perform::no_such_grant;
+use super::perform::{failed, no_such_grant};
 use super::{Instance, LocalBroker};
 use crate::guard;
 
 mod find;
 mod ready;
 
-use find::{failed, macs, sealing};
+use find::{macs, sealing};
 use ready::{ToGenerate, ToSeal, ToUnseal, ToVerify};
 
 /// One use, before it is decided.

@@ -266,7 +266,10 @@ async fn every_command_of_a_life_survives_the_socket_and_does_what_its_function_
         .await;
     assert_eq!(
         due.unwrap(),
-        Reply::Rotated(Vec::new()),
+        Reply::Rotated {
+            keys: Vec::new(),
+            secrets: Vec::new(),
+        },
         "what is gone is not due"
     );
 }

@@ -8,7 +8,9 @@ use claviger_core::audit::{SecretRef, SecretSource};
 use claviger_core::egress::{Fault, SendError};
 use claviger_core::rotator::{RotationStep, Rotator, RotatorError};
 
-use super::super::{Replaced, SecretRotation, SecretRotationError, WITHDRAWAL, WithdrawalEnd};
+use super::super::{
+    Attended, OldVersion, Replaced, SecretRotation, SecretRotationError, WITHDRAWAL, WithdrawalEnd,
+};
 use super::web::{CANARY, Scene, Script, head, refused, rest};
 use super::*;
 use crate::keyring::{LifeEvent, SecretReplacement};
@@ -148,6 +150,11 @@ fn at(version: u32) -> SecretRef {
     }
 }
 
+fn old(version: u32, becomes: Replaced) -> Option<OldVersion> {
+    let secret = at(version);
+    Some(OldVersion { secret, becomes })
+}
+
 fn state(scene: &Scene, version: u32) -> KeyState {
     scene
         .broker()
@@ -196,7 +203,7 @@ async fn a_secret_is_issued_probed_promoted_and_the_old_one_withdrawn_and_seen_t
         SecretRotation {
             new: at(2),
             expires: None,
-            old: Some((at(1), Replaced::ByHand)),
+            old: old(1, Replaced::ByHand),
             withdrawn: Vec::new(),
         }
     );
@@ -217,7 +224,7 @@ async fn a_secret_is_issued_probed_promoted_and_the_old_one_withdrawn_and_seen_t
     will(&scene, &[(201, THIRD), (200, "me"), (204, ""), (401, "no")]);
     let second = scene.broker().rotate_secret(&bot).await.unwrap();
     assert_eq!(second.new, at(3));
-    assert_eq!(second.old, Some((at(2), Replaced::Withdrawn)));
+    assert_eq!(second.old, old(2, Replaced::Withdrawn));
     assert_eq!(second.withdrawn[0].end, WithdrawalEnd::Refused);
     let issued: Timestamp = START.parse().unwrap();
     assert_eq!(second.expires, Some(issued + SignedDuration::from_secs(3600)));
@@ -262,7 +269,7 @@ async fn an_old_value_is_withdrawn_after_its_overlap_and_not_before() {
     scene.broker().rotate_secret(&bot).await.unwrap();
     will(&scene, &[(201, THIRD), (200, "me")]);
     let rotation = scene.broker().rotate_secret(&bot).await.unwrap();
-    let Some((_, Replaced::Later { after })) = rotation.old else {
+    let Some(Replaced::Later { after }) = rotation.old.as_ref().map(|old| old.becomes) else {
         panic!("{rotation:?}");
     };
     assert_eq!(
@@ -710,4 +717,51 @@ async fn a_component_that_does_its_part_and_complains_is_judged_by_the_provider(
     assert!(matches!(error, SecretRotationError::Unclear { .. }), "{error}");
     assert!(!error.to_string().contains('\x1b'));
     assert_eq!(state(&scene, 2), KeyState::Pending);
+}
+
+#[tokio::test]
+async fn a_secret_that_its_provider_ends_is_replaced_in_the_last_third_of_its_life() {
+    let scene = Scene::new().await;
+    let bot = Arc::new(Bot::of(&scene, ROTATOR).await);
+    let broker = scene.broker();
+    assert!(
+        broker.attend_secrets().await.is_empty(),
+        "no rotator, nothing to do"
+    );
+    broker.add_rotator(bot.clone());
+    assert!(broker.attend_secrets().await.is_empty(), "no plan and no end");
+    will(&scene, &[(201, THIRD), (200, "me")]);
+    broker.rotate_secret(bot.as_ref()).await.unwrap();
+    scene.fixture.clock.advance(SignedDuration::from_secs(2399));
+    assert!(broker.attend_secrets().await.is_empty(), "it lives for an hour");
+    scene.fixture.clock.advance(SignedDuration::from_secs(1));
+    will(&scene, &[(201, ISSUED), (200, "me"), (204, ""), (401, "")]);
+    let done = broker.attend_secrets().await;
+    let [Attended::Rotated(_, Ok(rotation))] = done.as_slice() else {
+        panic!("{done:?}");
+    };
+    assert_eq!(
+        (rotation.new.clone(), &rotation.old),
+        (at(3), &old(2, Replaced::Withdrawn))
+    );
+    assert!(broker.attend_secrets().await.is_empty());
+
+    // By a plan; and a provider that is down is left alone for an hour by a host that looks every minute.
+    let day = Duration::from_secs(86_400);
+    broker
+        .plan_secret(&name("github"), Some(day), Duration::ZERO, None)
+        .unwrap();
+    scene.fixture.clock.advance(SignedDuration::from_secs(86_400));
+    scene.web.will(Script::Fail(Fault::NoConnection));
+    broker.look_after_secrets().await;
+    let asked = seen(&scene).len();
+    for _ in 0..59 {
+        scene.fixture.clock.advance(SignedDuration::from_secs(60));
+        broker.look_after_secrets().await;
+    }
+    assert_eq!(seen(&scene).len(), asked);
+    scene.fixture.clock.advance(SignedDuration::from_secs(60));
+    will(&scene, &[(201, THIRD), (200, "me"), (204, ""), (401, "")]);
+    broker.look_after_secrets().await;
+    assert_eq!(broker.keyring().secret(&name("github")).unwrap().secret, at(4));
 }
