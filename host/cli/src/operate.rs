@@ -21,25 +21,24 @@ use crate::unlock::{PATIENCE, runtime, with_broker};
 
 /// Has it done, with the value that goes beside it if it takes one. Where a host does it, no passphrase is asked for.
 pub(crate) fn order(cx: &Context, command: Command, value: Option<Secret>) -> Result<Reply, Failure> {
-    order_with(cx, command, value, None, async |_| Ok(()))
+    done_after(cx, command, value, None, async |_| Ok(()))
 }
 
 /// As [`order`], of a command that gives a file.
 pub(crate) fn order_into(cx: &Context, command: Command, file: &File) -> Result<Reply, Failure> {
-    order_with(cx, command, None, Some(file), async |_| Ok(()))
+    done_after(cx, command, None, Some(file), async |_| Ok(()))
 }
 
 /// As [`order`]; where no host does it, the broker is prepared for it first.
 pub(crate) fn order_after(
     cx: &Context,
     command: Command,
-    value: Option<Secret>,
     prepare: impl AsyncFnOnce(&Arc<LocalBroker>) -> Result<(), Failure>,
 ) -> Result<Reply, Failure> {
-    order_with(cx, command, value, None, prepare)
+    done_after(cx, command, None, None, prepare)
 }
 
-fn order_with(
+fn done_after(
     cx: &Context,
     command: Command,
     value: Option<Secret>,
@@ -167,9 +166,9 @@ pub(crate) fn done(cx: &Context, reply: Reply) -> Result<(), Failure> {
         | Reply::Text(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
-        | Reply::BackedUp(_)
         | Reply::Rotated { .. }
         | Reply::SecretRotated(_)
+        | Reply::BackedUp(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }
@@ -183,9 +182,9 @@ pub(crate) fn text(reply: Reply) -> Result<String, Failure> {
         | Reply::Secrets(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
-        | Reply::BackedUp(_)
         | Reply::Rotated { .. }
         | Reply::SecretRotated(_)
+        | Reply::BackedUp(_)
         | Reply::Approval(_) => Err(unexpected()),
     }
 }

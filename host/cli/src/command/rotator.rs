@@ -95,7 +95,7 @@ pub(crate) fn order_with(
     command: LifeCommand,
     files: &[RotatorFile],
 ) -> Result<Reply, Failure> {
-    order_after(cx, Order::Life(command), None, async |broker| {
+    order_after(cx, Order::Life(command), async |broker| {
         if files.is_empty() {
             return Ok(());
         }
@@ -125,9 +125,9 @@ pub(crate) fn rotate(cx: &Context, name: SecretName, manifest: &Path) -> Result<
         | Reply::Secrets(_)
         | Reply::Rotated { .. }
         | Reply::Text(_)
+        | Reply::BackedUp(_)
         | Reply::Status(_)
         | Reply::Approvals(_)
-        | Reply::BackedUp(_)
         | Reply::Approval(_) => return Err(unexpected()),
     };
     cx.out.value(&rotation, |rotation| shown(&in_words(rotation)));
