@@ -169,9 +169,9 @@ fn scene(bao: &Bao) -> Scene {
     let manifest = include_str!("../../examples/openbao-rotator/manifest.toml")
         .replace("https://bao.example.com:8200", &bao.origin())
         .replace(
-            "] }\ninject",
+            " }\ninject",
             &format!(
-                "], private-network = [\"127.0.0.0/8\", \"::1/128\"], authorities = '''\n{}''' }}\ninject",
+                ", private-network = [\"127.0.0.0/8\", \"::1/128\"], authorities = '''\n{}''' }}\ninject",
                 bao.authority()
             ),
         );

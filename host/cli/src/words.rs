@@ -53,6 +53,14 @@ pub(crate) fn world(manifest: &Manifest) -> Vec<String> {
             "replaces secret `{}`, and sees no value of it: the new one is taken at `{}` from an answer under `{}`, and tried under `{}`",
             rotates.secret, rotates.capture.value, rotates.issue, rotates.probe
         ));
+        match &rotates.capture.id {
+            Some(id) => lines.push(format!(
+                "is told, and the log is, what the provider calls it: what is at `{id}`"
+            )),
+            None => lines.push(
+                "withdraws nothing at the provider: the manifest does not say where its `id` is".to_owned(),
+            ),
+        }
     }
     if lines.is_empty() {
         lines.push("sees no arguments, variables or files".to_owned());

@@ -12,12 +12,16 @@ use crate::digest::{ComponentDigest, ContentDigest, ManifestDigest};
 use crate::egress::Fault;
 use crate::future::BoxFuture;
 use crate::http::{InjectionKind, Origin};
-use crate::key::{KeyAlgorithm, KeyRef, KeyVersion};
-use crate::name::{AgentName, GrantAlias, KeyName, SecretName};
+use crate::key::{KeyAlgorithm, KeyRef};
+use crate::name::{AgentName, GrantAlias, SecretName};
 use crate::proposal::Wish;
 use crate::refusal::{Refusal, Rule};
 use crate::request::InstanceId;
 use crate::rotator::ProviderId;
+
+mod credential;
+
+pub use credential::{CredentialName, SecretRef, SecretSource};
 
 pub use crate::approval::{ApprovalEnd, ApprovalRequest};
 
@@ -458,55 +462,6 @@ pub struct Traffic {
     /// How the exchange failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
-}
-
-/// Names a credential.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CredentialName {
-    /// A key.
-    Key(KeyName),
-    /// A secret.
-    Secret(SecretName),
-}
-
-/// Names one version of a secret.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct SecretRef {
-    /// The secret.
-    pub name: SecretName,
-    /// Which version of it.
-    pub version: KeyVersion,
-}
-
-impl std::fmt::Display for SecretRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{}", self.name, self.version)
-    }
-}
-
-/// Who put a secret into the keyring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SecretSource {
-    /// An operator.
-    Operator,
-    /// An authorization server, which rotated a refresh token.
-    Server,
-    /// Whoever issues it, asked by a rotator.
-    Rotator,
-}
-
-impl SecretSource {
-    /// The name in the keyring and on the log.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Operator => "operator",
-            Self::Server => "server",
-            Self::Rotator => "rotator",
-        }
-    }
 }
 
 /// What came of an authorised use.

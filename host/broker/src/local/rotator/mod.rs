@@ -324,7 +324,7 @@ impl LocalBroker {
             .rotations
             .begin(name)
             .ok_or_else(|| SecretRotationError::Busy(name.clone()))?;
-        Ok(self.withdraw_replaced(rotator, &turn).await?)
+        self.withdraw_replaced(rotator, &turn).await
     }
 
     async fn withdraw_replaced(

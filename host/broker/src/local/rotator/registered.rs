@@ -61,11 +61,9 @@ impl LocalBroker {
     /// Has this secret rotated by this rotator from now on: when its plan says so, when two thirds of its life are over, and when an
     /// operator says so. Another one for the same secret takes its place.
     pub fn add_rotator(&self, rotator: Arc<dyn Rotator>) {
-        let one = One {
-            retry: None,
-            rotator: Arc::clone(&rotator),
-        };
-        self.rotators.lock().insert(rotator.secret().clone(), one);
+        let secret = rotator.secret().clone();
+        let one = One { retry: None, rotator };
+        self.rotators.lock().insert(secret, one);
     }
 
     /// The rotator of a secret, if this host has one.
