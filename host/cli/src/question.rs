@@ -186,7 +186,7 @@ fn endings(content: &Content, text: &str, out: &mut String) {
 
 fn compared(before: &str, text: &str, last: &Content, out: &mut String) {
     if before == text && last.left_out() == 0 {
-        out.push_str("the same as what was approved last\n");
+        out.push_str("the content is the same as that of what was approved last; what is above may differ\n");
     } else {
         out.push_str("against what was approved last under this grant:\n");
     }

@@ -64,14 +64,55 @@ impl Keyring {
         succession: Succession,
         now: Timestamp,
     ) -> Result<KeyRotation, KeyringError> {
+        self.rotate_if(&new, of, &|_| true, succession, now)
+    }
+
+    /// As [`Keyring::rotate`], if the version in use is where it was seen: what an operator stops while a new one is made stays stopped.
+    ///
+    /// # Errors
+    /// As there, and when it was changed.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the material is wiped when this returns"
+    )]
+    pub(crate) fn rotate_seen(
+        &self,
+        new: NewKey,
+        seen: &KeyRecord,
+        of: KeyVersion,
+        succession: Succession,
+        now: Timestamp,
+    ) -> Result<KeyRotation, KeyringError> {
+        let life = seen.life();
+        self.rotate_if(&new, of, &|current| current.life() == life, succession, now)
+    }
+
+    fn rotate_if(
+        &self,
+        new: &NewKey,
+        of: KeyVersion,
+        as_seen: &dyn Fn(&KeyRecord) -> bool,
+        succession: Succession,
+        now: Timestamp,
+    ) -> Result<KeyRotation, KeyringError> {
         let mut file = self.file();
         new.plan.check()?;
-        let old = self.refuse_rotation(&new, of, succession)?;
+        let old = self.refuse_rotation(new, of, succession)?;
+        if !as_seen(&old) {
+            return Err(KeyringError::KeyExists {
+                key: new.key.clone(),
+                problem: format!(
+                    "`{}` was changed meanwhile, and is {} now",
+                    old.key,
+                    old.standing()
+                ),
+            });
+        }
         let mut list = file.meta.list()?;
         if list.len() >= MAX_KEYS {
             return Err(KeyringError::Full);
         }
-        let mut record = new_record(&new, now);
+        let mut record = new_record(new, now);
         let mut changed = Vec::new();
         match succession {
             Succession::Staged => record.state = KeyState::Pending,

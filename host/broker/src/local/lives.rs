@@ -45,7 +45,7 @@ impl Logged for SecretRecord {
 
     /// What a rotator replaced may be kept for longer than its plan says, until its provider was seen to refuse it.
     fn longest_overlap(&self) -> Duration {
-        self.overlap.max(WITHDRAWAL)
+        self.overlap.saturating_add(WITHDRAWAL)
     }
 
     async fn log(broker: &LocalBroker, changed: &[Arc<Self>]) -> Result<(), NewSecretError> {

@@ -51,6 +51,9 @@ pub enum ResealError {
         /// How hard it would be.
         to: Assurance,
     },
+    /// The keyring's TPM was not told yet that these are revoked.
+    #[error("nothing was sealed anew: the keyring's TPM was not told yet of every revocation: {}", .0.join("; "))]
+    Untold(Vec<String>),
     /// Keys live in the TPM that the keyring would leave.
     #[error("nothing was sealed anew: {} live in the keyring's TPM and cannot leave it", .0.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))]
     Resident(Vec<KeyRef>),
@@ -91,6 +94,12 @@ impl LocalBroker {
         }
         let keys = self.keyring.keys();
         if info.root.settings != root.spec.settings || info.root.kind != root.spec.kind {
+            // Another TPM knows nothing of them, and this one is not asked again.
+            self.enforce_revocations().await;
+            let untold = self.unenforced();
+            if !untold.is_empty() {
+                return Err(ResealError::Untold(untold));
+            }
             let mut stay = Vec::new();
             for record in keys.iter().filter(|record| is_left_out(record)) {
                 if !self.moves(record, &root).await? {

@@ -55,6 +55,16 @@ impl LocalBroker {
         rotation: Rotation,
     ) -> Result<Arc<KeyRecord>, NewKeyError> {
         let current = self.current_key(name)?;
+        self.rotate_seen(&current, rotation).await
+    }
+
+    /// As [`LocalBroker::rotate_key`], of what was seen: if it was stopped since, it is not rotated.
+    pub(super) async fn rotate_seen(
+        &self,
+        current: &KeyRecord,
+        rotation: Rotation,
+    ) -> Result<Arc<KeyRecord>, NewKeyError> {
+        let name = &current.key.name;
         let of = rotation.of.unwrap_or(current.key.version);
         if let Some(faster) = self.rotated_already(name, of, rotation.start) {
             return Ok(faster);
@@ -62,12 +72,12 @@ impl LocalBroker {
         if rotation.start == Start::AtOnce && is_certified(&current.profile) {
             return Err(NewKeyError::NeedsStaging(name.clone()));
         }
-        let new = self.successor(&current, rotation.overlap).await?;
+        let new = self.successor(current, rotation.overlap).await?;
         let succession = match rotation.start {
             Start::AtOnce => Succession::Rotated,
             Start::Staged => Succession::Staged,
         };
-        match self.keyring.rotate(new, of, succession, self.now()) {
+        match self.keyring.rotate_seen(new, current, of, succession, self.now()) {
             Ok(rotated) => self.log_rotation(&rotated, rotation.start).await,
             Err(
                 error @ (KeyringError::Stale { .. }

@@ -102,7 +102,7 @@ impl LocalBroker {
                 overlap: None,
                 start,
             };
-            let result = self.rotate_key(&record.key.name, rotation).await;
+            let result = self.rotate_seen(&record, rotation).await;
             if let Err(error) = &result {
                 self.append(Event::RotationFailed {
                     key: record.key.clone(),

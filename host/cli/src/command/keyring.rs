@@ -81,9 +81,8 @@ fn reseal(cx: &Context, args: &Reseal) -> Result<Exit, Failure> {
     });
     let done = done.inspect_err(|_| {
         // Once the new code may open the keyring, its file stays.
-        let now = Keyring::peek(&folder).map(|info| info.root);
-        if let (Some(binding), Ok(now)) = (&binding, now)
-            && now.settings == info.root.settings
+        if let (Some(binding), Ok(now)) = (&binding, Keyring::peek(&folder))
+            && now.generation == info.generation
         {
             binding.undo();
         }

@@ -10,7 +10,7 @@ use claviger_core::audit::{Event, SecretRef, SecretSource};
 use claviger_core::name::escape;
 use claviger_core::rotator::{ProviderId, RotationStep, Rotator};
 use claviger_core::{AuditError, GrantAlias, SecretName};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::secrets::{NewSecretError, Opening};
@@ -238,9 +238,12 @@ impl LocalBroker {
             }
             Verdict::Unclear(why) => return Err(SecretRotationError::Unclear { new, why }),
         }
-        let promoted = self
-            .keyring
-            .promote_secret_over(&new, &before, WITHDRAWAL, self.now());
+        let promoted = self.keyring.promote_secret_over(
+            &new,
+            &before,
+            before.overlap.saturating_add(WITHDRAWAL),
+            self.now(),
+        );
         let changed = promoted.map_err(|error| match error {
             KeyringError::NotWaiting { .. } => SecretRotationError::Overtaken { new: new.clone() },
             error => error.into(),
@@ -269,7 +272,10 @@ impl LocalBroker {
     }
 
     /// Gives up a version that waits and is good for nothing: its life is over, or a newer one is in use.
-    async fn give_up_what_is_stale(&self, current: &SecretRecord) -> Result<(), SecretRotationError> {
+    pub(super) async fn give_up_what_is_stale(
+        &self,
+        current: &SecretRecord,
+    ) -> Result<(), SecretRotationError> {
         let now = self.now();
         let waits = self.keyring.pending_secret(&current.secret.name);
         let stale = waits.filter(|waits| {
@@ -303,7 +309,9 @@ impl LocalBroker {
             .any(|one| one.version == old.secret.version);
         let record = self.keyring.secret_record(&old.secret);
         match (named, record.and_then(|record| record.until)) {
-            (true, Some(after)) => Replaced::Later { after },
+            (true, Some(kept)) => Replaced::Later {
+                after: before(kept, WITHDRAWAL),
+            },
             // Over already: by the next rotation.
             (true, None) => Replaced::Later { after: self.now() },
             (false, _) => Replaced::ByHand,
@@ -332,7 +340,8 @@ impl LocalBroker {
         rotator: &dyn Rotator,
         turn: &Turn,
     ) -> Result<Vec<Withdrawal>, SecretRotationError> {
-        let now = self.now();
+        // It is kept for longer than its overlap, to be tried.
+        let now = crate::keyring::after(self.now(), WITHDRAWAL);
         self.withdraw_versions(rotator, turn, &|record| match record.state {
             KeyState::Retired | KeyState::Revoked | KeyState::Destroyed => true,
             KeyState::Retiring => record.until.is_none_or(|until| until <= now),
@@ -418,7 +427,12 @@ impl LocalBroker {
         let kept = self
             .keyring
             .secret_record(secret)
-            .is_some_and(|record| record.state == KeyState::Retiring && record.deleted.is_none());
+            // One whose own life is over is tried in vain.
+            .is_some_and(|record| {
+                record.state == KeyState::Retiring
+                    && record.deleted.is_none()
+                    && !record.is_expired(self.now())
+            });
         let named = self
             .ledger()
             .issued(name)
@@ -542,6 +556,12 @@ pub fn due_secret(record: &SecretRecord, now: Timestamp) -> Option<Timestamp> {
         .flatten()
         .min()
         .filter(|since| *since <= now)
+}
+
+/// So long before this time.
+fn before(time: Timestamp, by: Duration) -> Timestamp {
+    let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);
+    time.saturating_sub(by).unwrap_or(Timestamp::MIN)
 }
 
 fn failed(secret: &SecretName, detail: &str) -> Event {

@@ -9,8 +9,8 @@ use claviger_core::audit::SecretSource;
 use claviger_core::rotator::Rotator;
 use jiff::Timestamp;
 
-use super::{SecretRotation, SecretRotationError, Withdrawal, due_secret};
-use crate::keyring::after;
+use super::{SecretRotation, SecretRotationError, WITHDRAWAL, Withdrawal, due_secret};
+use crate::keyring::{KeyState, after};
 use crate::local::LocalBroker;
 use crate::local::schedule::{LOOK, RETRY};
 
@@ -118,7 +118,14 @@ impl LocalBroker {
     fn patience(&self, name: &SecretName) -> Duration {
         let expires = self.keyring.secret(name).and_then(|record| record.expires);
         let left = expires.map(|at| Duration::try_from(at.duration_since(self.now())).unwrap_or_default());
-        left.map_or(RETRY, |left| (left / TRIES_LEFT).clamp(LOOK, RETRY))
+        let versions = self.keyring.secret_versions(name);
+        let now = self.now();
+        let retiring = versions.iter().any(|record| {
+            record.state == KeyState::Retiring && record.until.is_some_and(|until| until > now)
+        });
+        // What is kept to be tried is tried while it is kept.
+        let longest = if retiring { WITHDRAWAL / TRIES_LEFT } else { RETRY };
+        left.map_or(longest, |left| (left / TRIES_LEFT).clamp(LOOK, longest))
     }
 
     async fn attend(&self, rotator: &dyn Rotator) -> Option<Attended> {
@@ -126,6 +133,9 @@ impl LocalBroker {
         let current = self.keyring.current_secret(name).ok()?;
         if current.deleted.is_some() {
             return None;
+        }
+        if let Err(error) = self.give_up_what_is_stale(&current).await {
+            return Some(Attended::Rotated(name.clone(), Err(error)));
         }
         // What an operator has stopped is not put back into use because something waits.
         let wanted = current.is_in_use() || current.lacks_successor();

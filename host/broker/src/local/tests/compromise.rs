@@ -484,3 +484,36 @@ async fn an_operators_command_does_the_same_through_the_socket() {
         .collect();
     assert_eq!(reasons, ["a ticket\\u{7}"], "once, and escaped");
 }
+
+#[tokio::test]
+async fn what_an_operator_stops_while_its_successor_is_made_stays_stopped() {
+    for (event, start) in [
+        (LifeEvent::Revoke(None), Start::AtOnce),
+        (LifeEvent::Revoke(None), Start::Staged),
+        (LifeEvent::Disable(None), Start::AtOnce),
+    ] {
+        let scene = Scene::new().await;
+        scene.maker.making(WAITS);
+        let key = scene.broker.keyring().key(&name("k")).unwrap().key.clone();
+        let rotation = Rotation {
+            start,
+            ..Rotation::default()
+        };
+        let k = name("k");
+        let (rotated, ()) = tokio::join!(scene.broker.rotate_key(&k, rotation.clone()), async {
+            scene.maker.arrived().await;
+            scene.broker.step_key(&key, &event).await.unwrap();
+            scene.maker.gate.add_permits(1);
+        });
+        assert!(
+            rotated.unwrap_err().to_string().contains("changed meanwhile")
+                || event == LifeEvent::Disable(None)
+        );
+        assert!(scene.broker.keyring().key(&k).is_none(), "{event:?}");
+        assert!(scene.broker.keyring().pending(&k).is_none(), "{event:?}");
+    }
+    // The control: left alone, the new one is used.
+    let scene = Scene::new().await;
+    let rotated = scene.broker.rotate_key(&name("k"), Rotation::default()).await;
+    assert_eq!(rotated.unwrap().key.version, KeyVersion(2));
+}

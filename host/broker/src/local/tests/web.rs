@@ -62,9 +62,14 @@ pub(super) struct Web {
     pub(super) handshakes: Mutex<Vec<Result<Signature, Refusal>>>,
     /// What happens while the authorization server thinks.
     pub(super) meanwhile: Mutex<Option<Meanwhile>>,
+    /// Answers what no script does.
+    pub(super) server: Mutex<Option<Server>>,
     pub(super) entered: Notify,
     pub(super) go_on: Notify,
 }
+
+/// Answers each request by what was sent.
+pub(super) type Server = Box<dyn FnMut(&Seen) -> (u16, &'static str) + Send>;
 
 type Meanwhile = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
@@ -149,19 +154,22 @@ impl Egress for Web {
                     }
                 }
             }
-            self.seen.lock().unwrap().push(Seen {
+            let seen = Seen {
                 line: format!("{} {}", plan.method, plan.target),
                 slots,
                 body,
                 watched: plan.watched.len(),
                 lane: plan.destination.lane.credential.clone(),
                 headers: plan.headers.iter().map(|(name, _)| name.to_string()).collect(),
-            });
+            };
+            let served = self.server.lock().unwrap().as_mut().map(|server| server(&seen));
+            self.seen.lock().unwrap().push(seen);
             self.entered.notify_one();
             if let Some(error) = failed {
                 return Err(error);
             }
             let script = self.scripts.lock().unwrap().pop_front();
+            let script = script.or(served.map(|(status, body)| Script::Answer(status, vec![body])));
             let body: BodyStream = match script.unwrap_or(Script::Answer(200, vec!["ok"])) {
                 Script::Answer(status, chunks) => {
                     let chunks = chunks.into_iter().map(data).collect();

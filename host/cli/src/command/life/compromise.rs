@@ -4,8 +4,8 @@
 use claviger_broker::keyring::{KeyRecord, KeyState, Keyring, SecretRecord};
 use claviger_broker::ledger::{Ledger, Usage};
 use claviger_broker::operator::{Command as Order, LifeCommand};
-use claviger_core::SecretName;
-use claviger_core::key::{KeySpec, SecretSpec};
+use claviger_core::key::{KeySpec, KeyVersion, SecretSpec};
+use claviger_core::{KeyName, SecretName};
 
 use crate::args::SecretValue;
 use crate::command::{key, secret};
@@ -23,7 +23,10 @@ pub(super) fn key(cx: &Context, spec: KeySpec, reason: Option<String>) -> Result
         version: spec.version,
         reason,
     };
-    let about = key::keys_of(order(cx, Order::Life(command), None)?)?;
+    let about = match order(cx, Order::Life(command), None) {
+        Ok(reply) => key::keys_of(reply)?,
+        Err(failure) => return Err(after_all(cx, &name, spec.version, failure)),
+    };
     let ledger = log::ledger(cx)?;
     let records = keys::list(cx)?;
     let mut radius = Radius::default();
@@ -41,6 +44,30 @@ pub(super) fn key(cx: &Context, spec: KeySpec, reason: Option<String>) -> Result
     let json = serde_json::json!({ "key": name, "revoked": radius.json, "replaced_by": new, "next": next });
     radius.say(cx, &json, new.as_deref(), next.as_deref());
     Ok(Exit::Done)
+}
+
+/// What was revoked is said also when something else failed: its successor, or telling the TPM.
+fn after_all(cx: &Context, name: &KeyName, version: Option<KeyVersion>, failure: Failure) -> Failure {
+    let (Ok(ledger), Ok(records)) = (log::ledger(cx), keys::list(cx)) else {
+        return failure;
+    };
+    let mut radius = Radius::default();
+    let affected = |record: &&KeyRecord| {
+        record.key.name == *name && version.is_none_or(|version| record.key.version == version)
+    };
+    for record in records
+        .iter()
+        .filter(affected)
+        .filter(|record| record.state == KeyState::Revoked)
+    {
+        radius.key(record, &ledger);
+    }
+    if !radius.json.is_empty() {
+        let json =
+            serde_json::json!({ "key": name, "revoked": radius.json, "replaced_by": null, "next": null });
+        radius.say(cx, &json, None, None);
+    }
+    failure
 }
 
 pub(super) fn secret(

@@ -323,7 +323,7 @@ async fn what_an_operator_does_while_a_secret_is_rotated_holds() {
         assert_eq!(used, in_use, "{what}: {error}");
         // And the host that looks later does not undo it either.
         scene.broker().add_rotator(Arc::new(bot));
-        will(&scene, &[(204, ""), (200, "me"), (200, "me"), (200, "me")]);
+        will(&scene, &[(204, ""), (201, THIRD), (200, "me"), (200, "me")]);
         scene.broker().attend_secrets().await;
         let used = scene.broker().keyring().secret(&name("github"));
         let used = used.map_or_else(|| "none".to_owned(), |record| record.secret.to_string());

@@ -376,3 +376,102 @@ async fn a_secret_that_its_provider_ends_is_replaced_in_the_last_third_of_its_li
     broker.look_after_secrets().await;
     assert_eq!(broker.keyring().secret(&name("github")).unwrap().secret, at(4));
 }
+
+/// What a provider takes: by its own names, each with the token.
+type Taken = Arc<Mutex<BTreeMap<String, String>>>;
+
+/// A provider that does its part, and the tokens that it takes.
+fn provider(scene: &Scene) -> Taken {
+    let taken = Taken::default();
+    let (all, mut issued) = (Arc::clone(&taken), 1);
+    *scene.web.server.lock().unwrap() = Some(Box::new(move |seen| {
+        let mut all = all.lock().unwrap();
+        let token = seen.slots[0].1.trim_start_matches("Bearer ");
+        let path = seen.line.replace(web::API, "");
+        match path.as_str() {
+            "POST /tokens" => {
+                issued += 1;
+                let token = format!("canary-number-{issued}");
+                let body = format!("{{\"token\":\"{token}\",\"id\":\"tok_{issued}\",\"ttl\":0}}");
+                all.insert(format!("tok_{issued}"), token);
+                (201, body.leak())
+            }
+            "GET /whoami" if token == CANARY || all.values().any(|one| one == token) => (200, "me"),
+            "GET /whoami" => (401, ""),
+            line => match all.remove(line.trim_start_matches("DELETE /tokens/")) {
+                Some(_) => (204, ""),
+                None => (404, ""),
+            },
+        }
+    }));
+    taken
+}
+
+/// Is stuck for ever at one of its steps, before it does it or after.
+#[derive(Debug)]
+struct Stuck<'a> {
+    bot: &'a Bot,
+    at: usize,
+    before: bool,
+    done: AtomicUsize,
+    here: Notify,
+}
+
+impl Rotator for Stuck<'_> {
+    fn secret(&self) -> &claviger_core::SecretName {
+        &self.bot.secret
+    }
+
+    fn step(&self, step: RotationStep) -> BoxFuture<'_, Result<(), RotatorError>> {
+        Box::pin(async move {
+            let last = self.done.fetch_add(1, Ordering::Relaxed) == self.at;
+            let done = if last && self.before {
+                Ok(())
+            } else {
+                self.bot.step(step).await
+            };
+            if last {
+                self.here.notify_one();
+                std::future::pending::<()>().await;
+            }
+            done
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_that_is_cut_off_anywhere_is_finished_by_the_next_and_leaves_nothing_behind() {
+    // Issued, tried, withdrawn, and the old one tried.
+    for (at, before) in (0..4).flat_map(|at| [(at, true), (at, false)]) {
+        let scene = Scene::new().await;
+        let bot = Bot::of(&scene, ROTATOR).await;
+        let taken = provider(&scene);
+        scene.broker().rotate_secret(&bot).await.unwrap();
+        let stuck = Stuck {
+            bot: &bot,
+            at,
+            before,
+            done: AtomicUsize::new(0),
+            here: Notify::new(),
+        };
+        tokio::select! {
+            rotated = scene.broker().rotate_secret(&stuck) => panic!("{rotated:?}"),
+            () = stuck.here.notified() => {}
+        }
+        let rotated = scene.broker().rotate_secret(&bot).await;
+        assert!(rotated.is_ok(), "step {at}, before it: {before}: {rotated:?}");
+        let github = name("github");
+        let used = scene.broker().keyring().secret(&github).unwrap();
+        let value = scene.broker().keyring().secret_material(&used.secret).unwrap();
+        let all: Vec<_> = taken.lock().unwrap().values().cloned().collect();
+        assert_eq!(
+            all.len(),
+            1,
+            "step {at}, before it: {before}: the provider takes {all:?}"
+        );
+        assert!(value.equals(all[0].as_bytes()), "step {at}, before it: {before}");
+        let active = scene.broker().keyring().secret_versions(&github);
+        let active = active.iter().filter(|record| record.state == KeyState::Active);
+        assert_eq!(active.count(), 1, "step {at}, before it: {before}");
+    }
+}
