@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use claviger_broker::keyring::{KeyRecord, KeySource, KeyState, Keyring, Life, SecretRecord};
 use claviger_broker::ledger::{Ledger, Tally, Usage};
-use claviger_broker::local::{Due, STUCK_AFTER, due};
+use claviger_broker::local::{Due, STUCK_AFTER, WITHDRAWAL, due};
 use claviger_core::audit::{CredentialName, SecretSource};
 use claviger_core::custody::Assurance;
 use claviger_core::{AgentName, GrantAlias};
@@ -324,7 +324,17 @@ impl Overview {
                     .secrets
                     .iter()
                     .find(|record| record.secret.name == *name && record.secret.version == issued.version);
-                if version.is_some_and(|record| record.is_good() || record.state == KeyState::Disabled) {
+                // A replaced one that is kept to be tried is past its overlap.
+                let overlap_is_over = |record: &SecretRecord| {
+                    let tried = SignedDuration::try_from(WITHDRAWAL).unwrap_or(SignedDuration::MAX);
+                    record.state == KeyState::Retiring
+                        && record
+                            .until
+                            .is_none_or(|until| until.duration_since(self.now) <= tried)
+                };
+                let has_a_use =
+                    |record: &SecretRecord| record.is_good() || record.state == KeyState::Disabled;
+                if version.is_some_and(|record| has_a_use(record) && !overlap_is_over(record)) {
                     continue;
                 }
                 matters.push(Matter {

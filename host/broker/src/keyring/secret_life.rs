@@ -84,7 +84,7 @@ impl Keyring {
         name: &SecretName,
         now: Timestamp,
     ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        self.promote_waiting(name, Duration::ZERO, &|| true, now)
+        self.promote_of(name, Duration::ZERO, &|| true, now)
     }
 
     /// As [`Keyring::promote_secret`], of this version over that one, if both are still what they were seen to be: an operator who gives
@@ -107,17 +107,7 @@ impl Keyring {
                     .current_secret(name)
                     .is_ok_and(|current| current.secret == over.secret && current.life() == over.life())
         };
-        self.promote_waiting(name, least, &as_seen, now)
-    }
-
-    fn promote_waiting(
-        &self,
-        name: &SecretName,
-        least: Duration,
-        as_seen: &dyn Fn() -> bool,
-        now: Timestamp,
-    ) -> Result<Vec<Arc<SecretRecord>>, KeyringError> {
-        self.promote_of(name, least, as_seen, now)
+        self.promote_of(name, least, &as_seen, now)
     }
 
     /// Lets something happen to one version of a secret; nothing comes back if nothing changed.

@@ -3,6 +3,8 @@
 
 use std::io::{Read, Seek, Write};
 
+use std::sync::Arc;
+
 use claviger_core::audit::Event;
 use claviger_core::custody::{CustodyError, CustodyKind};
 use claviger_core::{AuditError, KeyRef, Secret};
@@ -113,13 +115,20 @@ impl LocalBroker {
             // A host goes on serving its agents between the items.
             for record in &keys {
                 tokio::task::yield_now().await;
-                let material = self.seed(record).await?;
-                writer.key(&KeyItem::new(record), material.as_ref())?;
+                // As it is now: what was taken out of use meanwhile has no material in the file.
+                let record = self
+                    .keyring
+                    .record(&record.key)
+                    .unwrap_or_else(|| Arc::clone(record));
+                let material = self.seed(&record).await?;
+                writer.key(&KeyItem::new(&record), material.as_ref())?;
             }
             for record in &secrets {
                 tokio::task::yield_now().await;
-                let value = self.value(record)?;
-                writer.secret(&SecretItem::new(record), value.as_ref())?;
+                let now = self.keyring.secret_record(&record.secret);
+                let record = now.unwrap_or_else(|| Arc::clone(record));
+                let value = self.value(&record)?;
+                writer.secret(&SecretItem::new(&record), value.as_ref())?;
             }
             let mut out = writer.finish(|message| self.sign_backup(message))?;
             out.flush().map_err(|source| BackupError::Io {

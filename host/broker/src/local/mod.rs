@@ -372,7 +372,7 @@ impl LocalBroker {
     }
 
     /// Closes the log in order: everything durable, a signed checkpoint, open keys wiped. What is asked afterwards is refused. A request
-    /// for a token that was sent is waited for, for some 25 s at most: the server may have replaced the refresh token, and the new one
+    /// for a token or a new credential that was sent is waited for, for some 35 s at most: the server may have replaced one, and the new one
     /// must be kept. Dropping the future before that loses it.
     ///
     /// # Errors

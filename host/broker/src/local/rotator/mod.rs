@@ -253,7 +253,7 @@ impl LocalBroker {
             self.until_unused(&before.secret).await;
             withdrawn.extend(
                 self.withdraw_versions(rotator, turn, &|record| {
-                    matches!(record.state, KeyState::Retiring)
+                    record.secret == before.secret && record.state == KeyState::Retiring
                 })
                 .await?,
             );
