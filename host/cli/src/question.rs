@@ -407,7 +407,10 @@ mod tests {
                 | c"]]
         .assert_eq(&shown);
         let same = below(&question(b"a\n", Some(b"a\n")));
-        assert!(same.starts_with("the same as what was approved last"), "{same}");
+        assert!(
+            same.starts_with("the content is the same as that of what was approved last"),
+            "{same}"
+        );
     }
 
     #[test]
