@@ -139,7 +139,7 @@ async fn a_guest_waits_for_each_box_and_each_tag_and_gets_what_was_approved() {
         let each = symmetric("approval = \"each\"\n");
         let made = script(
             &each,
-            "seal box pin 1234\nseal box pin 1234\ntag ticket alice\ntag ticket alice".to_owned(),
+            "seal box pin canary-pin\nseal box pin canary-pin\ntag ticket alice\ntag ticket alice".to_owned(),
             vec![
                 ("seal", Approves),
                 ("seal", Denies),
@@ -166,7 +166,7 @@ async fn a_guest_waits_for_each_box_and_each_tag_and_gets_what_was_approved() {
             ],
         )
         .await;
-        assert_eq!(opened, [refused, "1234", "true", "false", refused]);
+        assert_eq!(opened, [refused, "canary-pin", "true", "false", refused]);
         // A first use stands for its own right, until the manifest changes.
         let first = symmetric("approval = \"first-use\"\n");
         let commands = format!("seal box pin x\nseal box pin y\nunseal box pin {sealed}");
@@ -189,7 +189,7 @@ async fn a_guest_waits_for_each_box_and_each_tag_and_gets_what_was_approved() {
         let log = stage.close().await;
         let text = serde_json::to_string(&log).unwrap();
         assert!(
-            !text.contains("1234") && !text.contains("alice"),
+            !text.contains("canary") && !text.contains("alice"),
             "no content on the log"
         );
         assert_eq!(allowed(&log), (7, 7));

@@ -274,8 +274,8 @@ fn an_operator_reads_what_would_be_sealed_and_never_what_is_in_a_box() {
         scene.run(&[answer, &run.id]).expect(0);
         (run.end().expect(0).out, shown.out)
     };
-    let what = ["seal with state@v1", "  > of-alice", "  | 1234\\u{1b}[2J"];
-    let (sealed, _) = answered("seal box of-alice 1234\u{1b}[2J", &what, "approve");
+    let what = ["seal with state@v1", "  > of-alice", "  | wxyz\\u{1b}[2J"];
+    let (sealed, _) = answered("seal box of-alice wxyz\u{1b}[2J", &what, "approve");
     let what = [
         "unseal with state@v1, which the box names",
         "  > of-alice",
@@ -284,9 +284,9 @@ fn an_operator_reads_what_would_be_sealed_and_never_what_is_in_a_box() {
     let unseal = format!("unseal box of-alice {sealed}");
     let (opened, shown) = answered(unseal.trim(), &what, "deny");
     assert_eq!(opened, "refused NotApproved\n");
-    assert!(!shown.contains("1234"), "{shown}");
+    assert!(!shown.contains("wxyz"), "{shown}");
     let (opened, _) = answered(unseal.trim(), &what, "approve");
-    assert!(opened.starts_with("1234"), "{opened}");
+    assert!(opened.starts_with("wxyz"), "{opened}");
     let tag = "a1".repeat(37);
     let what = [
         "the first and every later comparison",
@@ -298,7 +298,7 @@ fn an_operator_reads_what_would_be_sealed_and_never_what_is_in_a_box() {
     assert_eq!(scene.uses(), 2);
     let text = format!("{:?}", scene.events());
     assert!(
-        !text.contains("1234") && !text.contains("of-alice"),
+        !text.contains("wxyz") && !text.contains("of-alice"),
         "no content on the log"
     );
 }

@@ -28,7 +28,7 @@ struct Made {
 
 const USES: [(&str, Start); 4] = [
     ("seal", |it, who, _| {
-        tokio::spawn(async move { it.seal(who, "state", b"1234", b"pin").await })
+        tokio::spawn(async move { it.seal(who, "state", b"wxyz", b"pin").await })
     }),
     ("unseal", |it, who, made| {
         tokio::spawn(async move { it.unseal(who, "state", &made.sealed, b"pin").await })
@@ -48,7 +48,7 @@ const USES: [(&str, Start); 4] = [
 async fn made() -> (Arc<Fixture>, Made) {
     let fixture = fixture().await;
     let free = fixture.start(&format!("{STATE}{HOOK}")).await;
-    let sealed = fixture.seal(free, "state", b"1234", b"pin").await.unwrap();
+    let sealed = fixture.seal(free, "state", b"wxyz", b"pin").await.unwrap();
     let tag = fixture.tag(free, "hook", b"content").await.unwrap();
     fixture.broker.end(free, InstanceEnd::Finished);
     (Arc::new(fixture), Made { sealed, tag })
@@ -102,7 +102,7 @@ async fn each_right_waits_is_shown_and_is_done_once_it_is_approved() {
                 "seal",
             ) => {
                 assert_eq!(key.to_string(), "state@v1");
-                assert_eq!((context.text(), plaintext.text()), (Some("pin"), Some("1234")));
+                assert_eq!((context.text(), plaintext.text()), (Some("pin"), Some("wxyz")));
             }
             (Subject::Unseal { key, context, sealed }, "unseal") => {
                 assert_eq!(key.as_ref().unwrap().to_string(), "state@v1");
@@ -134,7 +134,7 @@ async fn each_right_waits_is_shown_and_is_done_once_it_is_approved() {
         fixture.broker.approve(one.id, ME).await.unwrap();
         let done = using.await.unwrap().unwrap();
         match kind {
-            "unseal" => assert_eq!(done, b"1234"),
+            "unseal" => assert_eq!(done, b"wxyz"),
             "verify" => assert_eq!(done, [1]),
             _ => assert!(!done.is_empty()),
         }
@@ -146,7 +146,7 @@ async fn each_right_waits_is_shown_and_is_done_once_it_is_approved() {
     }
     assert_eq!(uses(&fixture), before + 4);
     let text = serde_json::to_string(&fixture.entries().await).unwrap();
-    assert!(!text.contains("1234"), "no text on the log");
+    assert!(!text.contains("wxyz"), "no text on the log");
 }
 
 #[tokio::test]
@@ -396,7 +396,7 @@ async fn what_cannot_be_done_is_not_asked_about() {
     let who = fixture.start(&format!("{small}{EACH}{HOOK}{EACH}")).await;
     let before = uses(&fixture);
     let (long, large) = (vec![0; 1025], vec![0; 2 << 20]);
-    let over = fixture.seal(who, "state", b"12345", b"pin").await;
+    let over = fixture.seal(who, "state", b"vwxyz", b"pin").await;
     assert_eq!(over, Err(Refusal::OverBudget), "4 of 8 bytes are left");
     assert_eq!(
         fixture.seal(who, "state", b"1", &long).await,
