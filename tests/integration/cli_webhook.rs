@@ -8,7 +8,7 @@ use base64ct::{Base64, Encoding as _};
 use hkdf::hmac::{Hmac, Mac as _};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -177,7 +177,7 @@ fn a_web_service_approves_what_it_was_told_and_nothing_else_of_it_is_told() {
     let said = run(&scene, &service);
     assert!(said.out.starts_with("-----BEGIN SSH SIGNATURE-----"), "{said}");
     let told = service.told.lock().unwrap();
-    let (head, body, _) = &told[0];
+    let (head, body, raw) = &told[0];
     assert!(head.starts_with("post /approve http/1.1"), "{head}");
     assert!(
         head.contains(&format!("authorization: bearer {SECRET}")),
@@ -188,6 +188,16 @@ fn a_web_service_approves_what_it_was_told_and_nothing_else_of_it_is_told() {
         (Some("bot"), Some("sign"))
     );
     assert!(body["summary"].as_str().unwrap().contains("  | v1.2.3"), "{body}");
+    // Nor can what it was told be guessed by the log: a short text to be sealed may stand in it.
+    let digest = hex::encode(Sha256::digest(raw));
+    let events = scene.events();
+    assert!(
+        events
+            .iter()
+            .any(|event| event["request"]["purpose"] == "approval"),
+        "the control"
+    );
+    assert!(!format!("{events:?}").contains(&digest));
     assert!(!body.to_string().contains(SECRET));
     let origin = format!("https://localhost:{}", service.port);
     assert_eq!(

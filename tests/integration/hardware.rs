@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use claviger_broker::keyring::KeyState;
-use claviger_broker::local::{KeyCreation, NewKeyError, ProofError, Rotation};
+use claviger_broker::local::{KeyCreation, NewKeyError, NewRoot, ProofError, ResealError, Rotation};
 use claviger_broker::{LocalBroker, ManualClock};
 use claviger_core::custody::{CustodyError, CustodyKind};
 use claviger_core::key::KeySpec;
@@ -18,7 +18,8 @@ use claviger_core::{Algorithm, Broker as _, InstanceId, KeyName, Outcome, Refusa
 use claviger_tpm::Tpm;
 use jiff::SignedDuration;
 use kit::vault::{
-    Vault, code, copy_folder, kill_swtpm, labeled, named, pinned_manifest, sign, sshsig, start, tpm_options,
+    PASSPHRASE, Vault, code, copy_folder, kill_swtpm, labeled, named, passphrase_root, pinned_manifest,
+    sealer, sign, sshsig, start, tpm_options,
 };
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -129,6 +130,14 @@ async fn a_revocation_that_the_tpm_did_not_hear_of_is_told_again_when_the_keyrin
         "{told:?}"
     );
     assert_eq!(broker.unenforced().len(), 1);
+    // Under another root nobody would ask this TPM again, and old copies would sign with it for ever.
+    let root = NewRoot {
+        spec: passphrase_root(),
+        sealer: sealer(PASSPHRASE),
+        resident: None,
+    };
+    let moved = broker.reseal(root, true, "me").await;
+    assert!(matches!(moved, Err(ResealError::Untold(_))), "{moved:?}");
     let record = broker
         .keyring()
         .keys()

@@ -64,6 +64,8 @@ pub struct Issued {
     pub version: KeyVersion,
     /// What its provider calls it.
     pub id: ProviderId,
+    /// Whether the provider was seen to take it after it agreed to withdraw it.
+    pub still_taken: bool,
 }
 
 /// A grant that an agent asked for, and that no operator has looked at.
@@ -246,13 +248,20 @@ impl Ledger {
                 issued.push(Issued {
                     version: secret.version,
                     id: id.clone(),
+                    still_taken: false,
                 });
                 let over = issued.len().saturating_sub(KEPT_ISSUED);
                 issued.drain(..over);
             }
-            Event::SecretWithdrawn { secret, id, .. } => {
-                if let Some(issued) = self.issued.get_mut(&secret.name) {
-                    issued.retain(|one| one.version != secret.version || one.id != *id);
+            Event::SecretWithdrawn { secret, id, refused } => {
+                let issued = self.issued.entry(secret.name.clone()).or_default();
+                let is_it = |one: &Issued| one.version == secret.version && one.id == *id;
+                match refused {
+                    Some(false) => issued
+                        .iter_mut()
+                        .filter(|one| is_it(one))
+                        .for_each(|one| one.still_taken = true),
+                    Some(true) | None => issued.retain(|one| !is_it(one)),
                 }
             }
             Event::Settled { of, traffic, .. } => {

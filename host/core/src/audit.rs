@@ -287,7 +287,7 @@ pub enum Event {
         secret: SecretRef,
         /// What the provider calls it.
         id: ProviderId,
-        /// Whether the provider was seen to refuse it afterwards.
+        /// Whether the provider was seen to refuse it afterwards; none if it was not tried. One that it was seen to take is tried again.
         refused: Option<bool>,
     },
     /// A secret was to be replaced by a rotator and was not, or what it replaced is not withdrawn.

@@ -10,7 +10,7 @@ use claviger_broker::local::{OldVersion, Replaced, SecretRotation, Withdrawal, W
 use claviger_broker::operator::{Command as Order, LifeCommand, Reply, RotatedSecret};
 use claviger_core::{SecretName, name::nearest};
 
-use crate::command::run::{Lines, build_host};
+use crate::command::run::{Lines, build_host, serve_control};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::manifest::ManifestFile;
@@ -104,6 +104,8 @@ pub(crate) fn order_with(
         if files.is_empty() {
             return Ok(());
         }
+        // A use that waits for an approval waits for a command of an operator, and so does a revocation.
+        serve_control(cx, broker);
         let manifests = files.iter().map(|one| one.file.path.as_path());
         let host = build_host(cx, broker, manifests)?;
         load(cx, broker, &host, files).await

@@ -103,8 +103,18 @@ fn dry_run(cx: &Context) -> Result<Exit, Failure> {
         let json = serde_json::json!({ "key": record.key.to_string(), "due": due });
         cx.out.value(&json, |_| format!("{} {}", record.key, why(due)));
     }
+    for record in &overview.secrets {
+        let Some(since) = claviger_broker::local::due_secret(record, overview.now) else {
+            continue;
+        };
+        any = true;
+        let json = serde_json::json!({ "secret": record.secret.to_string(), "since": since });
+        cx.out.value(&json, |_| {
+            format!("{} was due {}", record.secret, overview::day(since))
+        });
+    }
     if !any && !cx.out.is_json() {
-        cx.out.note("no key is due");
+        cx.out.note("no key and no secret is due");
     }
     Ok(Exit::Done)
 }

@@ -412,10 +412,10 @@ impl LocalBroker {
             .step(rotator, turn, Doing::Withdraw, RotationStep::Withdraw(id.clone()))
             .await;
         // Gone already is as good.
-        let agreed = |status: &u16| matches!(status, 200..300 | 404 | 410);
+        let good = |status: &u16| matches!(status, 200..300 | 404 | 410);
         let failure = match (done, ended.statuses.last()) {
             (Err(said), _) => Some(said),
-            (Ok(()), Some(status)) if agreed(status) => None,
+            (Ok(()), Some(status)) if good(status) => None,
             (Ok(()), Some(status)) => Some(format!("the provider answered with status {status}")),
             (Ok(()), None) => Some("the provider was not asked".to_owned()),
         };
@@ -433,11 +433,13 @@ impl LocalBroker {
                     && record.deleted.is_none()
                     && !record.is_expired(self.now())
             });
-        let named = self
+        let known = self
             .ledger()
             .issued(name)
-            .any(|one| one.version == secret.version && one.id == *id);
-        let end = if kept && named {
+            .find(|one| one.version == secret.version && one.id == *id)
+            .cloned();
+        let was_taken = known.as_ref().is_some_and(|one| one.still_taken);
+        let end = if kept && known.is_some() {
             match self.probe(rotator, turn, secret).await {
                 Verdict::Refused(_) => WithdrawalEnd::Refused,
                 Verdict::Taken => WithdrawalEnd::StillTaken,
@@ -446,22 +448,31 @@ impl LocalBroker {
                     WithdrawalEnd::Failed(format!("it was not seen to be refused: {why}"))
                 }
             }
+        } else if was_taken {
+            // The last that anybody saw of it; it can be tried no more.
+            WithdrawalEnd::StillTaken
         } else {
             WithdrawalEnd::NotSeen
         };
-        let event = match &end {
-            WithdrawalEnd::StillTaken => failed(
-                name,
-                &format!("the provider still takes `{secret}` ({id}) after it was withdrawn there"),
-            ),
-            WithdrawalEnd::Failed(why) => failed(name, &format!("`{secret}` ({id}): {why}")),
-            WithdrawalEnd::Refused | WithdrawalEnd::NotSeen => Event::SecretWithdrawn {
-                secret: secret.clone(),
-                id: id.clone(),
-                refused: (end == WithdrawalEnd::Refused).then_some(true),
-            },
+        let agreed = |refused| Event::SecretWithdrawn {
+            secret: secret.clone(),
+            id: id.clone(),
+            refused,
         };
-        self.append(event).await?;
+        match &end {
+            WithdrawalEnd::Refused => self.append(agreed(Some(true))).await?,
+            WithdrawalEnd::NotSeen => self.append(agreed(None)).await?,
+            WithdrawalEnd::Failed(why) => {
+                self.append(failed(name, &format!("`{secret}` ({id}): {why}")))
+                    .await?
+            }
+            WithdrawalEnd::StillTaken => {
+                self.append(agreed(kept.then_some(false))).await?;
+                let detail =
+                    format!("the provider was seen to take `{secret}` ({id}) after it was withdrawn there");
+                self.append(failed(name, &detail)).await?
+            }
+        };
         Ok(end)
     }
 
@@ -487,12 +498,10 @@ impl LocalBroker {
     async fn probe(&self, rotator: &dyn Rotator, turn: &Turn, secret: &SecretRef) -> Verdict {
         let doing = Doing::Probe(secret.clone());
         let (done, ended) = self.step(rotator, turn, doing, RotationStep::Probe).await;
-        let Some(first) = ended.statuses.first().copied() else {
-            return Verdict::Unclear(
-                done.err()
-                    .unwrap_or_else(|| "the rotator did not try it".to_owned()),
-            );
-        };
+        if ended.statuses.is_empty() {
+            let why = done.err();
+            return Verdict::Unclear(why.unwrap_or_else(|| "the rotator did not try it".to_owned()));
+        }
         let refused = |status: &u16| matches!(status, 401 | 403);
         if let Some(status) = ended.statuses.iter().copied().find(|status| refused(status)) {
             return Verdict::Refused(status);
@@ -501,10 +510,7 @@ impl LocalBroker {
         match (other, done) {
             (Some(status), _) => Verdict::Unclear(format!("the provider answered with status {status}")),
             (None, Err(said)) => Verdict::Unclear(said),
-            (None, Ok(())) => {
-                debug_assert!((200..300).contains(&first), "all of them are");
-                Verdict::Taken
-            }
+            (None, Ok(())) => Verdict::Taken,
         }
     }
 

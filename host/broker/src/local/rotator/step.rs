@@ -137,6 +137,11 @@ impl Step {
         }
     }
 
+    /// Whether it is over, and no credential is still taken out of an answer.
+    fn is_done(&self) -> bool {
+        self.seen().over && self.taking.available_permits() > 0
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,11 +165,13 @@ pub(in super::super) struct Rotations {
 }
 
 impl Rotations {
-    /// Begins a rotation of a secret, if none is under way.
+    /// Begins a rotation of a secret, if none is under way, and nothing is still being issued of one that was cut off.
     pub(super) fn begin(self: &Arc<Self>, secret: &SecretName) -> Option<Turn> {
         let mut now = self.lock();
-        if now.contains_key(secret) {
-            return None;
+        match now.get(secret) {
+            Some(Some(step)) if step.is_done() => {}
+            Some(Some(_) | None) => return None,
+            None => {}
         }
         now.insert(secret.clone(), None);
         Some(Turn {
@@ -175,7 +182,8 @@ impl Rotations {
 
     /// The step that an instance of this secret's rotator is started for.
     pub(in super::super) fn step(&self, secret: &SecretName) -> Option<Arc<Step>> {
-        self.lock().get(secret).cloned().flatten()
+        let step = self.lock().get(secret).cloned().flatten()?;
+        step.goes_on().is_ok().then_some(step)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SecretName, Option<Arc<Step>>>> {
@@ -200,10 +208,14 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let last = self.rotations.lock().remove(&self.secret).flatten();
+        let mut now = self.rotations.lock();
         // Whoever dropped the rotation waits for nothing; an instance that is left asks in vain.
-        if let Some(step) = last {
+        if let Some(step) = now.remove(&self.secret).flatten() {
             step.seen().over = true;
+            // It stays until the last answer was looked at: two at once would take each other's place.
+            if !step.is_done() {
+                now.insert(self.secret.clone(), Some(step));
+            }
         }
     }
 }

@@ -78,7 +78,9 @@ impl Issuing {
         let answered = match answered {
             Err(error) => {
                 step.took(Err(format!("the request failed: {error}")));
-                Err(error)
+                settling.failed(&error);
+                // An operator learns of it whatever became of the component.
+                Err(broker.told(&agent, &exchange.alias, error).await)
             }
             Ok((status, body)) => {
                 let taken = match body {
@@ -186,16 +188,15 @@ impl LocalBroker {
         self.issuings.spawn(&runtime, task).map_err(denied)?;
         let Issued {
             answered,
-            mut settling,
+            settling,
             exchange,
             registered,
         } = told.await.map_err(|_| denied(gone()))?;
         let answer = match answered {
             Ok(answer) => answer,
             Err(error) => {
-                settling.failed(&error);
                 drop(settling);
-                return Err(Failure::Failed(self.told(instance, alias, error).await));
+                return Err(Failure::Failed(error));
             }
         };
         let flow = Flow {

@@ -9,7 +9,7 @@ use claviger_core::audit::{RequestLine, RequestPurpose, SecretRef, Settlement, U
 use claviger_core::egress::{Answer, BodyStream, Egress, Fault, Outgoing, Plan, RequestHead, SendError};
 use claviger_core::http::{BodyPresence, Decided, Injection, decide};
 use claviger_core::refusal::{Denial, Rule};
-use claviger_core::{GrantAlias, InstanceId, Permit, Refusal, Secret};
+use claviger_core::{AgentName, GrantAlias, InstanceId, Permit, Refusal, Secret};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -384,7 +384,9 @@ impl LocalBroker {
                     settling.sent.store(0, Ordering::Release);
                 }
                 drop(settling);
-                return Err(Failure::Failed(self.told(instance, alias, error).await));
+                return Err(Failure::Failed(
+                    self.told(&instance.admitted.agent, alias, error).await,
+                ));
             }
             Ok(Ok(answer)) => answer,
         };
@@ -492,9 +494,9 @@ impl LocalBroker {
     }
 
     /// What the agent learns of a failure; an operator first, if a secret came back.
-    async fn told(&self, instance: &Instance, alias: &GrantAlias, error: SendError) -> SendError {
+    async fn told(&self, agent: &AgentName, alias: &GrantAlias, error: SendError) -> SendError {
         if error == SendError::from(Fault::Reflected) {
-            return reflected(&self.record, &self.exchanges, &instance.admitted.agent, alias).await;
+            return reflected(&self.record, &self.exchanges, agent, alias).await;
         }
         error.under(alias)
     }

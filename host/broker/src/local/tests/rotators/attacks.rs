@@ -375,6 +375,8 @@ async fn a_host_that_closes_waits_for_what_a_provider_issues() {
         }
         // Whoever rotates goes away as well.
     }
+    let again = scene.broker().rotate_secret(&bot).await;
+    assert!(matches!(again, Err(SecretRotationError::Busy(_))), "{again:?}");
     let closing = scene.broker().close();
     tokio::pin!(closing);
     tokio::select! {
@@ -430,4 +432,21 @@ async fn a_step_that_is_over_gives_nothing_to_an_instance_that_stays() {
     };
     let refused = scene.broker().perform(who, Request::ListGrants).await;
     assert_eq!(refused.unwrap_err(), Refusal::NotGranted);
+}
+
+#[tokio::test]
+async fn a_secret_that_comes_back_beside_a_new_one_suspends_also_for_a_component_that_went_away() {
+    for (manner, script, suspended) in [
+        (Manner::Hasty, Script::Fail(Fault::Reflected), true),
+        (Manner::Honest, Script::Fail(Fault::Reflected), true),
+        (Manner::Hasty, Script::Fail(Fault::Incomplete), false),
+    ] {
+        let scene = Scene::new().await;
+        let bot = Bot::of(&scene, ROTATOR).await;
+        bot.will_be(manner);
+        scene.web.will(script);
+        scene.broker().rotate_secret(&bot).await.unwrap_err();
+        let state = scene.broker().snapshot().grant(&name("bot"), &name("issue"));
+        assert_eq!(state.suspended, suspended);
+    }
 }

@@ -324,10 +324,40 @@ async fn a_provider_that_takes_both_is_seen_and_said() {
     let rotation = scene.broker().rotate_secret(&bot).await.unwrap();
     assert_eq!(rotation.withdrawn[0].end, WithdrawalEnd::StillTaken);
     let logged = scene.fixture.events().await;
-    let still = |event: &Event| matches!(event, Event::SecretRotationFailed { detail, .. } if detail.contains("still takes `github@v2`"));
+    let still = |event: &Event| matches!(event, Event::SecretRotationFailed { detail, .. } if detail.contains("was seen to take `github@v2`"));
     assert!(logged.iter().any(still));
     let issued = scene.broker().snapshot();
     assert_eq!(issued.issued(&name("github")).count(), 2, "it is tried again");
+    // When it can be tried no more, that the provider agrees once more is no all-clear.
+    scene
+        .fixture
+        .clock
+        .advance(SignedDuration::try_from(WITHDRAWAL).unwrap());
+    scene.broker().rotate_due().await.unwrap();
+    let replacement = SecretReplacement {
+        name: name("github"),
+        of: None,
+        expires: None,
+        rotate_every: None,
+        value: Secret::take(&mut b"canary-by-hand".to_vec()).unwrap(),
+    };
+    scene.broker().replace_secret(replacement).await.unwrap();
+    will(&scene, &[(204, ""), (204, "")]);
+    let withdrawn = scene.broker().withdraw_secrets(&bot).await.unwrap();
+    let ends: Vec<_> = withdrawn
+        .iter()
+        .map(|one| (one.secret.version.0, &one.end))
+        .collect();
+    assert_eq!(
+        ends,
+        [(2, &WithdrawalEnd::StillTaken), (3, &WithdrawalEnd::NotSeen)]
+    );
+    let issued = scene.broker().snapshot();
+    assert_eq!(
+        issued.issued(&name("github")).count(),
+        0,
+        "nobody can see more of it"
+    );
 }
 
 #[tokio::test]
