@@ -43,18 +43,8 @@ impl Custody for SealedCustody {
         algorithm: Algorithm,
     ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
         Box::pin(async move {
-            if !self.algorithms().contains(&algorithm) {
-                return Err(CustodyError::Algorithm {
-                    custody: self.kind(),
-                    algorithm,
-                });
-            }
-            let Generated { public, material } = software::generate(algorithm)?;
-            let mut blob = self.sealer.seal(&purpose(key), &material).await?;
-            Ok(Generated {
-                public,
-                material: Secret::take(&mut blob)?,
-            })
+            self.must_know(algorithm)?;
+            self.sealed(key, software::generate(algorithm)?).await
         })
     }
 
@@ -65,18 +55,8 @@ impl Custody for SealedCustody {
         private: Secret,
     ) -> BoxFuture<'a, Result<Generated, CustodyError>> {
         Box::pin(async move {
-            if !self.algorithms().contains(&algorithm) {
-                return Err(CustodyError::Algorithm {
-                    custody: self.kind(),
-                    algorithm,
-                });
-            }
-            let Generated { public, material } = software::import(algorithm, private)?;
-            let mut blob = self.sealer.seal(&purpose(key), &material).await?;
-            Ok(Generated {
-                public,
-                material: Secret::take(&mut blob)?,
-            })
+            self.must_know(algorithm)?;
+            self.sealed(key, software::import(algorithm, private)?).await
         })
     }
 
@@ -87,12 +67,7 @@ impl Custody for SealedCustody {
         material: Secret,
     ) -> BoxFuture<'a, Result<Arc<dyn SigningKey>, CustodyError>> {
         Box::pin(async move {
-            if !self.algorithms().contains(&public.algorithm()) {
-                return Err(CustodyError::Algorithm {
-                    custody: self.kind(),
-                    algorithm: public.algorithm(),
-                });
-            }
+            self.must_know(public.algorithm())?;
             let seed = self.sealer.unseal(&purpose(key), material.expose()).await?;
             software::open(self.kind(), key, public, &seed)
         })
@@ -104,12 +79,7 @@ impl Custody for SealedCustody {
         algorithm: Algorithm,
     ) -> BoxFuture<'a, Result<Revocable, CustodyError>> {
         Box::pin(async move {
-            if !self.algorithms().contains(&algorithm) {
-                return Err(CustodyError::Algorithm {
-                    custody: self.kind(),
-                    algorithm,
-                });
-            }
+            self.must_know(algorithm)?;
             let Generated { public, material } = software::generate(algorithm)?;
             let RevocableMaterial { material, revocation } =
                 self.sealer.seal_revocable(&purpose(key), &material).await?;
@@ -151,6 +121,26 @@ impl Custody for SealedCustody {
 }
 
 impl SealedCustody {
+    fn must_know(&self, algorithm: Algorithm) -> Result<(), CustodyError> {
+        if self.algorithms().contains(&algorithm) {
+            return Ok(());
+        }
+        Err(CustodyError::Algorithm {
+            custody: self.kind(),
+            algorithm,
+        })
+    }
+
+    /// The same key, sealed for this name.
+    async fn sealed(&self, key: &KeyRef, clear: Generated) -> Result<Generated, CustodyError> {
+        let Generated { public, material } = clear;
+        let mut blob = self.sealer.seal(&purpose(key), &material).await?;
+        Ok(Generated {
+            public,
+            material: Secret::take(&mut blob)?,
+        })
+    }
+
     async fn generate_symmetric(&self, key: &KeyRef) -> Result<Secret, CustodyError> {
         let material = symmetric::generate()?;
         let mut blob = self.sealer.seal(&symmetric_purpose(key), &material).await?;
